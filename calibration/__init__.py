@@ -1,0 +1,1 @@
+"""Calibration: optics, decision thresholds and golden samples of one station."""

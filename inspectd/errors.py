@@ -1,0 +1,95 @@
+"""Every error that inspectd raises on purpose.
+
+    InspectdError
+    ├── ConfigError               a configuration file or a command-line value is wrong
+    ├── BundleError               a bundle cannot be used
+    │   ├── ChecksumError         a file of the bundle is not the one that was exported
+    │   └── IncompatibleEngine    the engine does not fit this machine or this bundle
+    ├── CameraError               a frame source cannot deliver
+    │   ├── FrameTimeout          no frame within the time given; the source may still recover
+    │   ├── IncompleteFrame       a frame arrived with part of its lines missing
+    │   ├── CameraLost            the device is gone; it has to be opened anew
+    │   └── EndOfFrames           a finite source (a folder) has delivered everything
+    ├── InferenceError            the network failed on a frame, or gave an impossible result
+    ├── DatasetError              a dataset or a checkpoint is unusable
+    ├── ProtocolError             a message does not follow INS1
+    └── MissingDependencyError    an optional package is not installed
+
+A message says what is wrong, where, what was expected and what to do. Commands print it in one line
+and exit with status 2; a traceback is a defect of inspectd.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BundleError",
+    "CameraError",
+    "CameraLost",
+    "ChecksumError",
+    "ConfigError",
+    "DatasetError",
+    "EndOfFrames",
+    "FrameTimeout",
+    "IncompatibleEngine",
+    "IncompleteFrame",
+    "InferenceError",
+    "InspectdError",
+    "MissingDependencyError",
+    "ProtocolError",
+]
+
+
+class InspectdError(Exception):
+    """Base of the tree; catch it to catch everything that inspectd raises on purpose."""
+
+
+class ConfigError(InspectdError):
+    """A configuration file or a command-line value is wrong."""
+
+
+class BundleError(InspectdError):
+    """A bundle cannot be used."""
+
+
+class ChecksumError(BundleError):
+    """A file of the bundle is not the one that was exported."""
+
+
+class IncompatibleEngine(BundleError):
+    """The engine does not fit this machine or this bundle."""
+
+
+class CameraError(InspectdError):
+    """A frame source cannot deliver."""
+
+
+class FrameTimeout(CameraError):
+    """No frame within the time given; the source may still recover."""
+
+
+class IncompleteFrame(CameraError):
+    """A frame arrived with part of its lines missing."""
+
+
+class CameraLost(CameraError):
+    """The device is gone; it has to be opened anew."""
+
+
+class EndOfFrames(CameraError):
+    """A finite source has delivered everything."""
+
+
+class InferenceError(InspectdError):
+    """The network failed on a frame, or gave an impossible result."""
+
+
+class DatasetError(InspectdError):
+    """A dataset or a checkpoint is unusable."""
+
+
+class ProtocolError(InspectdError):
+    """A message does not follow INS1."""
+
+
+class MissingDependencyError(InspectdError):
+    """An optional package is not installed."""

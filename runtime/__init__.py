@@ -1,0 +1,1 @@
+"""Runtime: frame sources, engines, the line and its messages. Needs no torch."""

@@ -1,0 +1,1 @@
+"""Training: datasets, Buttonlab, evaluation. The one place besides `export` that imports torch."""

@@ -1,0 +1,1 @@
+"""Datasets: formats, checks, importers and the rendered-button protocol."""

@@ -1,0 +1,1 @@
+"""Segmentation networks: Buttonlab, its training and its evaluation."""

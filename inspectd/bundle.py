@@ -1,0 +1,311 @@
+"""The bundle: everything a station needs to run a network, and the proof that it is what was exported.
+
+    bundle.json          the model card, and size and sha256 of every other file
+    model.onnx           the graph, fp32: uint8 pictures in, class masks and scores out
+    parity.json          the certificate: what was compared at export, and how it came out
+    golden/golden.json   inputs with the masks expected, for the self-test before the first frame
+    golden/*.png
+
+A bundle is a folder or the same files in a .zip. Files are checked each time they are read, so nothing
+can be swapped between the check and the use.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from inspectd.errors import BundleError, ChecksumError
+from inspectd.mask import ClassMap
+from inspectd.preprocess import Preprocess
+
+__all__ = [
+    "FORMAT",
+    "Bundle",
+    "Golden",
+    "GoldenSample",
+    "ModelCard",
+    "decode_png",
+    "encode_png",
+    "explain",
+    "load_bundle",
+    "write_bundle",
+]
+
+FORMAT = 1
+MANIFEST = "bundle.json"
+MODEL = "model.onnx"
+PARITY = "parity.json"
+GOLDEN = "golden/golden.json"
+
+
+class ModelCard(BaseModel):
+    """What a network is, how it is fed, and where it comes from. Travels in the checkpoint and in the bundle."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["seg", "dst"] = "seg"
+    """seg: a segmentation network; dst: a defect style transfer network."""
+    name: str = Field(min_length=1)
+    """What people call it."""
+    classes: tuple[str, ...]
+    """Defect classes in the order of their labels; a binary network has one."""
+    preprocess: Preprocess
+    """How pictures are fed to it."""
+    thresholds: tuple[float, ...]
+    """Probability from which on a pixel belongs to each class, where a station says nothing else."""
+    network: dict[str, Any]
+    """How the network is built."""
+    provenance: dict[str, Any]
+    """Data, settings, seeds, versions and dates of its training."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModelCard:
+        ClassMap(self.classes)
+        if len(self.thresholds) != len(self.classes):
+            raise ValueError(f"{len(self.thresholds)} thresholds for {len(self.classes)} classes")
+        if not all(0 < threshold <= 1 for threshold in self.thresholds):
+            raise ValueError(f"thresholds must be above 0 and at most 1: {list(self.thresholds)}")
+        return self
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    size: int = Field(ge=0)
+
+
+class _Manifest(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int
+    inspectd: str
+    card: ModelCard
+    files: dict[str, _File]
+
+
+class GoldenSample(BaseModel):
+    """One input at the network's size, and what it gave at export."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input: str
+    """File of the picture, in the network's colour order."""
+    labels: str
+    """File of the class mask expected."""
+    scores: tuple[float, ...]
+    """Highest probability of each class expected."""
+
+
+class Golden(BaseModel):
+    """The self-test: samples, and how far an engine may stray from them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    samples: tuple[GoldenSample, ...] = Field(min_length=1)
+    thresholds: tuple[float, ...]
+    """What the engine was run with."""
+    pixel_tolerance: float = Field(1e-3, ge=0, lt=1)
+    """Share of the pixels of a mask that may differ."""
+    score_tolerance: float = Field(0.02, ge=0, lt=1)
+    """How far a score may be off."""
+
+
+class Bundle:
+    """A bundle whose manifest is valid; made by `load_bundle`."""
+
+    def __init__(self, path: Path, manifest: _Manifest, digest: str) -> None:
+        self.path = path
+        self.card = manifest.card
+        self.digest = digest
+        """sha256 of bundle.json, and through it of every file."""
+        self.class_map = ClassMap(manifest.card.classes)
+        self._files = manifest.files
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of the files, without bundle.json."""
+        return tuple(sorted(self._files))
+
+    def read(self, name: str) -> bytes:
+        """The contents of a file, checked.
+
+        Raises:
+            BundleError: the file is not part of the bundle, missing or unreadable.
+            ChecksumError: it is not the file that was exported.
+        """
+        if name not in self._files:
+            raise BundleError(f"{self.path}: has no {name}; export it again with this version of export-trt")
+        expected, data = self._files[name], _read(self.path, name)
+        if len(data) != expected.size:
+            raise ChecksumError(
+                f"{self.path}: {name} has {len(data)} bytes, {expected.size} were exported; copy the bundle again"
+            )
+        if (got := hashlib.sha256(data).hexdigest()) != expected.sha256:
+            raise ChecksumError(
+                f"{self.path}: {name} was changed after export (sha256 {got[:12]}…, exported {expected.sha256[:12]}…); "
+                "copy the bundle again"
+            )
+        return data
+
+    def verify(self) -> None:
+        """Check every file.
+
+        Raises:
+            BundleError, ChecksumError: as `read`.
+        """
+        for name in self._files:
+            self.read(name)
+
+    def golden(self) -> Golden:
+        """The self-test's samples.
+
+        Raises:
+            BundleError: there are none, or they cannot be read.
+        """
+        try:
+            return Golden.model_validate_json(self.read(GOLDEN))
+        except ValidationError as error:
+            raise BundleError(f"{self.path}: {GOLDEN} is not valid: {explain(error)}") from error
+
+
+def load_bundle(path: Path) -> Bundle:
+    """Open a bundle and check every file of it.
+
+    Args:
+        path: its folder, or a .zip of it.
+
+    Raises:
+        BundleError: there is no bundle, it is of another format, or its card is not valid.
+        ChecksumError: a file is not the one that was exported.
+    """
+    if not path.exists():
+        raise BundleError(f"{path}: no such bundle; make one with export-trt CHECKPOINT --out {path}")
+    try:
+        raw = _read(path, MANIFEST)
+    except BundleError as error:
+        raise BundleError(f"{path}: is not a bundle: {MANIFEST} is missing or unreadable") from error
+    try:
+        content = json.loads(raw)
+    except ValueError as error:
+        raise BundleError(f"{path}: {MANIFEST} is not JSON: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("format"), int):
+        raise BundleError(f"{path}: {MANIFEST} has no format number, so this is not a bundle of inspectd")
+    if content["format"] != FORMAT:
+        raise BundleError(
+            f"{path}: bundle format {content['format']}, this version reads {FORMAT}; export it again with this version"
+        )
+    try:
+        manifest = _Manifest.model_validate(content)
+    except ValidationError as error:
+        raise BundleError(f"{path}: {MANIFEST} is not valid: {explain(error)}") from error
+    if missing := {MODEL, PARITY, GOLDEN} - set(manifest.files):
+        raise BundleError(f"{path}: {MANIFEST} names no {', '.join(sorted(missing))}")
+    bundle = Bundle(path, manifest, hashlib.sha256(raw).hexdigest())
+    bundle.verify()
+    return bundle
+
+
+def write_bundle(path: Path, card: ModelCard, files: Mapping[str, bytes], *, version: str) -> str:
+    """Write a bundle whole or not at all; one that is there is replaced.
+
+    Args:
+        path: folder to write, or a name ending in .zip.
+        card: the model card.
+        files: contents by name, `bundle.json` excepted.
+        version: version of inspectd that writes it.
+
+    Returns:
+        The digest of the bundle.
+
+    Raises:
+        BundleError: a file that every bundle has is missing, or the place cannot be written.
+    """
+    if missing := {MODEL, PARITY, GOLDEN} - set(files):
+        raise BundleError(f"{path}: a bundle needs {', '.join(sorted(missing))}")
+    if path.is_dir() and any(path.iterdir()) and not (path / MANIFEST).exists():
+        raise BundleError(f"{path}: is a folder with other files; name a new one")
+    entries = {name: _File(sha256=hashlib.sha256(data).hexdigest(), size=len(data)) for name, data in files.items()}
+    manifest = _Manifest(format=FORMAT, inspectd=version, card=card, files=entries)
+    raw = manifest.model_dump_json(indent=2).encode() + b"\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
+            draft = Path(scratch) / "bundle"
+            if path.suffix == ".zip":
+                with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive:
+                    for name, data in {**files, MANIFEST: raw}.items():
+                        archive.writestr(name, data)
+                draft.replace(path)
+            else:
+                for name, data in {**files, MANIFEST: raw}.items():
+                    _write_synced(draft / name, data)
+                if path.exists():
+                    path.rename(Path(scratch) / "old")
+                draft.rename(path)
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be written: {error}") from error
+    return hashlib.sha256(raw).hexdigest()
+
+
+def encode_png(pixels: NDArray[np.uint8]) -> bytes:
+    """A picture uint8 [H, W, 1 or 3] or a mask [H, W] as PNG; channels keep their order through `decode_png`."""
+    done, data = cv2.imencode(".png", pixels)
+    if not done:
+        raise BundleError(f"a picture {list(pixels.shape)} cannot be encoded as PNG")
+    return data.tobytes()
+
+
+def decode_png(data: bytes, name: str) -> NDArray[np.uint8]:
+    """The picture of `encode_png`.
+
+    Raises:
+        BundleError: it cannot be decoded.
+    """
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None:
+        raise BundleError(f"{name}: is not a PNG")
+    return np.asarray(pixels, np.uint8)
+
+
+def explain(error: ValidationError) -> str:
+    """All faults that pydantic found, in one line."""
+    parts = []
+    for fault in error.errors():
+        where = ".".join(str(part) for part in fault["loc"])
+        parts.append(f"{where}: {fault['msg']}" if where else fault["msg"])
+    return "; ".join(parts)
+
+
+def _read(path: Path, name: str) -> bytes:
+    try:
+        if path.is_dir():
+            target = path / name
+            # A manifest from elsewhere must not make us read outside the bundle.
+            if not target.resolve().is_relative_to(path.resolve()):
+                raise BundleError(f"{path}: {name} lies outside the bundle")
+            return target.read_bytes()
+        with zipfile.ZipFile(path) as archive:
+            return archive.read(name)
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        raise BundleError(f"{path}: {name} cannot be read: {error}") from error
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

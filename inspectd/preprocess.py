@@ -8,7 +8,7 @@ the values of a picture: a dark frame is treated like any other.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import cv2
 import numpy as np
@@ -19,6 +19,8 @@ __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "SIZE_STEP", "Letterbox", "Preproces
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_Value = TypeVar("_Value", np.uint8, np.float32)
 
 # The backbone's output stride: sides that it does not divide would shift the skips by part of a pixel.
 SIZE_STEP = 16
@@ -66,7 +68,7 @@ class Letterbox:
         (top, left), (height, width) = self.offset, self.resized
         return slice(top, top + height), slice(left, left + width)
 
-    def _check(self, array: NDArray[np.uint8], expected: tuple[int, int]) -> None:
+    def _check(self, array: NDArray[np.uint8] | NDArray[np.float32], expected: tuple[int, int]) -> None:
         if array.shape[:2] != expected:
             raise ValueError(f"this letterbox is for {expected}, got {array.shape[:2]} (height, width)")
 
@@ -105,14 +107,14 @@ class Letterbox:
         out[self._inside] = resized
         return out
 
-    def restore(self, array: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Bring a mask or a map of the network back: uint8 [H, W] -> uint8 [h, w], nearest pixel."""
+    def restore(self, array: NDArray[_Value]) -> NDArray[_Value]:
+        """Bring a mask or a map of the network back: [H, W] -> [h, w] of the same type, nearest pixel."""
         self._check(array, self.target)
         if self.source == self.target:
             return array
         inside = array[self._inside]
         height, width = self.source
-        return np.asarray(cv2.resize(inside, (width, height), interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
+        return np.asarray(cv2.resize(inside, (width, height), interpolation=cv2.INTER_NEAREST_EXACT), array.dtype)
 
     def to_target(self, x: float, y: float) -> tuple[float, float]:
         """A point of the source, in the target."""

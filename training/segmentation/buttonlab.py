@@ -16,8 +16,7 @@ DeepLabv3+ does; the crop is cut after up-sampling, at offsets that are multiple
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,39 +27,33 @@ from inspectd.preprocess import SIZE_STEP, nearest_size
 
 from .backbones import BACKBONES, build
 
-__all__ = ["CROP_STEP", "Buttonlab", "Crop", "cut"]
+__all__ = ["CROP_STEP", "Buttonlab", "Crop", "check_size", "cut"]
 
 # The coarsest grid on which features are cropped is 1/4.
 CROP_STEP = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Crop:
-    """The same size of window for a batch, at a place of its own in each picture; px, multiples of 4.
-
-    Raises:
-        ValueError: a number that is not a multiple of 4.
-    """
+class Crop(NamedTuple):
+    """The same size of window for a batch, at a place of its own in each picture; px, multiples of 4."""
 
     size: tuple[int, int]
     offsets: tuple[tuple[int, int], ...]
 
-    def __post_init__(self) -> None:
-        numbers = [*self.size, *(number for offset in self.offsets for number in offset)]
-        if any(number < 0 or number % CROP_STEP for number in numbers) or 0 in self.size:
-            raise ValueError(f"crop size and offsets must be multiples of {CROP_STEP}, got {self}")
-
 
 def cut(x: Tensor, crop: Crop, stride: int) -> Tensor:
-    """The crop's window of features at 1/stride: [N, C, H/stride, W/stride] -> [N, C, h/stride, w/stride]."""
+    """The crop's window of features at 1/stride: [N, C, H/stride, W/stride] -> [N, C, h/stride, w/stride].
+
+    Raises:
+        ValueError: a window that is off the grid of 4 px, or leaves its picture.
+    """
     height, width = crop.size[0] // stride, crop.size[1] // stride
     windows = []
     for picture, (top, left) in zip(x, crop.offsets, strict=True):
+        if any(number < 0 or number % CROP_STEP for number in (*crop.size, top, left)) or 0 in crop.size:
+            raise ValueError(f"crop {crop.size} at {(top, left)}: expected multiples of {CROP_STEP} px")
         y0, x0 = top // stride, left // stride
         if y0 + height > picture.shape[1] or x0 + width > picture.shape[2]:
-            raise ValueError(
-                f"crop {crop.size} at {(top, left)} leaves the picture at 1/{stride} {tuple(picture.shape)}"
-            )
+            raise ValueError(f"crop {crop.size} at {(top, left)} leaves its picture")
         windows.append(picture[:, y0 : y0 + height, x0 : x0 + width])
     return torch.stack(windows)
 
@@ -142,8 +135,3 @@ def check_size(height: int, width: int) -> None:
             f"size {height}x{width}: both sides must be multiples of {SIZE_STEP}; "
             f"the nearest that are: {nearest_size(height)}x{nearest_size(width)}"
         )
-
-
-def full_crop(count: int, size: Sequence[int]) -> Crop:
-    """The crop that is the whole picture."""
-    return Crop((size[0], size[1]), ((0, 0),) * count)

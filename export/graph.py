@@ -1,0 +1,112 @@
+"""The exported graph: pre-processing, network and post-processing in one, so that what was measured is what runs."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from inspectd.bundle import ModelCard
+from inspectd.optional import require
+
+__all__ = ["INPUTS", "OPSET", "OUTPUTS", "Inspector", "to_onnx"]
+
+OPSET = 18
+INPUTS = ("images", "thresholds")
+OUTPUTS = ("labels", "confidence", "scores")
+
+
+class Inspector(nn.Module):
+    """A segmentation network between uint8 pictures and uint8 masks."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, card: ModelCard) -> None:
+        super().__init__()
+        self.network = network
+        self.scale = card.preprocess.scale
+        self.register_buffer("mean", torch.tensor(card.preprocess.mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(card.preprocess.std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor, thresholds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Segment pictures.
+
+        Args:
+            images: uint8 [N, H, W, C], as `Preprocess.image` gives them.
+            thresholds: float32 [classes].
+
+        Returns:
+            labels uint8 [N, H, W]: the class that exceeds its threshold by most, 0 where none reaches it;
+            confidence uint8 [N, H, W]: probability of the likeliest defect class times 255;
+            scores float32 [N, classes]: highest probability of each class.
+        """
+        x = images.float().permute(0, 3, 1, 2)  # [N, C, H, W]
+        x = (x * self.scale - self.mean) / self.std
+        if x.shape[1] == 1:
+            x = x.expand(-1, 3, -1, -1)
+        probabilities = torch.softmax(self.network(x), dim=1)[:, 1:]  # [N, classes, H, W]
+        excess = probabilities - thresholds.view(1, -1, 1, 1)
+        # By float: an integer cast to uint8 is refused by TensorRT.
+        winner = (excess.argmax(dim=1) + 1).float()  # [N, H, W]
+        labels = (winner * (excess.amax(dim=1) >= 0).float()).to(torch.uint8)
+        confidence = (probabilities.amax(dim=1) * 255).round().to(torch.uint8)
+        return labels, confidence, probabilities.amax(dim=(2, 3))
+
+
+def to_onnx(inspector: Inspector, card: ModelCard) -> bytes:
+    """The graph as ONNX, fp32, with any number of pictures; the card travels in its metadata.
+
+    Raises:
+        MissingDependencyError: onnx or onnxscript is missing.
+    """
+    onnx = require("onnx", extra="export")
+    require("onnxscript", extra="export")
+    height, width = card.preprocess.size
+    # Two pictures: the exporter takes a batch of one for a constant.
+    images = torch.zeros(2, height, width, card.preprocess.channels, dtype=torch.uint8)
+    thresholds = torch.tensor(card.thresholds)
+    with _quiet():
+        program = torch.onnx.export(
+            inspector.eval(),
+            (images, thresholds),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(INPUTS),
+            output_names=list(OUTPUTS),
+            dynamic_shapes={"images": {0: torch.export.Dim("batch")}, "thresholds": None},
+            verbose=False,
+        )
+    if program is None:
+        raise RuntimeError("torch.onnx.export gave nothing")
+    model = program.model_proto
+    # Names of source files and their lines would make two exports of one network differ.
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for function in model.functions:
+        for node in function.node:
+            del node.metadata_props[:]
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer):
+        del value.metadata_props[:]
+    onnx.helper.set_model_props(model, {"inspectd.card": card.model_dump_json()})
+    data: bytes = model.SerializeToString()
+    return data
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter reports its stages on stdout and warns of its own deprecations; neither is for our users."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        level = logging.getLogger("torch.onnx").level
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logging.getLogger("torch.onnx").setLevel(level)

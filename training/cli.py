@@ -1,0 +1,208 @@
+"""`inspectd-train`: from photographs to a checkpoint."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from inspectd.optional import require
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from inspectd.training.segmentation.evaluate import Evaluation
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Make datasets, train Buttonlab on them, and measure what it learnt.\n\n"
+    "Start with `inspectd-train check DATA`, then `segment`, then `evaluate`; `export-trt` makes a bundle of the result.",
+)
+importers = typer.Typer(no_args_is_help=True, help="Turn the labels of other tools into a dataset.")
+app.add_typer(importers, name="import")
+
+Data = Annotated[Path, typer.Argument(metavar="DATA", help="Folder with split.csv, or an MVTec-style tree.")]
+
+
+class Backbone(str, Enum):
+    """Names on the command line."""
+
+    resnet50 = "resnet50"
+    resnet34 = "resnet34"
+    resnet18 = "resnet18"
+    slim = "slim"
+
+
+class Classes(str, Enum):
+    """Names on the command line."""
+
+    binary = "binary"
+    types = "types"
+
+
+class Schedule(str, Enum):
+    """Names on the command line."""
+
+    constant = "constant"
+    onecycle = "onecycle"
+
+
+class Augment(str, Enum):
+    """Names on the command line."""
+
+    none = "none"
+    flips = "flips"
+    full = "full"
+
+
+class Precision(str, Enum):
+    """Names on the command line."""
+
+    fp32 = "32-true"
+    bf16 = "bf16-mixed"
+    fp16 = "16-mixed"
+
+
+class Protocol(str, Enum):
+    """Names on the command line."""
+
+    paper = "paper"
+    demo = "demo"
+
+
+@app.command()
+def segment(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder of the training: checkpoint, logs, state.")],
+    backbone: Annotated[Backbone, typer.Option(help="The paper's is resnet50; slim is for stations without a GPU.")] = (
+        Backbone.resnet50
+    ),
+    weights: Annotated[
+        str,
+        typer.Option(help="Start of the backbone: none, imagenet (downloaded), or a file with torchvision's names."),
+    ] = "none",
+    classes: Annotated[Classes, typer.Option(help="One class for all defects, or one for each type.")] = Classes.binary,
+    size: Annotated[str, typer.Option(metavar="HxW", help="Size of the network's input, multiples of 16.")] = "256x256",
+    fill: Annotated[int, typer.Option(help="Grey value around letterboxed pictures.")] = 0,
+    bits: Annotated[int, typer.Option(help="Bits that 16-bit files really use, 12 for example.")] = 16,
+    roles: Annotated[str, typer.Option(help="Roles to train on, with commas.")] = "ref,extra,free,simulated",
+    batch: Annotated[int, typer.Option(help="Pictures of one update on one device.")] = 8,
+    epochs: Annotated[int, typer.Option(help="Passes over the pictures.")] = 120,
+    steps: Annotated[int | None, typer.Option(help="Updates, instead of --epochs.")] = None,
+    rate: Annotated[float, typer.Option(help="Adam's rate; the highest one with onecycle.")] = 2e-3,
+    schedule: Annotated[Schedule, typer.Option(help="How the rate goes.")] = Schedule.constant,
+    weight_decay: Annotated[float, typer.Option(help="Decoupled weight decay.")] = 0.0,
+    crop: Annotated[
+        float, typer.Option(help="Side of the training crop as a share of the picture's; 1 sees all.")
+    ] = 0.5,
+    crop_bias: Annotated[
+        float, typer.Option(help="How often a defective picture's crop is laid over its defect.")
+    ] = 0.0,
+    defect_share: Annotated[
+        float | None, typer.Option(help="Share of each batch that shows a defect; else as they occur.")
+    ] = None,
+    defect_weight: Annotated[float, typer.Option(help="Weight of defects in the cross-entropy.")] = 1.0,
+    augment: Annotated[Augment, typer.Option(help="How pictures are varied.")] = Augment.full,
+    rotation_deg: Annotated[float, typer.Option(help="Highest rotation of --augment full, either way.")] = 180.0,
+    precision: Annotated[Precision, typer.Option(help="Arithmetic of the network.")] = Precision.bf16,
+    seed: Annotated[int, typer.Option(help="Of weights, order, crops and augmentation.")] = 0,
+    accelerator: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
+    devices: Annotated[int, typer.Option(help="GPUs or processes on this machine.")] = 1,
+    nodes: Annotated[int, typer.Option(help="Machines, each started by `fabric run`.")] = 1,
+    workers: Annotated[int, typer.Option(help="Processes that read pictures, for each device.")] = 0,
+    save_every: Annotated[int, typer.Option(help="Updates between two saved states.")] = 200,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the training in --out.")] = False,
+) -> None:
+    """Train Buttonlab: a segmentation network for small defects.
+
+    The defaults are the paper's (ResNet-50, crops of half the side, Adam 2e-3, batch 8, 120 epochs).
+
+    Example, for a station without a GPU:
+
+        inspectd-train segment DATA --out out/slim --backbone slim --steps 6000 --schedule onecycle --crop-bias 0.5
+    """
+    _require_torch()
+    from inspectd.training.segmentation.settings import SegmentSettings
+    from inspectd.training.segmentation.train import Hardware, train
+
+    height, width = _size(size)
+    settings = _validated(
+        lambda: SegmentSettings(
+            backbone=backbone.value,
+            weights=weights,
+            classes=classes.value,
+            height=height,
+            width=width,
+            fill=fill,
+            bits=bits,
+            roles=tuple(role.strip() for role in roles.split(",")),
+            batch=batch,
+            epochs=epochs,
+            steps=steps,
+            rate=rate,
+            schedule=schedule.value,
+            weight_decay=weight_decay,
+            crop=crop,
+            crop_bias=crop_bias,
+            defect_share=defect_share,
+            defect_weight=defect_weight,
+            augment=augment.value,
+            rotation_deg=rotation_deg,
+            precision=precision.value,
+            seed=seed,
+        )
+    )
+    hardware = Hardware(accelerator=accelerator, devices=devices, nodes=nodes, workers=workers, save_every=save_every)
+    try:
+        checkpoint = train(data, out, settings, hardware=hardware, resume=resume)
+    except KeyboardInterrupt:
+        print(f"inspectd-train: stopped; go on with the same command and --resume ({out})", file=sys.stderr)
+        raise typer.Exit(130) from None
+    print(checkpoint)
+
+
+def _require_torch() -> None:
+    for module in ("torch", "torchvision", "lightning", "safetensors", "tensorboard"):
+        require(module, extra="train")
+
+
+def _size(text: str) -> tuple[int, int]:
+    from inspectd.errors import ConfigError
+
+    height, separator, width = text.lower().partition("x")
+    if not (height.isdigit() and (width.isdigit() or not separator)):
+        raise ConfigError(f"--size {text}: expected HxW in px, 256x256 for example")
+    return int(height), int(width or height)
+
+
+def _validated(make: Callable[[], object]) -> object:
+    from pydantic import ValidationError
+
+    from inspectd.bundle import explain
+    from inspectd.errors import ConfigError
+
+    try:
+        return make()
+    except ValidationError as error:
+        raise ConfigError(explain(error)) from error
+
+
+def main() -> None:
+    """Entry point: every error that inspectd raises on purpose becomes one line and exit status 2."""
+    from inspectd.errors import InspectdError
+
+    try:
+        app()
+    except InspectdError as error:
+        print(f"inspectd-train: error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Checkpoints: weights, card and golden inputs in one safetensors file."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from inspectd.bundle import ModelCard, explain
+from inspectd.errors import ConfigError, DatasetError
+
+from .buttonlab import Buttonlab
+
+__all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint"]
+
+_GOLDEN = "golden.inputs"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """A trained network in evaluation mode, its card, and golden inputs uint8 [n, H, W, C] at its size."""
+
+    network: nn.Module
+    card: ModelCard
+    golden: NDArray[np.uint8]
+
+
+def save_checkpoint(path: Path, network: nn.Module, card: ModelCard, golden: NDArray[np.uint8]) -> None:
+    """Write a checkpoint whole or not at all."""
+    tensors: dict[str, Tensor] = {
+        name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()
+    }
+    tensors[_GOLDEN] = torch.from_numpy(golden)
+    draft = path.with_name(f".{path.name}.part")
+    save_file(tensors, draft, metadata={"inspectd": card.model_dump_json()})
+    with draft.open("rb") as file:
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint of a segmentation network.
+
+    Args:
+        path: the .safetensors file, or the folder of a training that holds `checkpoint.safetensors`.
+
+    Raises:
+        DatasetError: there is none, it is damaged, or it is not a checkpoint of inspectd.
+    """
+    if path.is_dir():
+        path = path / "checkpoint.safetensors"
+    if not path.is_file():
+        raise DatasetError(f"{path}: no such checkpoint; make one with inspectd-train segment DATA --out FOLDER")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError, ValueError) as error:
+        raise DatasetError(f"{path}: cannot be read as safetensors: {error}") from error
+    if "inspectd" not in metadata:
+        raise DatasetError(f"{path}: has no model card, so it is not a checkpoint of inspectd-train")
+    try:
+        card = ModelCard.model_validate_json(metadata["inspectd"])
+    except ValidationError as error:
+        raise DatasetError(f"{path}: its model card is not valid: {explain(error)}") from error
+    if card.kind != "seg" or card.network.get("architecture") != "buttonlab":
+        raise DatasetError(
+            f"{path}: holds a {card.network.get('architecture')!r} of kind {card.kind!r}; expected a Buttonlab (seg)"
+        )
+    golden = tensors.pop(_GOLDEN, torch.empty(0))
+    try:
+        network = Buttonlab(str(card.network.get("backbone")), classes=len(card.classes))
+        network.load_state_dict(tensors)
+    except (ConfigError, RuntimeError) as error:
+        raise DatasetError(f"{path}: the weights do not fit the card: {' '.join(str(error).split())[:300]}") from error
+    return Checkpoint(network.eval(), card, golden.numpy())
+
+
+def card_text(card: ModelCard) -> str:
+    """The card as JSON that reads well."""
+    return json.dumps(card.model_dump(mode="json"), indent=2) + "\n"

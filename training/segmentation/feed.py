@@ -1,0 +1,199 @@
+"""Pictures on their way to the network: order, augmentation and crops, each a function of (seed, update, place).
+
+Nothing depends on how many processes read or on what was read before, so that a training that was
+killed goes on exactly where it was, and two devices see what one would have seen.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from inspectd.errors import DatasetError
+from inspectd.mask import ClassMap
+from inspectd.preprocess import Preprocess
+from inspectd.training.data.dataset import Sample, read_image, read_labels
+
+from .buttonlab import CROP_STEP
+from .settings import SegmentSettings
+
+__all__ = ["Batch", "Picture", "Pictures", "loader"]
+
+# Letterboxed pictures are kept in memory up to here; larger sets are read anew each time.
+CACHE_BYTES = 4 << 30
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """B pictures: images uint8 [B, C, H, W], labels int64 [B, h, w] inside the crop, offsets of the crops."""
+
+    images: Tensor
+    labels: Tensor
+    offsets: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """Which picture, and the seed of all that is drawn for it."""
+
+    index: int
+    seed: int
+
+
+class Pictures(Dataset[tuple[Tensor, Tensor, tuple[int, int]]]):
+    """The training pictures, letterboxed, augmented and cropped."""
+
+    def __init__(
+        self, samples: Sequence[Sample], classes: ClassMap | None, preprocess: Preprocess, settings: SegmentSettings
+    ) -> None:
+        """Take the samples over; `classes` is None for a binary network.
+
+        Raises:
+            DatasetError: there is no picture, or none with a defect.
+        """
+        if not any(sample.masks for sample in samples):
+            raise DatasetError(
+                f"roles {', '.join(settings.roles)} hold {len(samples)} pictures and no labelled defect; "
+                "training needs at least one"
+            )
+        self.samples = tuple(samples)
+        self.settings = settings
+        self._classes, self._preprocess = classes, preprocess
+        self._augment = _augmentation(settings)
+        bytes_each = preprocess.height * preprocess.width * (preprocess.channels + 1)
+        self._cached = bytes_each * len(samples) <= CACHE_BYTES
+        self._cache: list[tuple[NDArray[np.uint8], NDArray[np.uint8]] | None] = [None] * len(samples)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def plain(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """A picture uint8 [H, W, C] and its labels uint8 [H, W] at the network's size, as they are."""
+        if (kept := self._cache[index]) is not None:
+            return kept
+        sample = self.samples[index]
+        pixels = read_image(sample.image, bits=self.settings.bits)
+        labels = read_labels(sample, self._classes, pixels.shape[:2])
+        pair = self._preprocess.image(pixels), self._preprocess.letterbox(labels.shape).apply_mask(labels)
+        if self._cached:
+            self._cache[index] = pair
+        return pair
+
+    def __getitem__(self, picture: Picture) -> tuple[Tensor, Tensor, tuple[int, int]]:
+        pixels, labels = self.plain(picture.index)
+        image = tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
+        mask = tv_tensors.Mask(torch.from_numpy(labels))
+        if self._augment is not None:
+            # torchvision draws from the global generator; it is put back afterwards.
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(picture.seed)
+                image, mask = self._augment(image, mask)
+        height, width = self.settings.crop_size
+        top, left = self._place(mask.numpy(), picture.seed)
+        return image.as_subclass(Tensor), mask.as_subclass(Tensor)[top : top + height, left : left + width], (top, left)
+
+    def _place(self, labels: NDArray[np.uint8], seed: int) -> tuple[int, int]:
+        """Upper left corner of the crop, multiples of 4 px."""
+        rng = np.random.default_rng(seed)
+        biased = rng.random() < self.settings.crop_bias
+        spot: tuple[int, int] | None = None
+        if biased and (pixels := np.flatnonzero(labels)).size:
+            row, column = divmod(int(rng.choice(pixels)), labels.shape[1])
+            spot = row, column
+        corner = []
+        for axis, (side, window) in enumerate(zip(labels.shape, self.settings.crop_size, strict=True)):
+            low, high = 0, (side - window) // CROP_STEP
+            if spot is not None:
+                low = max(low, -(-(spot[axis] - window + 1) // CROP_STEP))
+                high = min(high, spot[axis] // CROP_STEP)
+            corner.append(CROP_STEP * int(rng.integers(low, high + 1)))
+        return corner[0], corner[1]
+
+
+def _augmentation(settings: SegmentSettings) -> v2.Transform | None:
+    if settings.augment == "none":
+        return None
+    flips = [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()]
+    if settings.augment == "flips":
+        return v2.Compose(flips)
+    moves = v2.RandomAffine(
+        degrees=settings.rotation_deg,
+        translate=(0.06, 0.06),
+        scale=(0.85, 1.2),
+        interpolation=v2.InterpolationMode.BILINEAR,
+        fill={tv_tensors.Image: settings.fill, tv_tensors.Mask: 0},
+    )
+    return v2.Compose([*flips, moves, v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.15, hue=0.02)])
+
+
+def _permutation(seed: int, stream: int, epoch: int, count: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, stream, epoch]).permutation(count)
+
+
+class _Order:
+    """Which pictures make up each update."""
+
+    def __init__(self, pictures: Pictures, rank: int, world: int, steps: range) -> None:
+        settings = pictures.settings
+        defective = [index for index, sample in enumerate(pictures.samples) if sample.masks]
+        good = [index for index, sample in enumerate(pictures.samples) if not sample.masks]
+        self._global = settings.batch * world
+        self._streams: list[tuple[list[int], int]] = [(list(range(len(pictures))), self._global)]
+        if settings.defect_share is not None and good:
+            quota = min(max(1, round(settings.defect_share * self._global)), self._global - 1)
+            self._streams = [(defective, quota), (good, self._global - quota)]
+        self._seed, self._rank, self._world, self._steps = settings.seed, rank, world, steps
+        self._shuffled = functools.lru_cache(maxsize=8)(_permutation)
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __iter__(self) -> Iterator[list[Picture]]:
+        for step in self._steps:
+            batch = []
+            for number, (members, quota) in enumerate(self._streams):
+                for place in range(quota):
+                    epoch, position = divmod(step * quota + place, len(members))
+                    order = self._shuffled(self._seed, number, epoch, len(members))
+                    batch.append(members[int(order[position])])
+            mine = range(self._rank, self._global, self._world)
+            yield [Picture(batch[place], _seed(self._seed, step, place)) for place in mine]
+
+
+def _seed(*parts: int) -> int:
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])
+
+
+def _collate(items: Sequence[tuple[Tensor, Tensor, tuple[int, int]]]) -> Batch:
+    return Batch(
+        torch.stack([item[0] for item in items]),
+        torch.stack([item[1] for item in items]).long(),
+        tuple(item[2] for item in items),
+    )
+
+
+def loader(pictures: Pictures, *, rank: int, world: int, steps: range, workers: int) -> DataLoader[Batch]:
+    """The batches of the updates `steps` for one of `world` devices.
+
+    Args:
+        pictures: the training set.
+        rank: this device.
+        world: number of devices.
+        steps: which updates.
+        workers: processes that read; 0 reads in this one.
+    """
+    return DataLoader(
+        pictures,  # type: ignore[arg-type]  # yields what _collate makes Batch of
+        batch_sampler=_Order(pictures, rank, world, steps),
+        collate_fn=_collate,
+        num_workers=workers,
+    )

@@ -1,0 +1,77 @@
+"""All that decides a training of Buttonlab; written into the card of its checkpoint."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from inspectd.preprocess import SIZE_STEP, nearest_size
+
+__all__ = ["SegmentSettings"]
+
+
+class SegmentSettings(BaseModel):
+    """Settings of one training. The defaults are the paper's where it states them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backbone: Literal["resnet50", "resnet34", "resnet18", "slim"] = "resnet50"
+    """The paper's is resnet50; slim is for stations without a GPU."""
+    weights: str = "none"
+    """Start of backbone and branch: none (random), imagenet (torchvision's), or a file with torchvision's names."""
+    classes: Literal["binary", "types"] = "binary"
+    """One class for every defect, or one for each defect type."""
+    height: int = Field(256, ge=SIZE_STEP)
+    """Rows of the network's input, px."""
+    width: int = Field(256, ge=SIZE_STEP)
+    """Columns of the network's input, px."""
+    fill: int = Field(0, ge=0, le=255)
+    """Grey value around letterboxed pictures."""
+    bits: int = Field(16, ge=9, le=16)
+    """Bits that 16-bit files really use."""
+    roles: tuple[str, ...] = ("ref", "extra", "free", "simulated")
+    """Roles of the dataset that are trained on."""
+    batch: int = Field(8, ge=1)
+    """Pictures of one update on one device."""
+    epochs: int = Field(120, ge=1)
+    """Passes over the pictures, where `steps` says nothing."""
+    steps: int | None = Field(None, ge=1)
+    """Updates, instead of `epochs`."""
+    rate: float = Field(2e-3, gt=0)
+    """Adam's rate; the highest one with the one-cycle schedule."""
+    schedule: Literal["constant", "onecycle"] = "constant"
+    """How the rate goes."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled weight decay (AdamW); 0 is plain Adam."""
+    crop: float = Field(0.5, gt=0, le=1)
+    """Side of the crop that branch and decoder work on, as a share of the picture's; 1 sees all."""
+    crop_bias: float = Field(0.0, ge=0, le=1)
+    """How often the crop of a defective picture is laid over its defect; else it falls anywhere."""
+    defect_share: float | None = Field(None, gt=0, lt=1)
+    """Share of each batch that shows a defect; None takes the pictures as often as they occur."""
+    defect_weight: float = Field(1.0, gt=0)
+    """Weight of the defect classes in the cross-entropy; the good surface has 1."""
+    augment: Literal["none", "flips", "full"] = "full"
+    """flips; or flips, rotation, shift, zoom, brightness, contrast and colour."""
+    rotation_deg: float = Field(180.0, ge=0, le=180)
+    """Highest rotation of `full`, either way."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "bf16-mixed"
+    """Arithmetic of the network; losses and statistics stay in fp32."""
+    seed: int = Field(0, ge=0)
+    """Of the initial weights, the order of pictures, the crops and the augmentation."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SegmentSettings:
+        for name in ("height", "width"):
+            if (side := getattr(self, name)) % SIZE_STEP:
+                raise ValueError(
+                    f"{name} {side} is not a multiple of {SIZE_STEP}; the nearest that is: {nearest_size(side)}"
+                )
+        return self
+
+    @property
+    def crop_size(self) -> tuple[int, int]:
+        """Height and width of the crop, px: the share asked for, to the nearest multiple of 8."""
+        height, width = (max(8, round(side * self.crop / 8) * 8) for side in (self.height, self.width))
+        return height, width

@@ -1,0 +1,373 @@
+"""The training of Buttonlab, from a dataset to a checkpoint: one recipe that reads from top to bottom.
+
+Lightning Fabric gives devices, precision and data parallelism; the loop is ours. A training lives in a
+folder: `checkpoint.safetensors` at its end, `resume.pt` for going on after a stop, `settings.json`,
+`log.csv` and TensorBoard's events.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import datetime as dt
+import hashlib
+import json
+import math
+import os
+import platform
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.tensorboard import SummaryWriter
+
+import inspectd
+from inspectd.bundle import ModelCard
+from inspectd.errors import ConfigError, DatasetError
+from inspectd.mask import ClassMap
+from inspectd.preprocess import Preprocess
+from inspectd.training.data.dataset import Dataset, open_dataset
+
+from .backbones import load_weights
+from .buttonlab import Buttonlab, Crop
+from .checkpoint import save_checkpoint
+from .feed import Batch, Pictures, loader
+from .settings import SegmentSettings
+
+__all__ = ["Hardware", "normalise", "train", "training_step"]
+
+GOLDEN_SAMPLES = 8
+_RESUME = "resume.pt"
+_LOG_FIELDS = ("step", "loss", "rate", "pictures_per_s")
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """What a training runs on; unlike the settings, it may change between a stop and a resume.
+
+    Attributes:
+        accelerator: auto, cpu or gpu.
+        devices: number of processes or GPUs on each machine.
+        nodes: number of machines, when started by `fabric run` on each.
+        workers: processes that read pictures, for each device.
+        save_every: updates between two saved states.
+    """
+
+    accelerator: str = "auto"
+    devices: int = 1
+    nodes: int = 1
+    workers: int = 0
+    save_every: int = 200
+
+
+def normalise(images: Tensor, preprocess: Preprocess) -> Tensor:
+    """The arithmetic half of `Preprocess`: uint8 [N, C, H, W] -> float32 [N, C, H, W], `(v * scale - mean) / std`."""
+    mean = torch.tensor(preprocess.mean, device=images.device).view(1, -1, 1, 1)
+    std = torch.tensor(preprocess.std, device=images.device).view(1, -1, 1, 1)
+    return (images.float() * preprocess.scale - mean) / std
+
+
+def training_step(network: nn.Module, batch: Batch, preprocess: Preprocess, weights: Tensor) -> Tensor:
+    """Cross-entropy inside the crop, the paper's equation (7); a scalar."""
+    images = normalise(batch.images, preprocess)
+    if preprocess.channels == 1:
+        images = images.expand(-1, 3, -1, -1)
+    images = images.contiguous(memory_format=torch.channels_last)
+    size = batch.labels.shape[-2], batch.labels.shape[-1]
+    crop = None if size == images.shape[-2:] else Crop(size, batch.offsets)
+    logits: Tensor = network(images, crop)
+    return F.cross_entropy(logits.float(), batch.labels, weight=weights)
+
+
+def train(
+    data: Path,
+    out: Path,
+    settings: SegmentSettings,
+    *,
+    hardware: Hardware | None = None,
+    resume: bool = False,
+    console: Console | None = None,
+) -> Path:
+    """Train Buttonlab on a dataset.
+
+    Args:
+        data: folder of the dataset.
+        out: folder of the training; must be new or empty unless `resume`.
+        settings: what decides the result.
+        hardware: what it runs on.
+        resume: go on with the training in `out`.
+        console: where progress is shown.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        DatasetError: the data cannot be trained on, or there is nothing to resume.
+        ConfigError: `out` is in use, or was started with other settings.
+    """
+    hardware = hardware or Hardware()
+    console = console or Console(stderr=True)
+    dataset = open_dataset(data)
+    samples = dataset.select(*settings.roles)
+    class_map = ClassMap(dataset.defects) if settings.classes == "types" else ClassMap(("defect",))
+    preprocess = Preprocess(height=settings.height, width=settings.width, fill=settings.fill)
+    pictures = Pictures(samples, class_map if settings.classes == "types" else None, preprocess, settings)
+
+    fabric = _fabric(hardware, settings)
+    fabric.launch()
+    world, rank = fabric.world_size, fabric.global_rank
+    if rank == 0:
+        _prepare(out, settings, resume=resume)
+    fabric.barrier()
+
+    torch.manual_seed(settings.seed)
+    network = Buttonlab(settings.backbone, classes=len(class_map))
+    pretrained = {}
+    if settings.weights != "none":
+        pretrained = load_weights(network.pretrained_parts(), settings.backbone, settings.weights)
+    network.to(memory_format=torch.channels_last)
+    steps = settings.steps or max(1, math.ceil(settings.epochs * len(samples) / (settings.batch * world)))
+    optimiser = torch.optim.AdamW(network.parameters(), lr=settings.rate, weight_decay=settings.weight_decay)
+    weights = torch.tensor([1.0] + [settings.defect_weight] * len(class_map), device=fabric.device)
+
+    step, trained_s = 0, 0.0
+    if resume:
+        state = _load_state(out / _RESUME)
+        if state["steps"] != steps:
+            raise ConfigError(
+                f"{out}: was started for {state['steps']} updates, this asks for {steps}; "
+                "use the same settings, data and number of devices"
+            )
+        network.load_state_dict(state["network"])
+        optimiser.load_state_dict(state["optimiser"])
+        step, trained_s = state["step"], state["trained_s"]
+    module, optimiser = fabric.setup(network, optimiser)
+    module.train()
+    if resume and rank == 0:
+        _cut_log(out / "log.csv", step)
+
+    begun = time.monotonic()
+
+    def save() -> None:
+        if rank == 0:
+            _save_state(
+                out / _RESUME,
+                network=network.state_dict(),
+                optimiser=optimiser.state_dict(),
+                step=step,
+                steps=steps,
+                trained_s=trained_s + time.monotonic() - begun,
+            )
+
+    batches = loader(pictures, rank=rank, world=world, steps=range(step, steps), workers=hardware.workers)
+    smoothed: float | None = None
+    with _reporter(out, console, steps, step, active=rank == 0) as report:
+        last = time.monotonic()
+        try:
+            for batch in batches:
+                rate = _rate(settings, step, steps)
+                for group in optimiser.param_groups:
+                    group["lr"] = rate
+                moved = Batch(batch.images.to(fabric.device), batch.labels.to(fabric.device), batch.offsets)
+                loss = training_step(module, moved, preprocess, weights)
+                value = float(loss.detach())
+                if not math.isfinite(value):
+                    raise DatasetError(
+                        f"the loss became {value} at update {step}; lower --rate, or use --precision 32-true"
+                    )
+                optimiser.zero_grad(set_to_none=True)
+                fabric.backward(loss)
+                optimiser.step()
+                step += 1
+                smoothed = value if smoothed is None else 0.98 * smoothed + 0.02 * value
+                now = time.monotonic()
+                report(step, value, smoothed, rate, settings.batch * world / (now - last))
+                last = now
+                if step % hardware.save_every == 0 and step < steps:
+                    save()
+        except KeyboardInterrupt:
+            save()
+            raise
+
+    card = _card(dataset, settings, class_map, preprocess)
+    provenance = card.provenance | {
+        "updates": steps,
+        "devices": world,
+        "pretrained_tensors": pretrained,
+        "final_loss": smoothed,
+        "training_s": round(trained_s + time.monotonic() - begun, 1),
+    }
+    checkpoint = out / "checkpoint.safetensors"
+    if rank == 0:
+        golden = _golden(pictures)
+        save_checkpoint(checkpoint, network, card.model_copy(update={"provenance": provenance}), golden)
+        save()
+    fabric.barrier()
+    return checkpoint
+
+
+def _fabric(hardware: Hardware, settings: SegmentSettings) -> Fabric:
+    several = hardware.devices * hardware.nodes > 1
+    try:
+        return Fabric(
+            accelerator=hardware.accelerator,
+            devices=hardware.devices,
+            num_nodes=hardware.nodes,
+            strategy="ddp" if several else "auto",
+            precision=settings.precision,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"cannot train on {hardware.devices} x {hardware.accelerator} with {settings.precision}: {error}"
+        ) from error
+
+
+def _prepare(out: Path, settings: SegmentSettings, *, resume: bool) -> None:
+    """Make the folder, or see that it is the one to go on with."""
+    note = out / "settings.json"
+    if resume:
+        if not (out / _RESUME).exists():
+            raise DatasetError(f"{out}: nothing to resume: there is no {_RESUME}; start without --resume")
+        before = json.loads(note.read_text())
+        now = settings.model_dump(mode="json")
+        if changed := [
+            f"{name} {before.get(name)!r} -> {now[name]!r}" for name in now if before.get(name) != now[name]
+        ]:
+            raise ConfigError(f"{out}: was started with other settings: {', '.join(changed)}")
+        return
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise ConfigError(f"{out}: exists and is not empty; name a new folder, or go on with it by --resume")
+    out.mkdir(parents=True, exist_ok=True)
+    note.write_text(settings.model_dump_json(indent=2) + "\n")
+
+
+def _rate(settings: SegmentSettings, step: int, steps: int) -> float:
+    """The rate of an update; one cycle as Smith and Topin (2017): up over 30 %, then down by a cosine to nearly 0."""
+    if settings.schedule == "constant":
+        return settings.rate
+    rise = 0.3 * steps
+    if step < rise:
+        share, low, high = step / rise, settings.rate / 25, settings.rate
+    else:
+        share, low, high = (step - rise) / max(1.0, steps - rise), settings.rate, settings.rate / 1e4
+    return high + (low - high) * (1 + math.cos(math.pi * share)) / 2
+
+
+def _save_state(path: Path, **state: Any) -> None:  # noqa: ANN401 - what torch.save takes
+    draft = path.with_suffix(".part")
+    with draft.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def _load_state(path: Path) -> dict[str, Any]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise DatasetError(f"{path}: cannot be read: {error}") from error
+    return dict(state)
+
+
+@contextlib.contextmanager
+def _reporter(
+    out: Path, console: Console, steps: int, done: int, *, active: bool
+) -> Iterator[Callable[[int, float, float, float, float], None]]:
+    """Progress bar, log.csv and TensorBoard; silent on all devices but the first."""
+    if not active:
+        yield lambda *_: None
+        return
+    bar = Progress(
+        TextColumn("training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}  rate {task.fields[rate]:.1e}  {task.fields[speed]:.1f} pictures/s"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        refresh_per_second=2,
+    )
+    with (
+        bar,
+        (out / "log.csv").open("a", newline="") as file,
+        contextlib.closing(SummaryWriter(out / "tensorboard")) as board,
+    ):
+        writer = csv.writer(file)
+        if file.tell() == 0:
+            writer.writerow(_LOG_FIELDS)
+        task = bar.add_task("training", total=steps, completed=done, loss=math.nan, rate=0.0, speed=0.0)
+
+        def report(step: int, loss: float, smoothed: float, rate: float, speed: float) -> None:
+            bar.update(task, completed=step, loss=smoothed, rate=rate, speed=speed)
+            writer.writerow((step, f"{loss:.6g}", f"{rate:.6g}", f"{speed:.3g}"))
+            if step % 10 == 0 or step == steps:
+                file.flush()
+                board.add_scalar("loss", loss, step)
+                board.add_scalar("rate", rate, step)
+                board.add_scalar("pictures_per_s", speed, step)
+            if not console.is_terminal and (step % max(1, steps // 50) == 0 or step == steps):
+                console.print(f"update {step} of {steps}  loss {smoothed:.4f}  rate {rate:.1e}  {speed:.1f} pictures/s")
+
+        yield report
+
+
+def _cut_log(path: Path, step: int) -> None:
+    """Drop what was logged after the state that the training goes on from."""
+    if not path.exists():
+        return
+    lines = path.read_text().splitlines()
+    kept = [line for line in lines[1:] if line.partition(",")[0].isdigit() and int(line.partition(",")[0]) <= step]
+    path.write_text("\n".join([lines[0], *kept]) + "\n")
+
+
+def _golden(pictures: Pictures) -> NDArray[np.uint8]:
+    """Inputs for the self-test: up to four defective and four good pictures, evenly spread."""
+    defective = [index for index, sample in enumerate(pictures.samples) if sample.masks]
+    good = [index for index, sample in enumerate(pictures.samples) if not sample.masks]
+    chosen: list[int] = []
+    for members in (defective, good):
+        spread = np.linspace(0, len(members) - 1, min(len(members), GOLDEN_SAMPLES // 2)).astype(int)
+        chosen += [members[place] for place in spread]
+    return np.stack([pictures.plain(index)[0] for index in chosen])
+
+
+def _card(dataset: Dataset, settings: SegmentSettings, class_map: ClassMap, preprocess: Preprocess) -> ModelCard:
+    samples = dataset.select(*settings.roles)
+    listing = hashlib.sha256()
+    for sample in samples:
+        listing.update(sample.image.read_bytes())
+        for _, mask in sample.masks:
+            listing.update(mask.read_bytes())
+    return ModelCard(
+        name=dataset.root.resolve().name,
+        classes=class_map.names,
+        preprocess=preprocess,
+        thresholds=(0.5,) * len(class_map),
+        network={"architecture": "buttonlab", "backbone": settings.backbone},
+        provenance={
+            "dataset": dataset.root.resolve().name,
+            "pictures": dict(sorted(Counter(sample.role for sample in samples).items())),
+            "defects": dict(sorted(Counter(sample.defect for sample in samples if sample.masks).items())),
+            "data_sha256": listing.hexdigest(),
+            "settings": settings.model_dump(mode="json"),
+            "date": dt.datetime.now(dt.timezone.utc).date().isoformat(),
+            "versions": {
+                "inspectd": inspectd.__version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
+        },
+    )

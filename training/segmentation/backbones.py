@@ -7,6 +7,7 @@ stride: Chen and others, "Encoder-Decoder with Atrous Separable Convolution" (De
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,8 +207,8 @@ def _read(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        raise DatasetError(f"{path}: cannot be read as weights: {error}") from error
+    except (OSError, EOFError, SafetensorError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        raise DatasetError(f"{path}: cannot be read as weights: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise DatasetError(f"{path}: expected a dictionary of tensors with torchvision's names")
     return state

@@ -166,6 +166,13 @@ class ScoreHistogram:
         self.positive += np.bincount(bins[label], minlength=GRID + 1)
         self.negative += np.bincount(bins[~label], minlength=GRID + 1)
 
+    def __add__(self, other: ScoreHistogram) -> ScoreHistogram:
+        """The counts of both."""
+        both = ScoreHistogram()
+        both.positive = self.positive + other.positive
+        both.negative = self.negative + other.negative
+        return both
+
     def at(self, step: int) -> PixelScores:
         """The figures at the threshold `step / GRID`, step 0..GRID."""
         if not 0 <= step <= GRID:
@@ -266,7 +273,9 @@ def threshold_at(good: NDArray[np.float64], rate: float) -> float | None:
     return float(np.nextafter(np.float32(highest_kept), np.float32(2)))
 
 
-def operating_point(good: NDArray[np.float64], defective: NDArray[np.float64], rate: float) -> OperatingPoint:
+def operating_point(
+    good: NDArray[np.float64], defective: NDArray[np.float64], rate: float, interval: Interval | None = None
+) -> OperatingPoint:
     """The highest image recall at no more than `rate` false rejects; scores [n] and [m], values of float32."""
     threshold = threshold_at(good, rate)
     found = None if threshold is None else int((defective >= threshold).sum())
@@ -278,6 +287,7 @@ def operating_point(good: NDArray[np.float64], defective: NDArray[np.float64], r
         defective=defective.size,
         found=found,
         recall=None if found is None else ratio(found, defective.size),
+        recall_interval=interval,
     )
 
 

@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 import os
+import pickle
 import platform
 import time
 from collections import Counter
@@ -276,8 +277,10 @@ def _save_state(path: Path, **state: Any) -> None:  # noqa: ANN401 - what torch.
 def _load_state(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise DatasetError(f"{path}: cannot be read: {error}") from error
+    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        raise DatasetError(
+            f"{path}: cannot be read; start the training anew: {' '.join(str(error).split())[:200]}"
+        ) from error
     return dict(state)
 
 
@@ -313,8 +316,9 @@ def _reporter(
         def report(step: int, loss: float, smoothed: float, rate: float, speed: float) -> None:
             bar.update(task, completed=step, loss=smoothed, rate=rate, speed=speed)
             writer.writerow((step, f"{loss:.6g}", f"{rate:.6g}", f"{speed:.3g}"))
+            # Each row at once: what a saved state has behind it must be in the log when the process is killed.
+            file.flush()
             if step % 10 == 0 or step == steps:
-                file.flush()
                 board.add_scalar("loss", loss, step)
                 board.add_scalar("rate", rate, step)
                 board.add_scalar("pictures_per_s", speed, step)
@@ -326,9 +330,9 @@ def _reporter(
 
 def _cut_log(path: Path, step: int) -> None:
     """Drop what was logged after the state that the training goes on from."""
-    if not path.exists():
+    lines = path.read_text().splitlines() if path.exists() else []
+    if not lines:
         return
-    lines = path.read_text().splitlines()
     kept = [line for line in lines[1:] if line.partition(",")[0].isdigit() and int(line.partition(",")[0]) <= step]
     path.write_text("\n".join([lines[0], *kept]) + "\n")
 

@@ -1,0 +1,164 @@
+/* Inner structure of the simulated producer: one system, one interface, a camera for each feed file.
+ *
+ *     producer.c   library, system, interface, device: what exists and who has it open
+ *     camera.c     the remote device (registers) and the thread that exposes frames
+ *     stream.c     buffers, their pools, and the new-buffer event
+ *     feed.c       the mapped file from which frames come
+ *     info.c       handing out values, strings and errors the way GenTL wants them
+ *     stubs.c      the rest of GenTL 1.6, answered with "not implemented"
+ *
+ * All modules live in static storage, so that a stale handle can be recognised and never points into freed
+ * memory. Two kinds of lock: the library's (what is open; taken first) and each camera's (its registers,
+ * pools and event; held while pixels are copied, some milliseconds at most).
+ */
+#ifndef INSPECTD_SIM_H
+#define INSPECTD_SIM_H
+
+#include <pthread.h>
+#include <stdbool.h>
+
+#include "gentl.h"
+
+#define VENDOR "inspectd"
+#define MODEL "FeedCamera"
+#define VERSION "1.0.0"
+#define TL_TYPE "Custom"
+#define XML_ADDRESS 0x10000
+#define MAX_CAMERAS 32
+#define NAME_SIZE 64
+#define PATH_SIZE 4096
+
+struct feed_header;
+
+/* A mapped feed file. `header` is NULL while nothing is mapped. */
+struct feed {
+    struct feed_header *header;
+    size_t mapped;
+    size_t slot_stride;
+    uint32_t width, height, channels, slots;
+    int fd;
+};
+
+/* Where a frame lies in the feed. Valid until feed_pop(). */
+struct part {
+    uint64_t id;
+    const uint8_t *pixels;
+};
+
+/* A GenTL port: what every module has in common. */
+struct port {
+    const char *module; /* the standard's name for the kind of module */
+    const char *name;   /* the name under which its XML asks for the port */
+    const char *id;
+    const char *xml;
+    size_t xml_size;
+    bool open;
+};
+
+/* Register space of the remote device, addressed by byte offset; device.xml states the same numbers. */
+struct registers {
+    char vendor[NAME_SIZE]; /* 0x000 */
+    char model[NAME_SIZE];
+    char version[NAME_SIZE];
+    char serial[NAME_SIZE];
+    char id[NAME_SIZE];
+    uint32_t width; /* 0x140 */
+    uint32_t height;
+    uint32_t pixel_format;
+    uint32_t payload_size;
+    uint32_t acquisition_start; /* 0x150 */
+    uint32_t acquisition_stop;
+    double frame_rate_hz; /* 0x158 */
+    uint32_t trigger_mode; /* 0x160 */
+    uint32_t trigger_software;
+};
+
+/* Where a buffer is: with the consumer, waiting to be filled, or waiting to be fetched. */
+enum pool { POOL_NONE, POOL_INPUT, POOL_OUTPUT };
+
+struct buffer {
+    struct buffer *next;        /* of all that are announced */
+    struct buffer *next_queued; /* in its pool */
+    enum pool pool;
+    uint8_t *base;
+    size_t size;
+    void *user;
+    bool new_data, incomplete;
+    size_t filled;
+    uint64_t frame_id, part_id, timestamp_ns;
+};
+
+struct queue {
+    struct buffer *head, *tail;
+    size_t length;
+};
+
+enum acquisition { ACQ_IDLE, ACQ_RUNNING, ACQ_STOPPING };
+
+struct stream {
+    struct port port;
+    struct buffer *announced;
+    size_t announced_count;
+    struct queue input, output;
+    enum acquisition state;
+    pthread_t thread;
+    uint64_t remaining; /* frames still to acquire, or GC_INFINITE */
+    uint64_t started, delivered, underrun, fired;
+    bool event_registered, event_killed;
+};
+
+struct camera {
+    pthread_mutex_t lock;
+    pthread_cond_t work;  /* wakes the exposing thread */
+    pthread_cond_t ready; /* wakes whoever waits for a buffer */
+    char path[PATH_SIZE];
+    char name[NAME_SIZE], id[NAME_SIZE];
+    struct port local, remote;
+    struct stream stream;
+    struct feed feed;
+    struct registers registers;
+    bool acquiring; /* between AcquisitionStart and AcquisitionStop */
+    uint64_t triggers; /* executed and not yet exposed */
+    uint64_t next_frame_id;
+};
+
+/* info.c: results. `fail` keeps the text for GCGetLastError of the calling thread. */
+gc_error fail(gc_error code, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void last_error(gc_error *code, const char **text);
+gc_error put_string(const char *text, gc_enum *type, void *value, size_t *size);
+gc_error put_bool(bool flag, gc_enum *type, void *value, size_t *size);
+gc_error put_int32(int32_t number, gc_enum *type, void *value, size_t *size);
+gc_error put_uint32(uint32_t number, gc_enum *type, void *value, size_t *size);
+gc_error put_uint64(uint64_t number, gc_enum *type, void *value, size_t *size);
+gc_error put_size(size_t number, gc_enum *type, void *value, size_t *size);
+gc_error put_pointer(void *pointer, gc_enum *type, void *value, size_t *size);
+gc_error unknown_command(const char *function, gc_enum what);
+
+/* feed.c */
+gc_error feed_open(struct feed *feed, const char *path);
+void feed_close(struct feed *feed);
+bool feed_exists(const char *path);
+bool feed_front(const struct feed *feed, struct part *part);
+void feed_pop(struct feed *feed);
+size_t feed_frame_size(const struct feed *feed);
+
+/* camera.c */
+extern const char device_xml[], device_xml_end[];
+void camera_reset(struct camera *camera);
+gc_error camera_read(struct camera *camera, uint64_t address, void *data, size_t size);
+gc_error camera_write(struct camera *camera, uint64_t address, const void *data, size_t size);
+void *camera_expose(void *camera);
+uint64_t monotonic_ns(void);
+int wait_until(pthread_cond_t *condition, pthread_mutex_t *lock, uint64_t deadline_ns);
+
+/* stream.c */
+void stream_open(struct camera *camera);
+void stream_close(struct camera *camera);
+struct buffer *queue_take(struct queue *queue);
+void queue_put(struct queue *queue, struct buffer *buffer, enum pool pool);
+
+/* producer.c */
+gc_error require_library(void);
+struct camera *camera_of_stream(gc_handle stream);
+
+#endif

@@ -61,7 +61,7 @@ def main() -> None:
 
     try:
         app()
-    except InspectdError as error:
+    except (InspectdError, OSError) as error:
         print(f"export-trt: error: {error}", file=sys.stderr)
         sys.exit(2)
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from inspectd.optional import require
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from inspectd.training.segmentation.evaluate import Evaluation
+    from inspectd.training.data.dataset import Dataset
+
+_T = TypeVar("_T")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,7 +25,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Make datasets, train Buttonlab on them, and measure what it learnt.\n\n"
-    "Start with `inspectd-train check DATA`, then `segment`, then `evaluate`; `export-trt` makes a bundle of the result.",
+    "Start with `inspectd-train check DATA`, then `segment`, then `evaluate`; "
+    "`export-trt` makes a bundle of the result.",
 )
 importers = typer.Typer(no_args_is_help=True, help="Turn the labels of other tools into a dataset.")
 app.add_typer(importers, name="import")
@@ -167,6 +171,165 @@ def segment(
     print(checkpoint)
 
 
+@app.command()
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Folder of a training, or its checkpoint.")],
+    data: Data,
+    out: Annotated[Path | None, typer.Option(help="Folder for metrics.json, tables, curves and overlays.")] = None,
+    roles: Annotated[str, typer.Option(help="Roles to measure on, with commas.")] = "test,ok_test",
+    threshold: Annotated[
+        float | None, typer.Option(help="Probability from which on a pixel is a defect; else the card's.")
+    ] = None,
+    minimum_area_px: Annotated[int, typer.Option(help="Smaller regions are ignored, px of the photograph.")] = 1,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    seed: Annotated[int, typer.Option(help="Of the resampling behind the intervals.")] = 0,
+) -> None:
+    """Measure a trained network: pixel F1, image recall at given false rejects, false alarms on good parts.
+
+    Example: inspectd-train evaluate out/slim DATA --out out/slim-evaluation
+    """
+    _require_torch()
+    import hashlib
+
+    import torch
+
+    import inspectd
+    from inspectd.errors import DatasetError
+    from inspectd.mask import ClassMap
+    from inspectd.training.data.dataset import open_dataset
+    from inspectd.training.segmentation.checkpoint import load_checkpoint
+    from inspectd.training.segmentation.evaluate import evaluate as measure
+    from inspectd.training.segmentation.predict import TorchPredictor
+
+    trained = load_checkpoint(checkpoint)
+    dataset = open_dataset(data)
+    chosen = tuple(role.strip() for role in roles.split(","))
+    samples = dataset.select(*chosen)
+    if not samples:
+        raise DatasetError(f"{data}: holds no picture of the roles {', '.join(chosen)}")
+    file = checkpoint / "checkpoint.safetensors" if checkpoint.is_dir() else checkpoint
+    settings = trained.card.provenance.get("settings", {})
+    with _bar("measuring") as progress:
+        result = measure(
+            samples,
+            TorchPredictor(trained.network, trained.card, device=device),
+            ClassMap(trained.card.classes),
+            thresholds=trained.card.thresholds if threshold is None else threshold,
+            minimum_area_px=minimum_area_px,
+            bits=int(settings.get("bits", 16)),
+            out=out,
+            provenance={
+                "checkpoint_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+                "dataset": dataset.root.resolve().name,
+                "roles": list(chosen),
+                "seed": seed,
+                "versions": {"inspectd": inspectd.__version__, "torch": torch.__version__},
+                "card": trained.card.model_dump(mode="json"),
+            },
+            seed=seed,
+            progress=progress,
+        )
+    print(result.text())
+    if out is not None:
+        print(f"written: {out}", file=sys.stderr)
+
+
+@app.command()
+def check(data: Data) -> None:
+    """Say what a dataset holds, and every fault in it at once. Exit status 2 if there is one."""
+    from inspectd.training.data.check import check as survey
+
+    with _bar("reading") as progress:
+        report = survey(data, progress=progress)
+    print(report.text())
+    if not report.ok:
+        raise typer.Exit(2)
+
+
+@app.command()
+def buttons(
+    out: Annotated[Path, typer.Option(help="Folder of the dataset; a run that was stopped is continued.")],
+    protocol: Annotated[
+        Protocol, typer.Option(help="paper: the paper's numbers on one line; demo: all six lines.")
+    ] = Protocol.paper,
+    size: Annotated[int, typer.Option(help="Side of the pictures, px.")] = 256,
+    lines: Annotated[str | None, typer.Option(help="One product line, or all.")] = None,
+    train: Annotated[int, typer.Option(help="demo: training pictures with defects, and as many without.")] = 600,
+    seed: Annotated[int, typer.Option(help="Two seeds share no part.")] = 0,
+    workers: Annotated[int | None, typer.Option(help="Processes that render; one a core if not given.")] = None,
+) -> None:
+    """Write a dataset of rendered buttons: nine defect types with exact masks, and a contact sheet.
+
+    Example: inspectd-train buttons --out data/buttons --protocol paper
+    """
+    from inspectd.training.data.buttons import write_buttons
+
+    with _bar("rendering") as progress:
+        dataset = write_buttons(
+            out,
+            protocol=protocol.value,
+            size=size,
+            seed=seed,
+            lines=lines,
+            train=train,
+            workers=workers,
+            progress=progress,
+        )
+    _written(dataset)
+
+
+Role = Annotated[str, typer.Option(help="Role of the labelled pictures: ref, extra, simulated or test.")]
+Link = Annotated[bool, typer.Option("--link", help="Hard links to the pictures instead of copies.")]
+
+
+@importers.command()
+def coco(
+    labels: Annotated[Path, typer.Argument(metavar="JSON", help="The COCO file.")],
+    images: Annotated[Path, typer.Option(help="Folder of its pictures.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    role: Role = "ref",
+    link: Link = False,
+) -> None:
+    """Polygons and run lengths of a COCO JSON file."""
+    from inspectd.training.data.importers import import_coco
+
+    with _bar("importing") as progress:
+        dataset = import_coco(labels, images, out, role=role, link=link, progress=progress)
+    _written(dataset)
+
+
+@importers.command()
+def labelme(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of LabelMe's JSON files and pictures.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    role: Role = "ref",
+    link: Link = False,
+) -> None:
+    """Polygons, rectangles and circles of LabelMe's JSON files."""
+    from inspectd.training.data.importers import import_labelme
+
+    with _bar("importing") as progress:
+        dataset = import_labelme(folder, out, role=role, link=link, progress=progress)
+    _written(dataset)
+
+
+def _written(dataset: Dataset) -> None:
+    from collections import Counter
+
+    counts = Counter(sample.role for sample in dataset.samples)
+    print(f"{dataset.root}: {', '.join(f'{count} {role}' for role, count in counts.items())}")
+
+
+@contextlib.contextmanager
+def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
 def _require_torch() -> None:
     for module in ("torch", "torchvision", "lightning", "safetensors", "tensorboard"):
         require(module, extra="train")
@@ -181,7 +344,7 @@ def _size(text: str) -> tuple[int, int]:
     return int(height), int(width or height)
 
 
-def _validated(make: Callable[[], object]) -> object:
+def _validated(make: Callable[[], _T]) -> _T:
     from pydantic import ValidationError
 
     from inspectd.bundle import explain
@@ -199,7 +362,8 @@ def main() -> None:
 
     try:
         app()
-    except InspectdError as error:
+    except (InspectdError, OSError) as error:
+        # OSError: a full disk or a folder without permission; the system's words name the file.
         print(f"inspectd-train: error: {error}", file=sys.stderr)
         sys.exit(2)
 

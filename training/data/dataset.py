@@ -2,11 +2,14 @@
 
 split.csv     one row an image and defect: `image,mask,defect,role,tile`, paths relative to the file
 mvtec         the folder tree of MVTec AD: train/good, test/good, test/<defect>, ground_truth/<defect>
+
+Nothing here decodes a picture to find its role: a data set of 100 000 images opens in seconds.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import os.path
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -110,7 +113,7 @@ def open_dataset(root: Path) -> Dataset:
 
 
 def scan(root: Path) -> tuple[Dataset, list[str]]:
-    """The sound samples of a folder, and every fault that shows without decoding images.
+    """Every sample of a folder whose image is there, sound or not, and every fault that shows without decoding.
 
     Raises:
         DatasetError: neither format is there.
@@ -166,16 +169,17 @@ def _read_split(root: Path, faults: list[str]) -> list[Sample]:
     for line, row in _rows(root / SPLIT_FILE, faults):
         where = f"{SPLIT_FILE} line {line}"
         sample, problems = _sample(root, row)
-        if sample is None or problems:
-            faults.extend(f"{where}: {problem}" for problem in problems)
+        faults.extend(f"{where}: {problem}" for problem in problems)
+        if sample is None:
             continue
         known = samples.get(sample.name)
         if known is None:
             samples[sample.name], first_line[sample.name] = sample, line
-        elif problem := _clash(known, sample):
+            continue
+        if problem := _clash(known, sample):
             faults.append(f"{where}: {sample.name} {problem} (first in line {first_line[sample.name]})")
-        else:
-            samples[sample.name] = replace(known, masks=known.masks + sample.masks)
+        new = tuple(mask for mask in sample.masks if mask not in known.masks)
+        samples[sample.name] = replace(known, masks=known.masks + new)
     return list(samples.values())
 
 
@@ -189,7 +193,7 @@ def _rows(path: Path, faults: list[str]) -> Iterator[tuple[int, dict[str, str]]]
     except OSError as error:
         faults.append(f"{path.name}: cannot be read: {error.strerror}")
         return
-    reader = csv.reader(text.splitlines(keepends=True), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     header: list[str] | None = None
     try:
         for row in reader:
@@ -222,7 +226,7 @@ def _header_problem(header: list[str]) -> str:
 
 
 def _sample(root: Path, row: dict[str, str]) -> tuple[Sample | None, list[str]]:
-    """The sample of one row, and what is wrong with it."""
+    """The sample of one row, None without an image, and what is wrong with it."""
     role, defect = row["role"], row["defect"]
     problems = []
     if not row["image"]:
@@ -243,15 +247,17 @@ def _sample(root: Path, row: dict[str, str]) -> tuple[Sample | None, list[str]]:
     for column in ("image", "mask"):
         if not (text := row[column]):
             continue
-        name = os.path.normpath(text)
-        if os.path.isabs(name) or name.split(os.sep)[0] == os.pardir:
+        path = Path(os.path.normpath(text))
+        if path.is_absolute() or path.parts[:1] == (os.pardir,):
             problems.append(f"the {column} {text} lies outside the dataset; paths are relative to {SPLIT_FILE}")
-        elif not (root / name).is_file():
+        elif not (root / path).is_file():
             problems.append(f"the {column} {text} is missing")
-        paths[column] = Path(name)
+        else:
+            paths[column] = path
+    if "image" not in paths:
+        return None, problems
     masks = ((defect, root / paths["mask"]),) if defect and "mask" in paths else ()
-    sample = Sample(root / paths["image"], masks, role, row.get("tile", ""), paths["image"].as_posix())
-    return sample, problems
+    return Sample(root / paths["image"], masks, role, row.get("tile", ""), paths["image"].as_posix()), problems
 
 
 def _clash(known: Sample, new: Sample) -> str:
@@ -287,18 +293,16 @@ def _read_mvtec(root: Path, faults: list[str]) -> list[Sample]:
 
 
 def _labelled(root: Path, folder: Path, truth: Path, role: str, faults: list[str]) -> Iterator[Sample]:
-    """The images of one defect's folder that have a mask; the others become faults."""
+    """The images of one defect's folder; those without a mask become faults too."""
     if "+" in folder.name:
         faults.append(f"{folder.relative_to(root).as_posix()}: a defect's name may not hold a '+'")
-        return
     masks = {path.stem: path for path in _images(truth)}
     for image in _images(folder):
         mask = masks.get(f"{image.stem}_mask") or masks.get(image.stem)
         if mask is None:
             expected = (truth / f"{image.stem}_mask.png").relative_to(root).as_posix()
             faults.append(f"{image.relative_to(root).as_posix()} has no mask; expected {expected}")
-        else:
-            yield _tree_sample(root, image, ((folder.name, mask),), role)
+        yield _tree_sample(root, image, ((folder.name, mask),) if mask else (), role)
 
 
 def _orphans(root: Path, truth: Path, folder: Path) -> Iterator[str]:

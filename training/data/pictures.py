@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zlib
 from pathlib import Path
+from typing import TypeAlias, cast
 
 import cv2
 import numpy as np
@@ -16,9 +17,11 @@ from numpy.typing import NDArray
 
 from inspectd.errors import DatasetError
 
-__all__ = ["IMAGE_SUFFIXES", "read_image", "read_mask", "read_pixels"]
+__all__ = ["IMAGE_SUFFIXES", "Pixels", "read_image", "read_mask", "read_pixels"]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
+
+Pixels: TypeAlias = NDArray[np.uint8] | NDArray[np.uint16]
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
@@ -47,14 +50,12 @@ def read_image(path: Path, *, bits: int = 16) -> NDArray[np.uint8]:
     pixels = read_pixels(path)
     if pixels.dtype == np.uint16:
         if (highest := int(pixels.max())) >> bits:
-            raise DatasetError(
-                f"{path}: holds the value {highest}, but {bits} bits end at {(1 << bits) - 1}; raise bits"
-            )
+            raise DatasetError(f"{path}: holds the value {highest}, beyond what {bits} bits hold; raise bits")
         pixels = (pixels >> (bits - 8)).astype(np.uint8)
     return np.asarray(pixels, np.uint8)
 
 
-def read_pixels(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
+def read_pixels(path: Path) -> Pixels:
     """The samples of a file as stored: uint8 or uint16, [H, W, 3] RGB or [H, W, 1] grey.
 
     Raises:
@@ -76,9 +77,8 @@ def read_pixels(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
         raise DatasetError(f"{path}: damaged, or not an image of a known kind ({', '.join(IMAGE_SUFFIXES)})")
     if decoded.dtype not in (np.uint8, np.uint16):
         raise DatasetError(f"{path}: samples are {decoded.dtype}, expected 8 or 16 bits unsigned")
-    if decoded.ndim == 2:
-        return decoded[..., None]
-    return np.ascontiguousarray(decoded[..., ::-1])
+    pixels = decoded[..., None] if decoded.ndim == 2 else np.ascontiguousarray(decoded[..., ::-1])
+    return cast("Pixels", pixels)
 
 
 def read_mask(path: Path) -> NDArray[np.uint8]:

@@ -1,0 +1,102 @@
+"""Order, augmentation and crops of the training pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from inspectd.errors import DatasetError
+from inspectd.preprocess import Preprocess
+from inspectd.training.data.dataset import open_dataset
+from inspectd.training.segmentation.feed import Picture, Pictures, loader
+from inspectd.training.segmentation.settings import SegmentSettings
+
+
+def make(root, **change):
+    chosen = SegmentSettings(height=64, width=64, batch=4, **change)
+    samples = open_dataset(root).select(*chosen.roles)
+    return Pictures(samples, None, Preprocess(height=64, width=64), chosen)
+
+
+def drawn(pictures, *, rank=0, world=1, steps=range(6)):
+    return list(loader(pictures, rank=rank, world=world, steps=steps, workers=0).batch_sampler)
+
+
+def test_every_picture_comes_once_an_epoch(buttons):
+    keys = [key.index for batch in drawn(make(buttons), steps=range(6)) for key in batch]
+    assert sorted(keys[:12]) == sorted(keys[12:]) == list(range(12))
+    assert keys[:12] != keys[12:]
+
+
+def test_a_later_start_sees_what_came_then(buttons):
+    pictures = make(buttons)
+    assert drawn(pictures, steps=range(3, 6)) == drawn(pictures, steps=range(6))[3:]
+
+
+def test_devices_share_what_one_device_would_see(buttons):
+    pictures = make(buttons)
+    whole = make(buttons)
+    whole.settings = SegmentSettings(height=64, width=64, batch=8)
+    for first, second, both in zip(
+        drawn(pictures, rank=0, world=2), drawn(pictures, rank=1, world=2), drawn(whole), strict=True
+    ):
+        assert sorted(map(repr, first + second)) == sorted(map(repr, both))
+
+
+def test_the_share_of_defects_is_kept(buttons):
+    pictures = make(buttons, defect_share=0.75)
+    for batch in drawn(pictures):
+        assert sum(bool(pictures.samples[key.index].masks) for key in batch) == 3
+
+
+def test_a_picture_is_a_function_of_its_key(buttons):
+    pictures = make(buttons)
+    state = torch.get_rng_state()
+    first, again, other = (pictures[Picture(0, seed)] for seed in (5, 5, 6))
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1], again[1])
+    assert first[2] == again[2]
+    assert not torch.equal(first[0], other[0])
+    assert torch.equal(torch.get_rng_state(), state), "the global generator must be left alone"
+
+
+def test_workers_change_nothing(buttons):
+    pictures = make(buttons)
+    alone, helped = (
+        [batch.images for batch in loader(pictures, rank=0, world=1, steps=range(3), workers=workers)]
+        for workers in (0, 1)
+    )
+    assert all(torch.equal(one, two) for one, two in zip(alone, helped, strict=True))
+
+
+def test_mask_and_picture_move_together(buttons):
+    pictures = make(buttons, crop=1.0)
+    labels = np.zeros((64, 64), np.uint8)
+    labels[20:34, 12:44] = 1
+    pictures._cache[0] = (np.repeat(labels[..., None] * 255, 3, axis=2), labels)
+    for seed in range(20):
+        image, mask, _ = pictures[Picture(0, seed)]
+        bright = image.float().mean(0) > 100
+        union = (bright | (mask > 0)).sum()
+        assert union > 100
+        assert (bright & (mask > 0)).sum() / union > 0.85
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**31), row=st.integers(0, 63), column=st.integers(0, 63))
+def test_biased_crops_hold_the_defect_and_stay_on_the_grid(tmp_path_factory, buttons, seed, row, column):
+    pictures = make(buttons, crop_bias=1.0)
+    labels = np.zeros((64, 64), np.uint8)
+    labels[row, column] = 1
+    top, left = pictures._place(labels, seed)
+    assert top % 4 == left % 4 == 0
+    assert 0 <= top <= row < top + 32 <= 64
+    assert 0 <= left <= column < left + 32 <= 64
+
+
+def test_a_set_without_defects_is_refused(buttons):
+    with pytest.raises(DatasetError, match="no labelled defect"):
+        make(buttons, roles=("free",))

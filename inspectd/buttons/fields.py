@@ -1,13 +1,14 @@
 """Small numeric tools of the button renderer: seeded streams, coordinates, noise fields and drawn shapes.
 
-Everything is float32 and planar. Lengths are in units of the button's radius, so a picture keeps its geometry at any size.
+Everything is float32 and planar. Lengths are in units of the button's radius, so a picture keeps its geometry at any
+size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import cv2
 import numpy as np
@@ -18,6 +19,8 @@ U8: TypeAlias = npt.NDArray[np.uint8]
 Polygon: TypeAlias = npt.NDArray[np.float64]
 
 _SUBPIXEL_BITS = 6
+_NOISE_REACH = 1.35
+"""Half the side of a noise field, in radii: the part and its domain warping lie within."""
 
 
 def stream(*key: int) -> np.random.Generator:
@@ -25,7 +28,7 @@ def stream(*key: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(list(key))))
 
 
-def as_f32(values: Any) -> F32:
+def as_f32(values: npt.ArrayLike) -> F32:
     """Pin the type of what an OpenCV call returns."""
     return np.asarray(values, dtype=np.float32)
 
@@ -108,9 +111,7 @@ class Plane:
         """The same coordinates within a window."""
         rows, cols = window.slices
         origin = (self.origin[0] - window.left, self.origin[1] - window.top)
-        return Plane(
-            self.x[rows, cols], self.y[rows, cols], self.p[rows, cols], self.q[rows, cols], self.unit, origin
-        )
+        return Plane(self.x[rows, cols], self.y[rows, cols], self.p[rows, cols], self.q[rows, cols], self.unit, origin)
 
     def window_about(self, points: Polygon, margin: float) -> Window:
         """The smallest window of the buffer that holds `points` [n, 2] (x, y) and `margin` radii around them."""
@@ -144,16 +145,14 @@ def make_plane(size: int, radius: float, centre: tuple[float, float], turn: floa
     return Plane(as_f32(x), as_f32(y), as_f32(x * cos + y * sin), as_f32(y * cos - x * sin), radius, centre)
 
 
-def noise(
-    rng: np.random.Generator, u: F32, v: F32, frequency: tuple[float, float], angle: float = 0.0, reach: float = 1.35
-) -> F32:
+def noise(rng: np.random.Generator, u: F32, v: F32, frequency: tuple[float, float], angle: float = 0.0) -> F32:
     """Smooth noise over coordinates `u`, `v` [H, W], zero mean, deviation about 0.6, mostly within -1.5 to 1.5.
 
-    `frequency` is in cells per radius along and across `angle`; the field repeats mirrored beyond `reach` radii.
+    `frequency` is in cells per radius along and across `angle`; the field repeats mirrored beyond the part.
     A small random grid is enlarged, so low frequencies cost as little as they hold.
     """
     along, across = frequency
-    columns, rows = (int(np.ceil(2.0 * reach * f)) + 5 for f in frequency)
+    columns, rows = (int(np.ceil(2.0 * _NOISE_REACH * f)) + 5 for f in frequency)
     enlarge = 8 if max(columns, rows) <= 100 else 3
     grid = rng.standard_normal((rows, columns), dtype=np.float32)
     # Enlarging in exact arithmetic first keeps remap's 1/32-pixel steps below what shading can show.
@@ -182,7 +181,7 @@ def blob(rng: np.random.Generator, radius: float, uneven: float, elongation: flo
 def turned(points: Polygon, angle: float) -> Polygon:
     """Turn points [n, 2] about the origin."""
     cos, sin = np.cos(angle), np.sin(angle)
-    return points @ np.array([[cos, sin], [-sin, cos]])
+    return np.asarray(points @ np.array([[cos, sin], [-sin, cos]]), dtype=np.float64)
 
 
 def ribbon(path: Polygon, half_width: npt.NDArray[np.float64]) -> Polygon:

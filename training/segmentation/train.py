@@ -359,7 +359,8 @@ def _card(dataset: Dataset, settings: SegmentSettings, class_map: ClassMap, prep
         name=dataset.root.resolve().name,
         classes=class_map.names,
         preprocess=preprocess,
-        thresholds=(0.5,) * len(class_map),
+        # A weight w in the loss moves the probability of an even chance from 1/2 to w / (1 + w).
+        thresholds=(settings.defect_weight / (1 + settings.defect_weight),) * len(class_map),
         network={"architecture": "buttonlab", "backbone": settings.backbone},
         provenance={
             "dataset": dataset.root.resolve().name,

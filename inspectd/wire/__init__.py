@@ -1,0 +1,93 @@
+"""INS1: how results travel to PLC, HMI and MES. The normative text is docs/protocol.md.
+
+`Message` is one valid message; `verdict_message` and its siblings make them, `Message.to_parts` and
+`Message.from_parts` put them on a socket, `read_body`, `read_mask` and `read_preview` give what is inside.
+Whatever does not follow the format raises `ProtocolError` and nothing else.
+"""
+
+from .bodies import (
+    Body,
+    DefectBody,
+    HeartbeatBody,
+    MaskBody,
+    MaskEncoding,
+    PreviewBody,
+    ProcessingTimes,
+    StateBody,
+    StreamPosition,
+    VerdictBody,
+)
+from .codecs import MAX_PAYLOAD_BYTES, MAX_PIXELS, decode_mask, decode_preview, encode_mask, encode_preview
+from .header import (
+    CAMERA_NAME,
+    HEADER_BYTES,
+    MAGIC,
+    STATION_STREAM,
+    VERSION_MAJOR,
+    VERSION_MINOR,
+    Flags,
+    Header,
+    MessageType,
+    State,
+    topic_of,
+)
+from .message import (
+    MAX_BODY_BYTES,
+    MAX_DEFECTS,
+    PREVIEW_QUALITY,
+    Message,
+    Origin,
+    Recipe,
+    heartbeat_message,
+    mask_message,
+    preview_message,
+    read_body,
+    read_mask,
+    read_preview,
+    state_message,
+    verdict_message,
+)
+
+__all__ = [
+    "CAMERA_NAME",
+    "HEADER_BYTES",
+    "MAGIC",
+    "MAX_BODY_BYTES",
+    "MAX_DEFECTS",
+    "MAX_PAYLOAD_BYTES",
+    "MAX_PIXELS",
+    "PREVIEW_QUALITY",
+    "STATION_STREAM",
+    "VERSION_MAJOR",
+    "VERSION_MINOR",
+    "Body",
+    "DefectBody",
+    "Flags",
+    "Header",
+    "HeartbeatBody",
+    "MaskBody",
+    "MaskEncoding",
+    "Message",
+    "MessageType",
+    "Origin",
+    "PreviewBody",
+    "ProcessingTimes",
+    "Recipe",
+    "State",
+    "StateBody",
+    "StreamPosition",
+    "VerdictBody",
+    "decode_mask",
+    "decode_preview",
+    "encode_mask",
+    "encode_preview",
+    "heartbeat_message",
+    "mask_message",
+    "preview_message",
+    "read_body",
+    "read_mask",
+    "read_preview",
+    "state_message",
+    "topic_of",
+    "verdict_message",
+]

@@ -1,0 +1,170 @@
+"""The JSON bodies of INS1 messages. Names in camelCase are those of OPC 40100-1."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from .header import MessageType
+
+__all__ = [
+    "Body",
+    "DefectBody",
+    "HeartbeatBody",
+    "MaskBody",
+    "MaskEncoding",
+    "PreviewBody",
+    "ProcessingTimes",
+    "StateBody",
+    "StreamPosition",
+    "VerdictBody",
+]
+
+StateName = Literal[
+    "Preoperational", "Halted", "Error", "Initialized", "Ready", "SingleExecution", "ContinuousExecution"
+]
+
+
+class MaskEncoding(str, Enum):
+    """How the payload of a mask message is coded. `zstd` is reserved."""
+
+    RLE8 = "rle8"
+    RLE8_ZLIB = "rle8+zlib"
+    PNG8 = "png8"
+
+
+class _Model(BaseModel):
+    # Fields that a later minor version added are passed over.
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False, populate_by_name=True)
+
+
+class Body(_Model):
+    """What all bodies have in common."""
+
+    TYPE: ClassVar[MessageType]
+    """The message type that this is the body of."""
+
+
+class ProcessingTimes(_Model):
+    """Where the time of a result went, ms."""
+
+    acquire: float = Field(ge=0)
+    """From the frame's arrival to the start of its inspection."""
+    pre: float = Field(ge=0)
+    infer: float = Field(ge=0)
+    post: float = Field(ge=0)
+
+
+class DefectBody(_Model):
+    """One defect, in the camera's pixels."""
+
+    id: int = Field(ge=1)
+    """Number in this result; 1 is the worst."""
+    class_id: int = Field(alias="classId", ge=1, le=254)
+    """Label of the class in the mask."""
+    class_name: str = Field(alias="class")
+    score: float = Field(ge=0, le=1)
+    bbox_px: tuple[int, int, int, int]
+    """x, y, width, height."""
+    area_px: int = Field(ge=1)
+    area_mm2: float | None = Field(None, gt=0)
+    """Left out where the camera's scale is not known."""
+    centroid_px: tuple[float, float]
+    """x, y; the centre of the upper left pixel is (0, 0)."""
+
+
+class VerdictBody(Body):
+    """The result of one part; the verdict itself is in the header."""
+
+    model_config = ConfigDict(alias_generator=to_camel)
+    TYPE: ClassVar[MessageType] = MessageType.VERDICT
+
+    result_id: str
+    """Unique over all starts of one station: epoch, stream and seq joined by '-'."""
+    job_id: str
+    meas_id: str
+    """The camera's frame number."""
+    part_id: str
+    """The PLC's part or trigger number; empty when free-running."""
+    internal_recipe_id: str
+    external_recipe_id: str
+    model_digest: str
+    """sha256 of the bundle that judged, hexadecimal."""
+    result_state: Literal[1, 4]
+    """1 completed, 4 failed (the part was not inspected)."""
+    is_partial: bool
+    is_simulated: bool
+    creation_time: str = Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$")
+    """UTC; a label, never a clock."""
+    processing_times_ms: ProcessingTimes = Field(alias="processingTimes_ms")
+    defects: tuple[DefectBody, ...]
+    """Worst first."""
+    truncated: bool
+    """True where defects were left out; the header has the real number."""
+    reason: str
+    """Why the part was not inspected; empty otherwise."""
+
+
+class MaskBody(Body):
+    """How to read the mask in the payload."""
+
+    TYPE: ClassVar[MessageType] = MessageType.MASK
+
+    width: int = Field(ge=1)
+    height: int = Field(ge=1)
+    encoding: MaskEncoding
+    classes: tuple[str, ...]
+    """`classes[k - 1]` is the class of label k; 0 is the good surface."""
+    scale_mm_per_px: float | None = Field(None, gt=0)
+
+
+class PreviewBody(Body):
+    """How to read the picture in the payload."""
+
+    TYPE: ClassVar[MessageType] = MessageType.PREVIEW
+
+    width: int = Field(ge=1)
+    height: int = Field(ge=1)
+    encoding: Literal["jpeg"]
+
+
+class StreamPosition(_Model):
+    """How far a stream has come."""
+
+    stream: int = Field(ge=0, le=0xFFFF)
+    camera: str
+    """Empty for the station's own stream."""
+    last: int = Field(ge=0)
+    """seq of the latest message, 0 before the first."""
+    oldest: int = Field(ge=1)
+    """The oldest seq that the station still holds; last + 1 where it holds none."""
+
+
+class HeartbeatBody(Body):
+    """Sent four times a second, whatever else happens."""
+
+    TYPE: ClassVar[MessageType] = MessageType.HEARTBEAT
+
+    station: str
+    """Name of the station."""
+    streams: tuple[StreamPosition, ...]
+    state: StateName
+    uptime_s: float = Field(ge=0)
+    drops: int = Field(ge=0)
+    """Frames lost before inspection since the start."""
+    journal_lag: int = Field(ge=0)
+    """Results that are not yet in the journal; 0 without a journal."""
+
+
+class StateBody(Body):
+    """A change of the station's state."""
+
+    TYPE: ClassVar[MessageType] = MessageType.STATE
+
+    station: str
+    """Name of the station."""
+    state: StateName
+    previous: StateName

@@ -1,0 +1,190 @@
+"""The `inspectd` command. What a command needs is imported inside it, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from .line import Summary
+
+__all__ = ["app", "main"]
+
+DEFAULT_ENDPOINT = "tcp://127.0.0.1:5560"
+
+app = typer.Typer(
+    help="Inspect the parts that pass a camera, and publish a verdict for each.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The line's TOML file; examples: deploy/config/.")]
+Frames = Annotated[int | None, typer.Option(min=1, metavar="N", help="Stop after N frames, and exit.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from inspectd import __version__
+
+        print(f"inspectd {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    _version_wanted: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version, and exit.")
+    ] = False,
+) -> None:
+    import logging
+
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="inspectd: %(message)s")
+
+
+@app.command(short_help="Run a line.")
+def run(
+    config: ConfigFile,
+    frames: Frames = None,
+    bundle: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Judge by this bundle instead of model.bundle.")
+    ] = None,
+    wait: Annotated[
+        float, typer.Option(min=0, metavar="S", help="Wait up to S seconds for a subscriber before the first frame.")
+    ] = 0.0,
+) -> None:
+    """Run a line until SIGINT or SIGTERM, until its cameras are at their end, or for N frames.
+
+    Frames that were grabbed are inspected before it ends. Then one line of JSON on standard output counts
+    frames and verdicts. The exit status is 0 only if every frame got exactly one verdict.
+
+    \b
+    Examples:
+      inspectd run line.toml
+      inspectd run line.toml --frames 100 --bundle out/bundle
+    """  # noqa: D301 - click's mark for text that keeps its lines
+    from inspectd.config import load_config
+
+    from .station import run_station
+
+    summary = run_station(load_config(config, bundle=bundle), frames=frames, wait_s=wait, announce=_say, report=_report)
+    raise typer.Exit(0 if summary.complete else 1)
+
+
+@app.command(short_help="Check a configuration.")
+def check(
+    config: ConfigFile,
+    bundle: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Check this bundle instead of model.bundle.")
+    ] = None,
+) -> None:
+    """Check a configuration: every setting, the bundle with its self-test, folders and producers.
+
+    All faults are listed at once. No camera is opened and no port is bound, so it can be run beside a line.
+
+    \b
+    Example:
+      inspectd check line.toml
+    """  # noqa: D301
+    from inspectd.config import load_config
+
+    from .station import check_station
+
+    check_station(load_config(config, bundle=bundle), announce=print)
+    print(f"{config}: no fault found")
+
+
+@app.command(short_help="Show a whole line on this machine.")
+def demo(
+    frames: Frames = None,
+    fps: Annotated[float, typer.Option(min=0.1, max=1000, metavar="F", help="Parts per second at the camera.")] = 15.0,
+    seed: Annotated[int, typer.Option(min=0, help="Production line: the same seed gives the same parts.")] = 0,
+    endpoint: Annotated[str, typer.Option(metavar="ADDRESS", help="Where verdicts are published.")] = DEFAULT_ENDPOINT,
+    bundle: Annotated[
+        str, typer.Option(metavar="PATH", help="Judge by this bundle instead of the one that is shipped.")
+    ] = "demo",
+) -> None:
+    """Run a whole line on this machine: rendered buttons, a simulated GenICam camera, verdicts over ZeroMQ.
+
+    Parts are rendered ahead before the line starts, so that the rate that is shown is the line's and not
+    the renderer's; a demo without --frames goes on with as many parts as the renderer makes.
+
+    \b
+    Examples:
+      inspectd demo
+      inspectd demo --frames 60 --fps 20
+      inspectd watch                        (in a second terminal, while it runs)
+    """  # noqa: D301
+    from rich.console import Console
+
+    from .demo import run_demo
+
+    bundle = bundle if bundle == "demo" else str(Path(bundle).expanduser().absolute())
+    complete = run_demo(
+        frames=frames,
+        fps=fps,
+        seed=seed,
+        endpoint=endpoint,
+        bundle=bundle,
+        report=_report,
+        console=Console(stderr=True),
+    )
+    raise typer.Exit(0 if complete else 1)
+
+
+@app.command(short_help="Show what a line publishes.")
+def watch(
+    endpoint: Annotated[str, typer.Argument(metavar="ENDPOINT", help="Where the line publishes.")] = DEFAULT_ENDPOINT,
+    json: Annotated[bool, typer.Option("--json", help="Print a line of JSON per verdict.")] = False,
+    save: Annotated[Path | None, typer.Option(metavar="DIR", help="Write an overlay picture per part here.")] = None,
+    frames: Annotated[int | None, typer.Option(min=1, metavar="N", help="Stop after N verdicts, and exit.")] = None,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, metavar="S", help="Give up if nothing comes for S seconds.")
+    ] = 10.0,
+) -> None:
+    """Show what a line publishes: a live table, lines of JSON, or pictures.
+
+    \b
+    Examples:
+      inspectd watch
+      inspectd watch tcp://192.168.0.5:5560 --json | jq .verdict
+      inspectd watch --save overlays --frames 20
+    """  # noqa: D301
+    from .watch import watch as follow
+
+    raise typer.Exit(follow(endpoint, json_lines=json, save=save, count=frames, timeout_s=timeout))
+
+
+def _say(text: str) -> None:
+    print(f"inspectd: {text}", file=sys.stderr, flush=True)
+
+
+def _report(summary: Summary) -> None:
+    print(summary.to_json(), flush=True)
+
+
+def main() -> None:
+    """Entry point: an error is told in a line for each fault, with exit status 2."""
+    import signal
+
+    from inspectd.errors import InspectdError
+
+    # Where nothing better is in place, so that what was started and written is cleared away.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(128 + signal.SIGTERM))
+    try:
+        app()
+    except InspectdError as error:
+        for fault in str(error).splitlines():
+            print(f"inspectd: error: {fault}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of standard output has what it wanted; without this Python complains once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

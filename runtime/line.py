@@ -1,0 +1,279 @@
+"""The line: cameras, inspection, publishing.
+
+    camera ── grab thread ── mailbox ── inspect ── publish
+    camera ── grab thread ──┘           └── main thread ──┘
+
+Every frame that is grabbed and not dropped gets exactly one verdict. A thread that dies takes the line
+down with its error, after what was grabbed has been inspected.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+
+import numpy as np
+
+from inspectd.bundle import Bundle
+from inspectd.config import Config, effective_rule
+from inspectd.errors import CameraError, EndOfFrames, FrameTimeout, IncompleteFrame, InspectdError
+from inspectd.frame import FrameSource
+from inspectd.inspection import Inspection, Verdict
+from inspectd.wire import State
+
+from .engine import Engine, self_test
+from .inspector import Inspector
+from .mailbox import Arrival, Mailbox, Slot
+from .messaging import Publisher
+from .sources.damaged import DamagedFrame, stand_in
+
+__all__ = ["Line", "Summary"]
+
+READ_S = 0.1
+"""How long a camera is waited for before its thread looks whether the line stops."""
+JOIN_S = 10.0
+"""How long a camera's thread may take to end."""
+LATENCIES_KEPT = 100_000
+"""Frames that the percentiles of the latency are taken over: the latest."""
+
+_log = logging.getLogger("inspectd.line")
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a line has done.
+
+    Attributes:
+        frames: frames that were grabbed and not dropped.
+        verdicts: verdicts that were published; as many as frames, or something went wrong.
+        ok, ng, review, not_inspected: how they came out.
+        dropped: frames that gave way to newer ones because the inspection was too slow.
+        lost: frames that never arrived, by gaps in the cameras' numbers.
+        fps: verdicts per second between the first frame's arrival and the last verdict.
+        latency_p50_ms, latency_p99_ms: from a frame's arrival at the host to its published verdict; 0 without frames.
+    """
+
+    frames: int
+    verdicts: int
+    ok: int
+    ng: int
+    review: int
+    not_inspected: int
+    dropped: int
+    lost: int
+    fps: float
+    latency_p50_ms: float
+    latency_p99_ms: float
+
+    @property
+    def complete(self) -> bool:
+        """Whether every frame got exactly one verdict."""
+        return self.frames == self.verdicts == self.ok + self.ng + self.review + self.not_inspected
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        latency = {"p50": round(self.latency_p50_ms, 3), "p99": round(self.latency_p99_ms, 3)}
+        counts = ("frames", "verdicts", "ok", "ng", "review", "not_inspected", "dropped", "lost")
+        values = {name: getattr(self, name) for name in counts}
+        return json.dumps({**values, "fps": round(self.fps, 2), "latency_ms": latency})
+
+
+class Line:
+    """A line on its way; made for one `run`.
+
+    Args:
+        config: the configuration.
+        bundle: what judges.
+        engine: what runs it.
+        sources: the cameras, in the order of the configuration; opened and closed here.
+        publisher: where verdicts go; opened and closed by the caller.
+        frames: stop after so many; None to go on until `stop` or until all cameras are at their end.
+        clock: ns, monotonic.
+        utc: ns since the Unix epoch.
+
+    Raises:
+        ConfigError: the acceptance rule does not fit the bundle.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        bundle: Bundle,
+        engine: Engine,
+        sources: Sequence[FrameSource],
+        publisher: Publisher,
+        *,
+        frames: int | None = None,
+        clock: Callable[[], int] = time.monotonic_ns,
+        utc: Callable[[], int] = time.time_ns,
+    ) -> None:
+        thresholds = dict(zip(bundle.card.classes, bundle.card.thresholds, strict=True))
+        rule = effective_rule(config.acceptance, bundle.class_map, thresholds)
+        scales = {name: camera.scale_mm_per_px for name, camera in config.cameras.items()}
+        slots = {name: Slot(camera.queue_frames, camera.free_running) for name, camera in config.cameras.items()}
+        self._bundle = bundle
+        self._engine = engine
+        self._sources = list(sources)
+        self._publisher = publisher
+        self._inspector = Inspector(bundle, engine, rule, scales=scales, clock=clock)
+        self._mailbox = Mailbox(slots, limit=frames)
+        self._clock = clock
+        self._utc = utc
+        # Cameras' threads end within a fraction of the heartbeat's period, and so does the wait for frames.
+        self._tick_s = min(READ_S, config.publish.heartbeat_ms / 4000)
+        self._stop = False
+        self._lost: Counter[str] = Counter()
+        self._verdicts: Counter[Verdict] = Counter()
+        self._latencies_ms: deque[float] = deque(maxlen=LATENCIES_KEPT)
+        self._first_ns = 0
+        self._last_ns = 0
+
+    def stop(self) -> None:
+        """Grab nothing more, inspect what was grabbed, end. Takes no lock, so that a signal handler can call it."""
+        self._stop = True
+
+    @property
+    def failure(self) -> Exception | None:
+        """Why a camera's thread ended, if it did not end as it should."""
+        return self._mailbox.failure
+
+    def summary(self) -> Summary:
+        """What has been done so far."""
+        seconds = (self._last_ns - self._first_ns) / 1e9
+        verdicts = self._verdicts.total()
+        p50, p99 = np.percentile(self._latencies_ms, (50, 99)) if self._latencies_ms else (0.0, 0.0)
+        return Summary(
+            frames=self._mailbox.accepted,
+            verdicts=verdicts,
+            ok=self._verdicts[Verdict.OK],
+            ng=self._verdicts[Verdict.NG],
+            review=self._verdicts[Verdict.REVIEW],
+            not_inspected=self._verdicts[Verdict.NOT_INSPECTED],
+            dropped=self._mailbox.dropped,
+            lost=self._lost.total(),
+            fps=verdicts / seconds if seconds > 0 else 0.0,
+            latency_p50_ms=float(p50),
+            latency_p99_ms=float(p99),
+        )
+
+    def run(self) -> None:
+        """Self-test, open the cameras, inspect until the end, let the cameras go.
+
+        `summary` tells what was done, also after an error.
+
+        Raises:
+            BundleError: the self-test failed.
+            CameraError: a camera could not be opened, or was lost; then what had been grabbed was inspected first.
+            ProtocolError: a verdict could not be published.
+        """
+        self._publisher.tick()
+        try:
+            self_test(self._engine, self._bundle)
+            self._open()
+            self._publisher.state = State.READY
+            self._work()
+        except BaseException:
+            self._publisher.state = State.ERROR
+            raise
+        finally:
+            for source in self._sources:
+                source.close()
+        self._publisher.state = State.HALTED
+        self._publisher.tick()
+
+    def _open(self) -> None:
+        """In a thread of its own, for a camera may take seconds to open, and the heartbeat must not wait for it."""
+        with ThreadPoolExecutor(1, thread_name_prefix="open") as opener:
+            for source in self._sources:
+                opening = opener.submit(source.open)
+                while not opening.done():
+                    self._publisher.tick()
+                    wait([opening], self._tick_s)
+                opening.result()
+
+    def _work(self) -> None:
+        threads = [
+            threading.Thread(target=self._grab, args=(source,), name=f"grab-{source.name}", daemon=True)
+            for source in self._sources
+        ]
+        self._publisher.state = State.CONTINUOUS_EXECUTION
+        for thread in threads:
+            thread.start()
+        try:
+            self._inspect_all()
+        finally:
+            self._mailbox.close()
+            for thread in threads:
+                thread.join(JOIN_S)
+        if stuck := [thread.name for thread in threads if thread.is_alive()]:
+            raise CameraError(f"{', '.join(stuck)}: did not end within {JOIN_S:g} s; the camera's driver hangs")
+        if self.failure is not None:
+            raise self.failure
+
+    def _inspect_all(self) -> None:
+        while not self._mailbox.drained:
+            self._publisher.drops = self._mailbox.dropped + self._lost.total()
+            if self.failure is not None:
+                self._publisher.state = State.ERROR
+            self._publisher.tick()
+            if self._stop:
+                self._mailbox.close()
+            arrival = self._mailbox.get(self._tick_s)
+            if arrival is not None:
+                self._finish(self._judge(arrival))
+
+    def _judge(self, arrival: Arrival) -> Inspection:
+        if not arrival.fault:
+            return self._inspector.inspect(arrival.frame)
+        return self._inspector.refuse(arrival.frame, arrival.fault)
+
+    def _finish(self, inspection: Inspection) -> None:
+        frame = inspection.frame
+        self._publisher.publish(inspection)
+        self._last_ns = self._clock()
+        self._first_ns = self._first_ns or frame.received_ns
+        self._latencies_ms.append((self._last_ns - frame.received_ns) / 1e6)
+        self._verdicts[inspection.verdict] += 1
+        if inspection.verdict is Verdict.NOT_INSPECTED:
+            _log.warning("camera %r: frame %d not inspected: %s", frame.camera, frame.frame_id, inspection.reason)
+
+    def _grab(self, source: FrameSource) -> None:
+        """A camera's thread: whatever ends it is told to the mailbox."""
+        try:
+            self._grab_until_refused(source)
+        except EndOfFrames:
+            self._mailbox.finish(source.name)
+        except InspectdError as error:
+            self._mailbox.finish(source.name, error)
+        except BaseException as error:  # noqa: BLE001 - a thread that dies unseen would leave a line that inspects nothing
+            failure = CameraError(f"camera {source.name!r}: its thread died of {type(error).__name__}: {error}")
+            failure.__cause__ = error
+            self._mailbox.finish(source.name, failure)
+        else:
+            self._mailbox.finish(source.name)
+
+    def _grab_until_refused(self, source: FrameSource) -> None:
+        previous: int | None = None
+        while not self._mailbox.is_over:
+            try:
+                arrival = Arrival(source.read(READ_S))
+            except FrameTimeout:
+                continue
+            except DamagedFrame as error:
+                arrival = Arrival(error.frame, str(error))
+            except IncompleteFrame as error:
+                frame = stand_in(source.name, 0, acquired_ns=self._utc(), received_ns=self._clock())
+                arrival = Arrival(frame, str(error) or "incomplete frame")
+            if not self._mailbox.put(source.name, arrival):
+                return
+            frame_id = arrival.frame.frame_id
+            # A number that goes back is a camera's counter that starts anew, not a loss.
+            if previous is not None and frame_id > previous:
+                self._lost[source.name] += frame_id - previous - 1
+            previous = frame_id

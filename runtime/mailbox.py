@@ -1,0 +1,133 @@
+"""Where frames wait between the cameras' threads and the inspection."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from inspectd.frame import Frame
+
+__all__ = ["Arrival", "Mailbox", "Slot"]
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A frame that came from a camera.
+
+    Attributes:
+        frame: the frame.
+        fault: why its pixels cannot be used; empty where they can.
+    """
+
+    frame: Frame
+    fault: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """How a camera's frames wait: how many, and whether the oldest gives way to a new one."""
+
+    capacity: int
+    drops_oldest: bool
+
+
+class Mailbox:
+    """Bounded queues, one a camera, that are emptied in the order of arrival.
+
+    A camera that runs freely drops its oldest waiting frame, which is counted; any other camera waits. Each frame
+    that `put` accepted is either dropped or given out by `get`, once.
+
+    Args:
+        slots: the cameras.
+        limit: how many frames to accept, dropped ones not counted; None for no limit.
+    """
+
+    def __init__(self, slots: Mapping[str, Slot], *, limit: int | None = None) -> None:
+        self._slots = dict(slots)
+        self._limit = limit
+        self._waiting: dict[str, deque[tuple[int, Arrival]]] = {camera: deque() for camera in slots}
+        self._running = set(slots)
+        self._closed = False
+        self._arrivals = 0
+        self._failure: Exception | None = None
+        self._changed = threading.Condition()
+        self.dropped = 0
+        """Frames that gave way to newer ones."""
+
+    @property
+    def accepted(self) -> int:
+        """Frames to be inspected, those included that have been."""
+        return self._arrivals - self.dropped
+
+    @property
+    def failure(self) -> Exception | None:
+        """Why a camera ended, if it did not end as it should."""
+        return self._failure
+
+    @property
+    def drained(self) -> bool:
+        """Whether nothing waits and nothing more will come."""
+        with self._changed:
+            return self._over() and not any(self._waiting.values())
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is accepted."""
+        with self._changed:
+            return self._over()
+
+    def put(self, camera: str, arrival: Arrival) -> bool:
+        """Hand a frame over, waiting for room where the camera does not drop.
+
+        Returns:
+            False if it was refused because the mailbox is closed or its limit reached; the camera can stop.
+        """
+        slot, waiting = self._slots[camera], self._waiting[camera]
+        with self._changed:
+            if not slot.drops_oldest:
+                self._changed.wait_for(lambda: self._over() or len(waiting) < slot.capacity)
+            if self._over():
+                return False
+            if len(waiting) == slot.capacity:
+                waiting.popleft()
+                self.dropped += 1
+            self._arrivals += 1
+            waiting.append((self._arrivals, arrival))
+            self._changed.notify_all()
+            return True
+
+    def get(self, timeout_s: float) -> Arrival | None:
+        """The frame that has waited longest, or None: nothing came in time, or nothing will."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._over() or self._oldest() is not None, timeout_s)
+            camera = self._oldest()
+            if camera is None:
+                return None
+            _, arrival = self._waiting[camera].popleft()
+            self._changed.notify_all()
+            return arrival
+
+    def finish(self, camera: str, failure: Exception | None = None) -> None:
+        """Note that a camera delivers nothing more; a failure closes the mailbox for all."""
+        with self._changed:
+            self._running.discard(camera)
+            if failure is not None:
+                self._failure = self._failure or failure
+                self._closed = True
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Accept nothing more; what waits can still be taken."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _over(self) -> bool:
+        limited = self._limit is not None and self.accepted >= self._limit
+        return self._closed or limited or not self._running
+
+    def _oldest(self) -> str | None:
+        heads = {camera: waiting[0][0] for camera, waiting in self._waiting.items() if waiting}
+        return min(heads, key=heads.__getitem__, default=None)

@@ -1,0 +1,269 @@
+"""GenICam cameras through harvesters and any GenTL producer.
+
+What is worked around here was measured with harvesters 1.4.3 and genicam 1.6.0: `fetch` can block far beyond
+its timeout and hides incomplete frames, so buffers are polled from the event manager; the interpreter is
+held while harvesters waits, so it is only ever asked without waiting; queueing a buffer clears its memory,
+so pixels are copied before; line padding is left in the data, so strides are handled here; a pixel format
+that harvesters does not know loses the buffer, so the format is checked at opening.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from inspectd.config import Feature, GenicamCamera
+from inspectd.errors import CameraError, CameraLost, FrameTimeout
+from inspectd.frame import Frame
+
+from .damaged import DamagedFrame, stand_in
+from .pixel_formats import PIXEL_FORMATS, PixelFormat, to_pixels
+from .producers import Device, Foreign, Producer, load_api, producer_file, sigint_kept, tolerated
+
+__all__ = ["GenicamSource"]
+
+_POLL_S = 0.001
+# Beyond harvesters' three: what arrives while all are full is lost without a word.
+_BUFFERS = 8
+_ALIVE_NS = 500_000_000
+_NO_ACCESS = 3  # DEVICE_ACCESS_STATUS_NOACCESS of GenTL
+_IMAGE_PAYLOADS = (1, 4)  # PAYLOAD_TYPE_IMAGE, PAYLOAD_TYPE_CHUNK_DATA
+_SAME_CLOCK_NS = 10_000_000_000
+_ROUNDING = 0.01  # cameras round times and rates to what their clocks can do
+
+
+class GenicamSource:
+    """One GenICam camera, for one connection: what is lost has to be made anew."""
+
+    def __init__(
+        self,
+        name: str,
+        camera: GenicamCamera,
+        *,
+        clock: Callable[[], int] = time.monotonic_ns,
+        utc: Callable[[], int] = time.time_ns,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._name = name
+        self._camera = camera
+        self._clock = clock
+        self._utc = utc
+        self._sleep = sleep
+        self._producer: Producer | None = None
+        self._acquirer: Foreign = None
+        self._monitor: Foreign = None
+        self._format = PIXEL_FORMATS["Mono8"]
+        self._last_frame_ns = 0
+        self._last_alive_ns = 0
+        self._lost = False
+
+    @property
+    def name(self) -> str:
+        """Name of the camera in the configuration."""
+        return self._name
+
+    def open(self) -> None:
+        """Find the camera, set its features, start to acquire.
+
+        Raises:
+            CameraError: no producer or no camera, held elsewhere, a feature that cannot be set, or a pixel
+                format that cannot be read; what was opened has been let go again.
+        """
+        api = load_api()
+        faults: tuple[type[Exception], ...] = (ValueError, StopIteration, *api.faults)
+        try:
+            self._producer = Producer.share(producer_file(self._camera.producer))
+            device = self._choose(self._producer)
+            with sigint_kept():
+                self._acquirer = self._producer.harvester.create(device.info)
+            # Else it is destroyed once more when the interpreter ends, after the libraries under it.
+            self._acquirer._finalizer.detach()  # noqa: SLF001 - there is no public way
+            nodes = self._acquirer.remote_device.node_map
+            for feature, value in self._camera.features.items():
+                self._set(nodes, feature, value)
+            self._format = self._agree_on_format(nodes)
+            self._acquirer.num_buffers = max(self._acquirer.min_num_buffers, _BUFFERS)
+            self._acquirer.start()
+            # What `fetch` itself polls, without its own ideas of time and damage.
+            self._monitor = next(iter(self._acquirer._new_buffer_event_monitor_dict.values()))  # noqa: SLF001
+        except CameraError:
+            self.close()
+            raise
+        except (api.access_denied, api.in_use) as error:
+            self.close()
+            raise CameraError(
+                f"{self._who}: in use by another program, or by one that was killed and whose heartbeat has not "
+                f"run out; close that program or wait 10 s ({error})"
+            ) from error
+        except faults as error:
+            self.close()
+            raise CameraError(f"{self._who}: cannot be opened: {error}") from error
+        self._last_frame_ns = self._last_alive_ns = self._clock()
+
+    def read(self, timeout_s: float) -> Frame:
+        """The next frame; see `FrameSource.read`.
+
+        Raises:
+            FrameTimeout: nothing came in time.
+            DamagedFrame: an incomplete frame came, or one that is no picture of the format agreed.
+            CameraLost: the camera is gone, or was silent for its `timeout_ms`.
+        """
+        if self._monitor is None:
+            raise CameraLost(f"{self._who}: is not open")
+        deadline_ns = self._clock() + round(timeout_s * 1e9)
+        try:
+            while not self._arrived():
+                self._check_alive()
+                if self._clock() >= deadline_ns:
+                    raise FrameTimeout(f"{self._who}: no frame within {timeout_s:g} s")
+                self._sleep(_POLL_S)
+            buffer = self._monitor.buffer
+            try:
+                return self._frame(buffer)
+            finally:
+                buffer.parent.queue_buffer(buffer)
+        except load_api().faults as error:
+            self._lost = True
+            raise CameraLost(f"{self._who}: the connection broke: {error}") from error
+        except CameraLost:
+            self._lost = True
+            raise
+
+    def close(self) -> None:
+        """Stop and let go of the camera."""
+        acquirer, self._acquirer, self._monitor = self._acquirer, None, None
+        producer, self._producer = self._producer, None
+        if acquirer is not None:
+            if self._lost:
+                # On a dead link harvesters' own stop raises before it has stopped the stream.
+                for stream in acquirer.data_streams:
+                    with tolerated("stopping the stream of a lost camera"):
+                        stream.stop_acquisition(load_api().kill)
+            with tolerated("letting go of the camera"):
+                acquirer.destroy()
+        if producer is not None:
+            producer.release()
+
+    @property
+    def _who(self) -> str:
+        device = f" ({self._camera.device})" if self._camera.device else ""
+        return f"camera {self._name!r}{device}"
+
+    def _choose(self, producer: Producer) -> Device:
+        devices, wanted = producer.devices(), self._camera.device
+        matching = [device for device in devices if wanted is None or wanted in device.names]
+        if len(matching) == 1:
+            return matching[0]
+        found = ", ".join(map(str, devices)) or "none"
+        if matching:
+            raise CameraError(
+                f"{self._who}: {producer.path} finds {len(matching)}; "
+                f"set cameras.{self._name}.device to a serial number or id of: {found}"
+            )
+        raise CameraError(f"{self._who}: not found; {producer.path} finds: {found}")
+
+    def _set(self, nodes: Foreign, feature: str, value: Feature) -> None:
+        api = load_api()
+        where = f"{self._who}: feature {feature!r}"
+        if not nodes.has_node(feature):
+            known = [name for name in dir(nodes) if name[0].isupper()]
+            near = difflib.get_close_matches(feature, known, n=1)
+            raise CameraError(f"{where} does not exist{f'; did you mean {near[0]!r}?' if near else ''}")
+        node = getattr(nodes, feature)
+        if not (hasattr(node, "value") or hasattr(node, "execute")):
+            raise CameraError(f"{where} is a category, not a value")
+        try:
+            if hasattr(node, "execute"):
+                if value is not True:
+                    raise CameraError(f"{where} is a command: true executes it, got {value!r}")
+                node.execute()
+                return
+            node.value = value
+            got = node.get_value(False, True)
+        except api.out_of_range as error:
+            raise CameraError(f"{where}: {value!r} is out of range; expected {_expected(node)}") from error
+        except (api.invalid, TypeError, AttributeError) as error:
+            raise CameraError(f"{where}: {value!r} does not fit; expected {_expected(node)}") from error
+        except api.access as error:
+            raise CameraError(f"{where} cannot be written now; another feature may lock it ({error})") from error
+        same = math.isclose(got, float(value), rel_tol=_ROUNDING) if isinstance(got, float) else got == value
+        if not same:
+            raise CameraError(f"{where}: was set to {value!r}, but the camera answers {got!r}")
+
+    def _agree_on_format(self, nodes: Foreign) -> PixelFormat:
+        name = str(nodes.PixelFormat.value)
+        if name in PIXEL_FORMATS:
+            return PIXEL_FORMATS[name]
+        offered: Sequence[str] = [known for known in PIXEL_FORMATS if known in nodes.PixelFormat.symbolics]
+        raise CameraError(
+            f"{self._who}: sends {name}, which cannot be read; set cameras.{self._name}.features.PixelFormat "
+            f"to one of {', '.join(offered or PIXEL_FORMATS)}"
+        )
+
+    def _arrived(self) -> bool:
+        try:
+            self._monitor.update_event_data(0)
+        except load_api().timeout:
+            return False
+        return True
+
+    def _check_alive(self) -> None:
+        now = self._clock()
+        silent_ms = (now - self._last_frame_ns) / 1e6
+        if self._camera.timeout_ms and silent_ms >= self._camera.timeout_ms:
+            raise CameraLost(
+                f"{self._who}: no frame for {silent_ms / 1e3:.1f} s; check cable, power and trigger "
+                f"(cameras.{self._name}.timeout_ms = 0 waits for ever)"
+            )
+        if now - self._last_alive_ns < _ALIVE_NS:
+            return
+        self._last_alive_ns = now
+        if self._acquirer.device.module.access_status == _NO_ACCESS:
+            raise CameraLost(f"{self._who}: the producer has lost it; check cable and power")
+        # Past the cache, which would still answer after the camera is gone.
+        self._acquirer.remote_device.node_map.Width.get_value(False, True)
+
+    def _frame(self, buffer: Foreign) -> Frame:
+        asked = load_api().asked
+        received_ns, host_ns = self._clock(), self._utc()
+        self._last_frame_ns = self._last_alive_ns = received_ns
+        frame_id = asked(lambda: int(buffer.frame_id), 0)
+        device_ns = asked(lambda: int(buffer.timestamp_ns), 0)
+        # A camera's clock is UTC only where PTP sets it; else it counts from power-on and says nothing here.
+        acquired_ns = device_ns if abs(device_ns - host_ns) < _SAME_CLOCK_NS else host_ns
+
+        def damaged(fault: str) -> DamagedFrame:
+            frame = stand_in(self._name, frame_id, acquired_ns=acquired_ns, received_ns=received_ns)
+            return DamagedFrame(f"{self._who}: frame {frame_id}: {fault}", frame)
+
+        if not buffer.is_complete():
+            raise damaged("incomplete: part of its lines did not arrive")
+        payload = asked(lambda: int(buffer.payload_type), 1)
+        if payload not in _IMAGE_PAYLOADS:
+            raise damaged(f"payload type {payload}; expected a plain image (switch multi-part and compression off)")
+        code = asked(lambda: int(buffer.pixel_format), self._format.code)
+        if code != self._format.code:
+            raise damaged(f"pixel format {code:#010x}; {self._format.code:#010x} was agreed on at opening")
+        nodes = self._acquirer.remote_device.node_map
+        height = asked(lambda: int(buffer.height), 0) or int(nodes.Height.value)
+        width = asked(lambda: int(buffer.width), 0) or int(nodes.Width.value)
+        padding = asked(lambda: int(buffer.padding_x), 0)
+        data = np.frombuffer(buffer.raw_buffer, np.uint8)[asked(lambda: int(buffer.image_offset), 0) :]
+        try:
+            pixels = to_pixels(data, height, width, padding, self._format)
+        except ValueError as error:
+            raise damaged(str(error)) from error
+        return Frame(self._name, frame_id, pixels, acquired_ns=acquired_ns, received_ns=received_ns)
+
+
+def _expected(node: Foreign) -> str:
+    """What a feature takes, in words."""
+    if hasattr(node, "symbolics"):
+        return f"one of {', '.join(node.symbolics)}"
+    if hasattr(node, "min"):
+        return f"a number from {node.min} to {node.max}"
+    return f"a value like {node.value!r}"

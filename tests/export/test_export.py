@@ -1,0 +1,159 @@
+"""From a checkpoint to a bundle that the runtime takes, and what keeps one from being written."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from rich.console import Console
+
+from inspectd.bundle import MODEL, PARITY, load_bundle
+from inspectd.errors import BundleError, DatasetError
+from inspectd.export.bundler import export_bundle
+from inspectd.export.certificate import certify
+from inspectd.export.graph import Inspector, to_onnx
+from inspectd.runtime.engine import open_engine, self_test
+from inspectd.training.data.dataset import open_dataset, read_image
+from inspectd.training.segmentation.checkpoint import load_checkpoint
+from inspectd.training.segmentation.predict import TorchPredictor
+from inspectd.training.segmentation.settings import SegmentSettings
+from inspectd.training.segmentation.train import Hardware, train
+
+
+@pytest.fixture(scope="session")
+def trained(buttons, tmp_path_factory):
+    settings = SegmentSettings(
+        backbone="slim", height=64, width=96, batch=4, steps=30, classes="types", precision="32-true", fill=90
+    )
+    out = tmp_path_factory.mktemp("trained") / "out"
+    return train(buttons, out, settings, hardware=Hardware(accelerator="cpu"), console=Console(quiet=True))
+
+
+@pytest.fixture(scope="session")
+def bundle(buttons, trained, tmp_path_factory):
+    out = tmp_path_factory.mktemp("bundle") / "bundle"
+    export_bundle(trained, out, calibration=buttons, limit=5)
+    return load_bundle(out)
+
+
+def test_the_runtime_finds_what_the_trained_network_finds(bundle, trained, buttons):
+    checkpoint = load_checkpoint(trained)
+    predict = TorchPredictor(checkpoint.network, checkpoint.card)
+    engine = open_engine(bundle, threads=1)
+    threshold = 0.02  # low, so that a barely trained network marks something
+    thresholds = np.full(len(bundle.card.classes), threshold, np.float32)
+    marked = 0
+    for sample in open_dataset(buttons).select("test", "ok_test"):
+        pixels = read_image(sample.image)
+        result = engine.infer(bundle.card.preprocess.image(pixels)[None], thresholds)
+        probabilities = predict(pixels)
+        excess = probabilities - threshold
+        expected = np.where(excess.max(axis=0) >= 0, excess.argmax(axis=0) + 1, 0)
+        got = bundle.card.preprocess.letterbox(pixels.shape[:2]).restore(result.labels[0])
+        assert (got != expected).mean() < 1e-3
+        assert result.scores[0] == pytest.approx(probabilities.max(axis=(1, 2)), abs=1e-3)
+        marked += int((got > 0).sum())
+    assert marked > 0
+
+
+def test_thresholds_are_an_input(bundle):
+    engine = open_engine(bundle, threads=1)
+    images = np.random.default_rng(0).integers(0, 255, (1, 64, 96, 3), dtype=np.uint8)
+    count = len(bundle.card.classes)
+    everything = engine.infer(images, np.full(count, 1e-6, np.float32))
+    nothing = engine.infer(images, np.ones(count, np.float32))
+    assert (everything.labels > 0).all()
+    assert not nothing.labels.any()
+    one = np.ones(count, np.float32)
+    one[2] = 1e-6
+    assert set(np.unique(engine.infer(images, one).labels)) == {3}
+
+
+def test_batches_of_any_size(bundle):
+    engine = open_engine(bundle, threads=1)
+    images = np.random.default_rng(0).integers(0, 255, (3, 64, 96, 3), dtype=np.uint8)
+    thresholds = np.full(len(bundle.card.classes), 0.3, np.float32)
+    together = engine.infer(images, thresholds)
+    for index in range(3):
+        alone = engine.infer(images[index : index + 1], thresholds)
+        assert together.scores[index] == pytest.approx(alone.scores[0], abs=1e-4)
+
+
+def test_the_certificate_tells_what_was_compared(bundle):
+    certificate = json.loads(bundle.read(PARITY))
+    assert certificate["images"] == 8 + 5
+    assert "5 of buttons" in certificate["images_from"]
+    assert all(check["passed"] for check in certificate["checks"])
+    names = " ".join(check["name"] for check in certificate["checks"])
+    for part in ("onnx.checker", "opset", "inputs and outputs", "same class", "flips", "finite"):
+        assert part in names
+
+
+def test_the_card_travels_in_the_graph(bundle):
+    model = onnx.load_from_string(bundle.read(MODEL))
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    assert json.loads(properties["inspectd.card"]) == bundle.card.model_dump(mode="json")
+
+
+def test_another_network_gets_no_certificate(trained):
+    checkpoint = load_checkpoint(trained)
+    inspector = Inspector(checkpoint.network, checkpoint.card).eval()
+    model = to_onnx(inspector, checkpoint.card)
+    with torch.no_grad():
+        checkpoint.network.classify.bias[1:] += 3.0
+    certificate, _ = certify(inspector, model, checkpoint.card, checkpoint.golden, images_from="golden")
+    assert not certificate.passed
+    failed = {check.name for check in certificate.checks if not check.passed}
+    assert "largest difference of a score" in failed
+
+
+def test_numbers_that_are_not_finite_get_no_bundle(trained, tmp_path):
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with safe_open(trained, framework="pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    tensors["classify.bias"][1] = float("nan")
+    save_file(tensors, tmp_path / "checkpoint.safetensors", metadata=metadata)
+    with pytest.raises(BundleError, match="not the trained network"):
+        export_bundle(tmp_path, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_the_self_test_passes_and_fails_where_it_must(bundle):
+    class Blind:
+        """An engine that finds nothing."""
+
+        def infer(self, images, thresholds):
+            result = open_engine(bundle, threads=1).infer(images, thresholds)
+            return type(result)(result.labels * 0, result.confidence * 0, result.scores * 0)
+
+        def close(self):
+            pass
+
+    self_test(open_engine(bundle, threads=1), bundle)
+    with pytest.raises(BundleError, match="self-test failed"):
+        self_test(Blind(), bundle)
+
+
+def test_the_command(trained, tmp_path):
+    command = [sys.executable, "-m", "inspectd.export.cli"]
+    done = subprocess.run([*command, str(trained), "--out", str(tmp_path / "b.zip")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert load_bundle(tmp_path / "b.zip").card.name == "buttons"
+    done = subprocess.run([*command, str(tmp_path), "--out", str(tmp_path / "c")], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "no such checkpoint" in done.stderr
+    assert done.stderr.startswith("export-trt: error: ")
+
+
+def test_a_dataset_without_pictures_for_comparison_is_refused(trained, tmp_path, buttons):
+    (tmp_path / "split.csv").write_text("image,mask,defect,role,tile\n")
+    with pytest.raises(DatasetError):
+        export_bundle(trained, tmp_path / "b", calibration=tmp_path)

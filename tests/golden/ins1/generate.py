@@ -1,0 +1,225 @@
+"""Writes the golden vectors of INS1 beside this file: `python tests/golden/ins1/generate.py`.
+
+Each vector is NAME.bin, the parts of one message each preceded by its length (u32, little-endian), and NAME.json:
+
+    what     what the vector shows
+    accept   whether a reader must take the message, its body and its payload
+    stage    where a reader must refuse it: "message" (parts, header, checksum) or "payload"
+    says     a word of the reason
+    topic, header, body      what is in it, if it is to be accepted
+    labels   the decoded mask, row by row
+
+Run it only for a deliberate change of the format: clients in other languages are held against these files.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+
+from inspectd.defect import find_defects
+from inspectd.frame import Frame
+from inspectd.inspection import Inspection, Timings, Verdict
+from inspectd.mask import ClassMap, Mask
+from inspectd.wire import (
+    STATION_STREAM,
+    Flags,
+    MaskEncoding,
+    Message,
+    MessageType,
+    Origin,
+    Recipe,
+    State,
+    StreamPosition,
+    heartbeat_message,
+    mask_message,
+    read_mask,
+    state_message,
+    verdict_message,
+)
+
+ACQUIRED_NS = 1_767_225_600_123_456_789  # 2026-01-01T00:00:00.123456789Z
+CLASSES = ClassMap(("scratch", "Ölfleck"))
+ORIGIN = Origin(
+    epoch=7,
+    stream=1,
+    seq=42,
+    state=State.CONTINUOUS_EXECUTION,
+    latency_us=15_250,
+    flags=Flags.SIMULATED | Flags.NOT_DURABLE,
+    recipe=Recipe(number=3, internal_id="button-4", external_id="A-1001", job_id="J2026"),
+)
+
+
+def inspection(verdict: Verdict) -> Inspection:
+    """A part of 8 x 6 pixels; with a scratch and a stain where it is NG."""
+    frame = Frame("cam1", 1234, np.zeros((6, 8, 3), np.uint8), ACQUIRED_NS, trigger_id=99, received_ns=1)
+    digest = "ab" * 32
+    if verdict is Verdict.NOT_INSPECTED:
+        return Inspection(frame, verdict, (), None, digest, reason="frame 1234 is incomplete: 2 of 6 lines")
+    labels = np.zeros((6, 8), np.uint8)
+    confidence = np.zeros((6, 8), np.uint8)
+    if verdict is Verdict.NG:
+        labels[1, 2:7] = 1
+        labels[3:5, 0:2] = 2
+        confidence[1, 2:7] = (130, 200, 255, 140, 130)
+        confidence[3:5, 0:2] = 204
+    mask = Mask(labels, CLASSES)
+    defects = find_defects(mask, confidence, scale_mm_per_px=0.5)
+    return Inspection(frame, verdict, defects, mask, digest, Timings(0.125, 1.5, 10.25, 0.5))
+
+
+def sealed(message: Message, body: bytes, payload: bytes) -> Message:
+    """The message with another body and payload, and a checksum that fits them."""
+    return Message(message.topic, replace(message.header, crc32=zlib.crc32(payload, zlib.crc32(body))), body, payload)
+
+
+def png(labels: np.ndarray) -> bytes:
+    """A PNG in stored blocks, so that its bytes do not depend on the version of zlib."""
+    rows = b"".join(b"\0" + row.tobytes() for row in labels)
+    chunks = [
+        (b"IHDR", struct.pack(">II5B", labels.shape[1], labels.shape[0], 8, 0, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows, 0)),
+        (b"IEND", b""),
+    ]
+    coded = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(coded)
+
+
+def accepted() -> dict[str, tuple[str, list[bytes]]]:
+    """Name, what it shows, and the parts of what a reader must take."""
+    created_ns = ACQUIRED_NS + 15_250_000
+    ng = inspection(Verdict.NG)
+    mask = mask_message(ng, ORIGIN, encoding=MaskEncoding.RLE8, scale_mm_per_px=0.5)
+    zipped = sealed(mask, mask.body.replace(b'"rle8"', b'"rle8+zlib"'), zlib.compress(mask.payload, 0))
+    pictured = sealed(mask, mask.body.replace(b'"rle8"', b'"png8"'), png(ng.mask.labels))
+    heartbeat = heartbeat_message(
+        "press 3",
+        State.CONTINUOUS_EXECUTION,
+        [
+            StreamPosition(stream=0, camera="cam0", last=0, oldest=1),
+            StreamPosition(stream=1, camera="cam1", last=42, oldest=43),
+            StreamPosition(stream=STATION_STREAM, camera="", last=2, oldest=3),
+        ],
+        epoch=7,
+        uptime_s=12.5,
+        drops=1,
+    )
+    state = state_message("press 3", State.HALTED, State.READY, epoch=7, seq=3, flags=Flags.NOT_DURABLE)
+    later = verdict_message(inspection(Verdict.OK), ORIGIN, created_ns=created_ns)
+    later = sealed(later, later.body[:-1] + b',"tomorrow":[1]}', b"").to_parts()
+    later[1] = bytearray(later[1]) + b"\xee" * 8
+    struct.pack_into("<B", later[1], 5, 1)
+    struct.pack_into("<H", later[1], 12, 72)
+    unknown = sealed(state, b"{}", b"").to_parts()
+    unknown[0] = b"ins1/tomorrow/"
+    unknown[1] = unknown[1][:5] + bytes((1, 200)) + unknown[1][7:]
+    return {
+        "verdict-ok": (
+            "a good part",
+            verdict_message(inspection(Verdict.OK), ORIGIN, created_ns=created_ns).to_parts(),
+        ),
+        "verdict-ng": ("two defects, worst first", verdict_message(ng, ORIGIN, created_ns=created_ns).to_parts()),
+        "verdict-not-inspected": (
+            "a failure and its reason",
+            verdict_message(inspection(Verdict.NOT_INSPECTED), ORIGIN, created_ns=created_ns).to_parts(),
+        ),
+        "mask-rle8": ("runs", mask.to_parts()),
+        "mask-rle8-zlib": ("the same runs in a zlib stream", zipped.to_parts()),
+        "mask-png8": ("the same mask as a PNG", pictured.to_parts()),
+        "heartbeat": ("three streams, one of which has sent nothing yet", heartbeat.to_parts()),
+        "state": ("a change of state", state.to_parts()),
+        "later-minor": ("minor version 1: 72 bytes of header, a field more in the body", [bytes(p) for p in later]),
+        "later-type": ("minor version 1: a message type that is not known; to be passed over", unknown),
+    }
+
+
+def refused() -> dict[str, tuple[str, str, str, list[bytes]]]:
+    """Name, what it shows, the stage, a word of the reason, and the parts of what a reader must refuse."""
+    mask = mask_message(inspection(Verdict.NG), ORIGIN, encoding=MaskEncoding.RLE8)
+    good = mask.to_parts()
+    header = good[1]
+    zlib_body = mask.body.replace(b'"rle8"', b'"rle8+zlib"')
+    overflow = struct.pack("<2I", 48, 2**32 - 1) + bytes((0, 1))
+    huge_body = mask.body.replace(b'"width":8', b'"width":65536').replace(b'"height":6', b'"height":65536')
+
+    def payload(body: bytes, data: bytes) -> list[bytes]:
+        return sealed(mask, body, data).to_parts()
+
+    compressed = zlib.compress(mask.payload, 0)
+    return {
+        "bad-crc": ("one bit of the payload flipped", "message", "crc32", [*good[:3], good[3][:-1] + b"\x03"]),
+        "bad-magic": ("another magic", "message", "magic", [good[0], b"INS2" + header[4:], *good[2:]]),
+        "bad-major": ("major version 2", "message", "major", [good[0], header[:4] + b"\2" + header[5:], *good[2:]]),
+        "short-header": ("63 bytes of header", "message", "64 bytes", [good[0], header[:-1], *good[2:]]),
+        "long-header": (
+            "65 bytes that call themselves 64",
+            "message",
+            "header_bytes",
+            [good[0], header + b"\0", *good[2:]],
+        ),
+        "bad-verdict": ("verdict 5", "message", "verdict", [good[0], header[:48] + b"\5" + header[49:], *good[2:]]),
+        "bad-topic": ("a mask under the topic of verdicts", "message", "topic", [b"ins1/verdict/cam1/", *good[1:]]),
+        "two-parts": ("header and body missing", "message", "parts", good[:2]),
+        "runs-overflow": ("runs that sum to more than the mask", "payload", "sum", payload(mask.body, overflow)),
+        "runs-short": ("the last run missing", "payload", "sum", payload(mask.body, b"\1\0\0\0\0")),
+        "runs-zero": ("a run of no pixel", "payload", "run", payload(mask.body, struct.pack("<2I", 48, 0) + b"\0\1")),
+        "runs-cut": ("not a multiple of five bytes", "payload", "multiple", payload(mask.body, mask.payload[:-1])),
+        "label-unknown": (
+            "a label without a class",
+            "payload",
+            "label 9",
+            payload(mask.body, struct.pack("<I", 48) + b"\x09"),
+        ),
+        "too-large": ("65536 x 65536 pixels", "payload", "pixels", payload(huge_body, mask.payload)),
+        "zip-bomb": (
+            "4 MB of zeros for 48 pixels",
+            "payload",
+            "at most",
+            payload(zlib_body, zlib.compress(bytes(2**22))),
+        ),
+        "zip-cut": ("a zlib stream without its end", "payload", "cut short", payload(zlib_body, compressed[:-2])),
+        "zip-trailing": ("bytes after the zlib stream", "payload", "follow", payload(zlib_body, compressed + b"!")),
+    }
+
+
+def describe(what: str, parts: list[bytes]) -> dict[str, object]:
+    """The JSON beside a vector that is to be accepted."""
+    message = Message.from_parts(parts)
+    description = {
+        "what": what,
+        "accept": True,
+        "topic": message.topic,
+        "header": {name: int(value) for name, value in asdict(message.header).items()},
+        "body": json.loads(message.body),
+    }
+    if message.header.msg_type == MessageType.MASK:
+        description["labels"] = read_mask(message).labels.tolist()
+    return description
+
+
+def vectors() -> dict[str, tuple[bytes, str]]:
+    """Name -> contents of NAME.bin and NAME.json."""
+    described = {name: (parts, describe(what, parts)) for name, (what, parts) in accepted().items()}
+    for name, (what, stage, says, parts) in refused().items():
+        described[f"reject-{name}"] = (parts, {"what": what, "accept": False, "stage": stage, "says": says})
+    return {
+        name: (
+            b"".join(struct.pack("<I", len(part)) + part for part in parts),
+            json.dumps(description, indent=2, ensure_ascii=False) + "\n",
+        )
+        for name, (parts, description) in described.items()
+    }
+
+
+if __name__ == "__main__":
+    for name, (data, text) in vectors().items():
+        Path(__file__).with_name(f"{name}.bin").write_bytes(data)
+        Path(__file__).with_name(f"{name}.json").write_text(text, encoding="utf-8")

@@ -1,0 +1,156 @@
+"""A tiny bundle that calls bright pixels a defect, pictures for it, and a line in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from inspectd.bundle import GOLDEN, MODEL, PARITY, Golden, GoldenSample, ModelCard, encode_png, write_bundle
+from inspectd.preprocess import Preprocess
+
+SIZE = 32
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+
+
+def bright_pixel_model() -> bytes:
+    """`labels = mean(RGB) / 255 >= threshold`, for uint8 [N, 32, 32, 3]."""
+    constants = {
+        "channels": np.array([3], np.int64),
+        "pixels": np.array([1, 2], np.int64),
+        "classes": np.array([1], np.int64),
+        "white": np.array(255, np.float32),
+    }
+    nodes = [
+        helper.make_node("Cast", ["images"], ["values"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["values", "channels"], ["grey"], keepdims=0),
+        helper.make_node("Div", ["grey", "white"], ["probability"]),
+        helper.make_node("GreaterOrEqual", ["probability", "thresholds"], ["over"]),
+        helper.make_node("Cast", ["over"], ["labels"], to=TensorProto.UINT8),
+        helper.make_node("Round", ["grey"], ["rounded"]),
+        helper.make_node("Cast", ["rounded"], ["confidence"], to=TensorProto.UINT8),
+        helper.make_node("ReduceMax", ["probability", "pixels"], ["highest"], keepdims=0),
+        helper.make_node("Unsqueeze", ["highest", "classes"], ["scores"]),
+    ]
+    inputs = [
+        helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", SIZE, SIZE, 3]),
+        helper.make_tensor_value_info("thresholds", TensorProto.FLOAT, [1]),
+    ]
+    outputs = [
+        helper.make_tensor_value_info("labels", TensorProto.UINT8, ["N", SIZE, SIZE]),
+        helper.make_tensor_value_info("confidence", TensorProto.UINT8, ["N", SIZE, SIZE]),
+        helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", 1]),
+    ]
+    initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "bright", inputs, outputs, initializers)
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9
+    ).SerializeToString()  # fmt: skip
+
+
+def picture(*, defect: bool, side: int = 64) -> np.ndarray:
+    """Dark grey, with a white square of a quarter of the side where it has a defect."""
+    pixels = np.full((side, side, 3), 40, np.uint8)
+    if defect:
+        pixels[side // 4 : side // 2, side // 4 : side // 2] = 255
+    return pixels
+
+
+@pytest.fixture(scope="session")
+def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bundles") / "bright"
+    sample = picture(defect=True, side=SIZE)
+    labels = (sample[..., 0] == 255).astype(np.uint8)
+    golden = Golden(
+        samples=(GoldenSample(input="golden/0.png", labels="golden/0-labels.png", scores=(1.0,)),), thresholds=(0.6,)
+    )
+    card = ModelCard(
+        name="bright pixels",
+        classes=("bright",),
+        preprocess=Preprocess(height=SIZE, width=SIZE),
+        thresholds=(0.6,),
+        network={},
+        provenance={},
+    )
+    files = {
+        MODEL: bright_pixel_model(),
+        PARITY: b"{}",
+        GOLDEN: golden.model_dump_json().encode(),
+        "golden/0.png": encode_png(sample),
+        "golden/0-labels.png": encode_png(labels),
+    }
+    write_bundle(path, card, files, version="test")
+    return path
+
+
+def save_picture(path: Path, pixels: np.ndarray) -> None:
+    done, data = cv2.imencode(path.suffix, pixels[..., ::-1])
+    assert done
+    path.write_bytes(data.tobytes())
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Ten pictures; those with an even number have a defect."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(1, 11):
+        save_picture(folder / f"part{number}.png", picture(defect=number % 2 == 0))
+    return folder
+
+
+@pytest.fixture
+def write_config(tmp_path: Path, bundle_path: Path):
+    """Writes a configuration around a `[cameras.cam1]` table, with its own state, socket and the tiny bundle."""
+
+    def write(camera: str, more: str = "") -> Path:
+        path = tmp_path / "line.toml"
+        path.write_text(
+            f'[station]\nname = "test"\n\n[cameras.cam1]\n{camera}\n\n'
+            f'[model]\nbundle = "{bundle_path}"\nthreads = 1\n\n'
+            f'[publish]\nendpoint = "ipc://{tmp_path}/pub"\n\n{more}\n'
+        )
+        return path
+
+    return write
+
+
+def inspectd(*arguments: object, **options) -> subprocess.Popen[str]:
+    """Start the command in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-c", "from inspectd.runtime.cli import main; main()", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **ONE_THREAD},
+        **options,
+    )
+
+
+def finish(process: subprocess.Popen[str], timeout_s: float = 60) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error."""
+    try:
+        out, err = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, err = process.communicate()
+        pytest.fail(f"did not end within {timeout_s} s:\n{out}\n{err}")
+    return process.returncode, out, err
+
+
+def run_inspectd(*arguments: object) -> tuple[int, str, str]:
+    """Run the command to its end."""
+    return finish(inspectd(*arguments))
+
+
+def summary_of(out: str) -> dict:
+    """The one line of JSON that a line prints."""
+    (line,) = out.splitlines()
+    return json.loads(line)

@@ -1,0 +1,185 @@
+"""`inspectd run`, `check` and `demo` as a user starts them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from inspectd.errors import CameraError
+from inspectd.runtime.gentl import producer_path
+from inspectd.runtime.messaging import Subscriber
+from inspectd.wire import Message, MessageType
+
+from .conftest import finish, inspectd, run_inspectd, summary_of
+
+FOLDER = 'source = "folder"\npath = "pictures"'
+
+
+def test_a_folder_gives_one_verdict_per_picture(write_config, pictures):
+    status, out, err = run_inspectd("run", write_config(FOLDER))
+    summary = summary_of(out)
+    assert status == 0, err
+    assert (summary["frames"], summary["verdicts"], summary["ok"], summary["ng"]) == (10, 10, 5, 5)
+    assert (summary["review"], summary["not_inspected"], summary["dropped"]) == (0, 0, 0)
+    assert 0 < summary["latency_ms"]["p50"] <= summary["latency_ms"]["p99"]
+    assert summary["fps"] > 0
+
+
+def test_frames_limits_and_a_broken_picture_is_never_ok(write_config, pictures):
+    good = (pictures / "part1.png").read_bytes()
+    (pictures / "part1.png").write_bytes(good[: len(good) // 2])
+    status, out, err = run_inspectd("run", write_config(FOLDER), "--frames", 6)
+    summary = summary_of(out)
+    assert status == 0
+    assert "part1.png: truncated" in err
+    counts = {key: summary[key] for key in ("frames", "verdicts", "ok", "ng", "review", "not_inspected")}
+    assert counts == {"frames": 6, "verdicts": 6, "ok": 2, "ng": 3, "review": 0, "not_inspected": 1}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_and_ends_well(write_config, pictures, tmp_path, number):
+    process = inspectd("run", write_config(FOLDER + "\nloop = true\nfps = 50"))
+    with Subscriber(f"ipc://{tmp_path}/pub") as subscriber:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            message = subscriber.receive(1.0)
+            if isinstance(message, Message) and message.header.msg_type == MessageType.VERDICT:
+                break
+        process.send_signal(number)
+        status, out, err = finish(process)
+    summary = summary_of(out)
+    assert status == 0, err
+    assert "Traceback" not in err
+    assert summary["frames"] == summary["verdicts"] >= 1
+
+
+def test_the_viky_camera_is_watched(write_config, tmp_path):
+    config = write_config(
+        'source = "genicam"\nproducer = "viky"\ndevice = "2"\n'
+        "features = { Width = 128, Height = 128, AcquisitionFrameRate = 50.0 }"
+    )
+    watcher = inspectd("watch", f"ipc://{tmp_path}/pub", "--json", "--frames", 20, "--timeout", 30)
+    status, out, err = run_inspectd("run", config, "--frames", 20, "--wait", 10)
+    assert status == 0, err
+    summary = summary_of(out)
+    assert summary["frames"] == summary["verdicts"] == 20
+    status, out, err = finish(watcher)
+    assert status == 0, err
+    verdicts = [json.loads(line) for line in out.splitlines()]
+    assert [verdict["seq"] for verdict in verdicts] == list(range(1, 21))
+    assert all("simulated" in verdict["flags"] for verdict in verdicts)
+    assert all((verdict["mask"]["width"], verdict["mask"]["height"]) == (128, 128) for verdict in verdicts)
+
+
+def tampered(bundle_path: Path, tmp_path: Path) -> Path:
+    copy = tmp_path / "tampered"
+    shutil.copytree(bundle_path, copy)
+    model = bytearray((copy / "model.onnx").read_bytes())
+    model[-1] ^= 1
+    (copy / "model.onnx").write_bytes(model)
+    return copy
+
+
+def test_a_tampered_bundle_is_refused(write_config, pictures, bundle_path, tmp_path):
+    status, out, err = run_inspectd("run", write_config(FOLDER), "--bundle", tampered(bundle_path, tmp_path))
+    assert (status, out) == (2, "")
+    assert err.startswith("inspectd: error: ")
+    assert "model.onnx was changed after export" in err
+
+
+def test_a_port_in_use_is_told(write_config, pictures, tmp_path):
+    config = write_config(FOLDER + "\nloop = true\nfps = 50")
+    first = inspectd("run", config)
+    try:
+        with Subscriber(f"ipc://{tmp_path}/pub") as subscriber:
+            assert isinstance(subscriber.receive(30.0), Message)
+        status, out, err = run_inspectd("run", config)
+    finally:
+        first.terminate()
+        finish(first)
+    assert (status, out) == (2, "")
+    assert "in use" in err
+    assert "publish.endpoint" in err
+
+
+def test_every_fault_of_a_configuration_in_a_line_each(write_config):
+    config = write_config('source = "folder"\npath = "p"\nfsp = 3', "[acceptance.default]\nscore = 2")
+    status, out, err = run_inspectd("run", config)
+    assert (status, out) == (2, "")
+    first, second = err.splitlines()
+    assert first.startswith(f"inspectd: error: {config}: cameras.cam1.fsp: unknown setting; did you mean 'fps'?")
+    assert second.startswith(f"inspectd: error: {config}: acceptance.default.score: expected")
+
+
+def test_check_looks_at_everything(write_config, pictures):
+    status, out, err = run_inspectd("check", write_config(FOLDER))
+    assert (status, err) == (0, "")
+    assert "self-test passed" in out
+    assert "10 pictures" in out
+    assert "no fault found" in out
+
+
+def test_check_lists_what_the_line_would_stumble_over(write_config, tmp_path):
+    status, _, err = run_inspectd(
+        "check", write_config('source = "folder"\npath = "missing"', "[acceptance.classes.scratch]\nscore = 0.5")
+    )
+    assert status == 2
+    assert "acceptance.classes.scratch: the bundle has no such class; it has bright" in err
+    assert f"{tmp_path}/missing is not a folder" in err
+
+
+def test_a_camera_that_is_not_there_is_told_with_those_that_are(write_config):
+    status, out, err = run_inspectd("run", write_config('source = "genicam"\nproducer = "viky"\ndevice = "77"'))
+    assert status == 2
+    assert summary_of(out)["frames"] == 0
+    (error,) = [line for line in err.splitlines() if line.startswith("inspectd: error: ")]
+    assert "not found" in error
+    assert "VikyTL_DEV_green" in error
+
+
+def test_help_is_quick_and_loads_nothing_heavy():
+    script = """
+import sys
+sys.argv = ["inspectd", "--help"]
+from inspectd.runtime.cli import main
+try:
+    main()
+except SystemExit:
+    pass
+print([name for name in ("numpy", "cv2", "zmq", "onnxruntime", "pydantic", "harvesters") if name in sys.modules])
+"""
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert out.splitlines()[-1] == "[]"
+    for command in ("run", "check", "demo", "watch"):
+        assert f"  {command}" in out
+
+
+def simulator_is_built() -> bool:
+    try:
+        producer_path()
+    except CameraError:
+        return False
+    return True
+
+
+def test_the_demo_runs_a_line_with_or_without_the_simulated_camera(bundle_path, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    status, out, err = run_inspectd(
+        "demo", "--frames", 8, "--fps", 30, "--bundle", bundle_path, "--endpoint", f"ipc://{tmp_path}/pub"
+    )
+    summary = summary_of(out)
+    assert status == 0, err
+    assert summary["frames"] == summary["verdicts"] == 8
+    assert "the subscriber received 8 verdicts and 8 masks of 8 parts" in err
+    if simulator_is_built():
+        assert "verdicts agree with what was rendered" in err
+        assert err.count("[rendered: ") == 8
+    else:
+        assert "was not built" in err

@@ -1,0 +1,316 @@
+"""The line: one verdict a frame, whatever fails."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inspectd.bundle import load_bundle
+from inspectd.config import parse_config
+from inspectd.errors import BundleError, CameraError, CameraLost, IncompleteFrame, InferenceError
+from inspectd.frame import Frame
+from inspectd.inspection import Verdict
+from inspectd.runtime.engine import EngineResult, open_engine
+from inspectd.runtime.line import Line
+from inspectd.runtime.mailbox import Arrival, Mailbox, Slot
+from inspectd.runtime.messaging import CameraStream, Publisher, Silence, Subscriber
+from inspectd.runtime.sources import make_source
+from inspectd.wire import Message, MessageType, State, StateBody, VerdictBody, read_body
+
+from .conftest import picture, save_picture
+
+
+def frame(number: int, camera: str = "cam1", *, defect: bool = False) -> Frame:
+    return Frame(camera, number, picture(defect=defect), acquired_ns=number, received_ns=time.monotonic_ns())
+
+
+class Script:
+    """A camera that plays what it is given: frames, and errors in between."""
+
+    def __init__(self, *steps: Frame | BaseException, name: str = "cam1") -> None:
+        self.name = name
+        self._steps = list(steps)
+        self.closed = False
+
+    def open(self) -> None: ...
+
+    def read(self, timeout_s: float) -> Frame:
+        step = self._steps.pop(0)
+        if isinstance(step, BaseException):
+            raise step
+        return step
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Fails:
+    """A real engine that fails on chosen frames, counted from the first after the self-test."""
+
+    def __init__(self, engine, *failures: BaseException | None) -> None:
+        self._engine = engine
+        self._failures = [None, *failures]
+
+    def infer(self, images, thresholds) -> EngineResult:
+        failure = self._failures.pop(0) if self._failures else None
+        if failure is not None:
+            raise failure
+        return self._engine.infer(images, thresholds)
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+class Setup:
+    """A line between a scripted camera and a real subscriber."""
+
+    def __init__(self, tmp_path, bundle_path) -> None:
+        self.bundle = load_bundle(bundle_path)
+        self.engine = open_engine(self.bundle, threads=1)
+        self.endpoint = f"ipc://{tmp_path}/pub"
+        self.config_file = tmp_path / "line.toml"
+        self.publisher = Publisher(
+            self.endpoint, epoch=1, cameras={"cam1": CameraStream(simulated=True)}, heartbeat_s=0.05
+        )
+        self.subscriber = Subscriber(self.endpoint)
+
+    def config(self, camera: str = 'source = "buttons"'):
+        text = f"[cameras.cam1]\n{camera}\n[model]\nbundle = '{self.bundle.path}'\n[publish]\nheartbeat_ms = 50\n"
+        return parse_config(text, self.config_file)
+
+    def run(self, source, *, engine=None, camera: str = 'source = "buttons"', frames: int | None = None) -> Line:
+        line = Line(self.config(camera), self.bundle, engine or self.engine, [source], self.publisher, frames=frames)
+        with self.publisher, self.subscriber:
+            assert self.publisher.wait_for_subscriber(5.0)
+            self.failure = None
+            try:
+                line.run()
+            except (CameraError, BundleError) as error:
+                self.failure = error
+            self.messages = self._received()
+        return line
+
+    def _received(self) -> list[Message]:
+        messages = []
+        while not isinstance(message := self.subscriber.receive(0.3), Silence):
+            messages.append(message)
+        return messages
+
+    def of(self, kind: MessageType) -> list[Message]:
+        return [message for message in self.messages if message.header.msg_type == kind]
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        return [Verdict(message.header.verdict) for message in self.of(MessageType.VERDICT)]
+
+    @property
+    def reasons(self) -> list[str]:
+        return [read_body(message, VerdictBody).reason for message in self.of(MessageType.VERDICT)]
+
+    @property
+    def states(self) -> list[str]:
+        return [read_body(message, StateBody).state for message in self.of(MessageType.STATE)]
+
+
+@pytest.fixture
+def setup(tmp_path, bundle_path):
+    return Setup(tmp_path, bundle_path)
+
+
+def test_frames_are_judged_and_the_station_tells_its_states(setup):
+    source = Script(*(frame(number, defect=number % 2 == 0) for number in range(1, 5)))
+    summary = setup.run(source, frames=4).summary()
+    assert setup.verdicts == [Verdict.OK, Verdict.NG, Verdict.OK, Verdict.NG]
+    assert setup.states == ["Ready", "ContinuousExecution", "Halted"]
+    assert len(setup.of(MessageType.MASK)) == 4
+    assert (summary.frames, summary.verdicts, summary.ok, summary.ng, summary.complete) == (4, 4, 2, 2, True)
+    assert source.closed
+    defects = read_body(setup.of(MessageType.VERDICT)[1], VerdictBody).defects
+    assert [(defect.bbox_px, defect.area_px) for defect in defects] == [((16, 16, 16, 16), 256)]
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        (InferenceError("the device is gone"), "the device is gone"),
+        (RuntimeError("surprise"), "RuntimeError: surprise"),
+        (MemoryError(), "MemoryError: "),
+    ],
+)
+def test_an_engine_that_fails_gives_not_inspected_and_the_next_frame_is_judged(setup, failure, reason):
+    engine = Fails(setup.engine, None, failure, None)
+    line = setup.run(Script(frame(1), frame(2), frame(3, defect=True)), engine=engine, frames=3)
+    assert setup.verdicts == [Verdict.OK, Verdict.NOT_INSPECTED, Verdict.NG]
+    assert setup.reasons[1] == reason
+    assert len(setup.of(MessageType.MASK)) == 2
+    assert line.summary().not_inspected == 1
+    assert line.summary().complete
+
+
+def test_an_impossible_result_gives_not_inspected(setup):
+    class Wild(Fails):
+        calls = 0
+
+        def infer(self, images, thresholds):
+            self.calls += 1
+            result = super().infer(images, thresholds)
+            if self.calls == 1:
+                return result
+            return EngineResult(np.full_like(result.labels, 7), result.confidence, result.scores)
+
+    setup.run(Script(frame(1)), engine=Wild(setup.engine), frames=1)
+    assert setup.verdicts == [Verdict.NOT_INSPECTED]
+    assert "label 7" in setup.reasons[0]
+
+
+def test_an_incomplete_frame_counts_as_one_and_is_not_inspected(setup):
+    line = setup.run(Script(frame(1), IncompleteFrame("half of it is missing"), frame(3)), frames=3)
+    assert setup.verdicts == [Verdict.OK, Verdict.NOT_INSPECTED, Verdict.OK]
+    assert setup.reasons[1] == "half of it is missing"
+    assert line.summary().complete
+
+
+def test_gaps_in_the_numbers_are_lost_frames_and_a_restart_is_none(setup):
+    line = setup.run(Script(frame(1), frame(2), frame(5), frame(0), frame(1), frame(3)), frames=6)
+    assert line.summary().lost == 3
+    assert line.summary().verdicts == 6
+
+
+@pytest.mark.parametrize(
+    ("death", "told"),
+    [
+        (CameraLost("camera 'cam1': the cable is out"), "the cable is out"),
+        (ZeroDivisionError("a bug"), "its thread died of ZeroDivisionError: a bug"),
+    ],
+)
+def test_a_camera_that_dies_stops_the_line_after_what_was_grabbed(setup, death, told):
+    line = setup.run(Script(frame(1), frame(2, defect=True), death))
+    assert told in str(setup.failure)
+    assert setup.verdicts == [Verdict.OK, Verdict.NG]
+    assert setup.states[-1] == "Error"
+    assert line.summary().complete
+
+
+def test_a_camera_that_cannot_be_opened_stops_the_line_before_a_frame(setup, tmp_path):
+    source = make_source("cam1", setup.config(f'source = "folder"\npath = "{tmp_path}/missing"').cameras["cam1"])
+    setup.run(source)
+    assert "is not a folder" in str(setup.failure)
+    assert setup.states == ["Error"]
+    assert setup.verdicts == []
+
+
+def test_the_self_test_comes_before_the_first_frame(setup):
+    class Wrong(Fails):
+        def infer(self, images, thresholds):
+            result = super().infer(images, thresholds)
+            return EngineResult(1 - result.labels, result.confidence, result.scores)
+
+    setup.run(Script(frame(1)), engine=Wrong(setup.engine), frames=1)
+    assert "self-test failed" in str(setup.failure)
+    assert setup.verdicts == []
+    assert setup.states == ["Error"]
+
+
+def test_heartbeats_go_on_while_no_frame_comes(setup, tmp_path):
+    folder = tmp_path / "slow"
+    folder.mkdir()
+    for number in range(2):
+        save_picture(folder / f"{number}.png", picture(defect=False))
+    camera = f'source = "folder"\npath = "{folder}"\nfps = 2'
+    setup.run(make_source("cam1", setup.config(camera).cameras["cam1"]), camera=camera)
+    assert len(setup.verdicts) == 2
+    # Half a second between the frames, a heartbeat every 50 ms.
+    assert len(setup.of(MessageType.HEARTBEAT)) >= 7
+
+
+def test_stop_drains_what_was_grabbed(setup):
+    released = threading.Event()
+
+    class Endless(Script):
+        def __init__(self) -> None:
+            super().__init__()
+            self._next = 0
+
+        def read(self, timeout_s: float) -> Frame:
+            self._next += 1
+            if self._next == 4:
+                released.set()
+            return frame(self._next)
+
+    line = Line(setup.config(), setup.bundle, setup.engine, [Endless()], setup.publisher)
+    stopper = threading.Thread(target=lambda: (released.wait(5), line.stop()))
+    with setup.publisher:
+        stopper.start()
+        line.run()
+        stopper.join()
+    assert line.summary().complete
+    assert line.summary().verdicts >= 3
+    assert setup.publisher.state is State.HALTED
+
+
+# Mailbox
+
+
+def arrival(number: int, camera: str = "a") -> Arrival:
+    return Arrival(Frame(camera, number, np.zeros((1, 1, 1), np.uint8), acquired_ns=0))
+
+
+@given(
+    steps=st.lists(st.sampled_from(["a", "b", "get"]), max_size=60),
+    capacity=st.integers(1, 4),
+    limit=st.none() | st.integers(1, 20),
+)
+def test_every_accepted_frame_is_given_out_once_and_in_order(steps, capacity, limit):
+    mailbox = Mailbox({camera: Slot(capacity, drops_oldest=True) for camera in "ab"}, limit=limit)
+    given_out, accepted = [], 0
+    for number, step in enumerate(steps):
+        if step == "get":
+            given_out += [got] if (got := mailbox.get(0)) else []
+        else:
+            accepted += mailbox.put(step, arrival(number, step))
+    mailbox.close()
+    while got := mailbox.get(0):
+        given_out.append(got)
+    numbers = [got.frame.frame_id for got in given_out]
+    assert numbers == sorted(set(numbers))
+    assert len(numbers) == mailbox.accepted == accepted - mailbox.dropped
+    assert limit is None or len(numbers) <= limit
+    assert mailbox.drained
+    assert not mailbox.put("a", arrival(99))
+
+
+def test_a_free_running_camera_drops_the_oldest():
+    mailbox = Mailbox({"a": Slot(2, drops_oldest=True)})
+    for number in range(5):
+        assert mailbox.put("a", arrival(number))
+    assert mailbox.dropped == 3
+    assert [mailbox.get(0).frame.frame_id for _ in range(2)] == [3, 4]
+
+
+def test_any_other_camera_waits_for_room():
+    mailbox = Mailbox({"a": Slot(1, drops_oldest=False)})
+    results = []
+    putter = threading.Thread(target=lambda: results.extend(mailbox.put("a", arrival(number)) for number in range(3)))
+    putter.start()
+    assert [mailbox.get(5).frame.frame_id for _ in range(3)] == [0, 1, 2]
+    putter.join(5)
+    assert results == [True] * 3
+    assert mailbox.dropped == 0
+
+
+def test_closing_sets_a_waiting_camera_free():
+    mailbox = Mailbox({"a": Slot(1, drops_oldest=False)})
+    assert mailbox.put("a", arrival(0))
+    results = []
+    putter = threading.Thread(target=lambda: results.append(mailbox.put("a", arrival(1))))
+    putter.start()
+    mailbox.close()
+    putter.join(5)
+    assert results == [False]
+    assert mailbox.get(0).frame.frame_id == 0
+    assert mailbox.drained

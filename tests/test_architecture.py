@@ -1,0 +1,160 @@
+"""What the layout promises: one import name, light imports, answers without the optional packages."""
+
+from __future__ import annotations
+
+import ast
+import os
+import pkgutil
+import subprocess
+import sys
+import time
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+import inspectd
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("training", "export", "runtime", "calibration")
+COMMANDS = {
+    "inspectd": ("run", "check", "demo", "watch"),
+    "inspectd-train": ("segment", "evaluate", "check", "buttons", "import coco", "import labelme"),
+    "export-trt": (),
+}
+HEAVY = {
+    "torch",
+    "torchvision",
+    "tensorrt",
+    "harvesters",
+    "genicam",
+    "onnxruntime",
+    "numpy",
+    "cv2",
+    "zmq",
+    "matplotlib",
+}
+
+
+def modules() -> list[str]:
+    return sorted(module.name for module in pkgutil.walk_packages(inspectd.__path__, "inspectd."))
+
+
+def sources() -> list[Path]:
+    return [path for folder in ("inspectd", *FOLDERS, "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
+
+
+def test_no_file_imports_a_folder_by_its_own_name():
+    """`import training` would load a second copy of every class."""
+    wrong = []
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module or ""]
+            wrong += [f"{path}: {name}" for name in names if name.partition(".")[0] in FOLDERS]
+    assert not wrong
+
+
+@pytest.fixture(scope="session")
+def base_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A second environment with the base install alone; its interpreter."""
+    folder = tmp_path_factory.mktemp("base") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    python = folder / "bin" / "python"
+    subprocess.run(
+        [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", str(ROOT)],
+        check=True,
+        timeout=280,
+    )
+    return python
+
+
+def test_every_module_imports_in_the_base_install_or_names_its_extra(base_environment):
+    script = """
+import importlib, sys
+from inspectd.errors import MissingDependencyError
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(name)
+    except MissingDependencyError as error:
+        assert "pip install 'inspectd[" in str(error), error
+    except ModuleNotFoundError as error:
+        print(f"{name}: {error}")
+        continue
+heavy = {"torch", "torchvision", "tensorrt", "harvesters", "genicam"} & set(sys.modules)
+if heavy:
+    print("loaded at import:", heavy)
+"""
+    # The networks themselves are torch; what the commands and the line are made of is not.
+    torch_only = ("inspectd.training.segmentation.", "inspectd.export.")
+    names = [name for name in modules() if not name.startswith(torch_only) or name.endswith((".cli", ".metrics"))]
+    done = subprocess.run([base_environment, "-c", script, *names], capture_output=True, text=True, cwd="/")
+    assert done.returncode == 0, done.stderr
+    assert not done.stdout, done.stdout
+
+
+def test_the_base_install_has_no_optional_package(base_environment):
+    done = subprocess.run(
+        [base_environment, "-m", "pip", "list", "--format=freeze"], capture_output=True, text=True, check=True
+    )
+    installed = {line.partition("==")[0].lower() for line in done.stdout.splitlines()}
+    assert not installed & {"torch", "torchvision", "lightning", "tensorrt", "pycuda", "openvino", "onnx", "matplotlib"}
+
+
+@pytest.mark.parametrize(("command", "names"), COMMANDS.items())
+def test_every_help_answers_in_the_base_install(base_environment, command, names):
+    for name in ("", *names):
+        done = subprocess.run(
+            [base_environment.with_name(command), *name.split(), "--help"], capture_output=True, text=True, cwd="/"
+        )
+        assert done.returncode == 0, done.stderr
+        assert "Usage" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "extra"),
+    [("inspectd-train segment DATA --out OUT", "train"), ("export-trt CHECKPOINT --out OUT", "export")],
+)
+def test_a_missing_extra_is_answered_with_the_pip_command(base_environment, command, extra):
+    program, *arguments = command.split()
+    done = subprocess.run([base_environment.with_name(program), *arguments], capture_output=True, text=True, cwd="/")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert f"pip install 'inspectd[{extra}]'" in done.stderr
+
+
+def test_help_is_quick(base_environment):
+    taken = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        subprocess.run([base_environment.with_name("inspectd"), "--help"], check=True, capture_output=True)
+        taken.append(time.perf_counter() - begun)
+    # The best of five: the others may have shared the machine with something else.
+    assert min(taken) < 0.5, taken
+
+
+def test_help_loads_nothing_heavy():
+    for module in ("inspectd.runtime.cli", "inspectd.training.cli", "inspectd.export.cli"):
+        script = f"import sys, {module}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        assert not HEAVY & set(done.stdout.split()), module
+
+
+def test_what_the_package_imports_is_what_it_declares():
+    base = {
+        Requirement(text).name
+        for text in distribution("inspectd").requires or ()
+        if not Requirement(text).marker or "extra" not in str(Requirement(text).marker)
+    }
+    assert {"numpy", "onnxruntime", "opencv-python-headless", "pydantic", "pyzmq", "harvesters", "genicam"} <= base
+    assert "torch" not in base
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links need POSIX")
+def test_the_folders_are_linked_relatively():
+    for folder in FOLDERS:
+        assert (ROOT / "inspectd" / folder).readlink() == Path("..") / folder

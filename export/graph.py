@@ -43,8 +43,8 @@ class Inspector(nn.Module):
 
         Returns:
             labels uint8 [N, H, W]: the class that exceeds its threshold by most, 0 where none reaches it;
-            confidence uint8 [N, H, W]: probability of the likeliest defect class times 255;
-            scores float32 [N, classes]: highest probability of each class.
+            confidence uint8 [N, H, W]: probability of the likeliest defect class times 255, rounded up;
+            scores float32 [N, classes]: highest probability of each class, the margins of the letterbox included.
         """
         x = images.float().permute(0, 3, 1, 2)  # [N, C, H, W]
         x = (x * self.scale - self.mean) / self.std
@@ -55,7 +55,8 @@ class Inspector(nn.Module):
         # By float: an integer cast to uint8 is refused by TensorRT.
         winner = (excess.argmax(dim=1) + 1).float()  # [N, H, W]
         labels = (winner * (excess.amax(dim=1) >= 0).float()).to(torch.uint8)
-        confidence = (probabilities.amax(dim=1) * 255).round().to(torch.uint8)
+        # Rounded up: a pixel that reaches a threshold must not seem to miss it.
+        confidence = (probabilities.amax(dim=1) * 255).ceil().to(torch.uint8)
         return labels, confidence, probabilities.amax(dim=(2, 3))
 
 

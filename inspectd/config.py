@@ -141,6 +141,8 @@ class FolderCamera(_CameraSection):
     """The folder."""
     pattern: str = Field("*", min_length=1)
     """Which files, as a glob under the folder; `**/*.png` goes into sub-folders."""
+    bits: int = Field(16, ge=8, le=16)
+    """Bits that 16-bit files really use; the low ones above 8 are dropped, as in training."""
     fps: float | None = Field(None, gt=0, le=10_000)
     """Frames per second; without it as fast as the line takes them."""
     loop: bool = False

@@ -43,13 +43,14 @@ class ClassRule(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> ClassRule:
-        if self.review_score is not None and self.review_score >= self.score:
+        # A score that is not set comes from the bundle; only then is it known what to compare with.
+        if "score" in self.model_fields_set and self.review_score is not None and self.review_score >= self.score:
             raise ValueError(f"review_score {self.review_score} must be below score {self.score}")
         return self
 
 
 class AcceptanceRule(BaseModel):
-    """A rule for each class; `default` holds for the classes that are not named."""
+    """A rule for each class; `default` holds for classes that are not named, and for what a class does not set."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

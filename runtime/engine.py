@@ -26,8 +26,8 @@ class EngineResult:
 
     Attributes:
         labels: uint8 [N, H, W]; 0 good, k is the k-th class of the card.
-        confidence: uint8 [N, H, W]; probability of the likeliest defect class times 255.
-        scores: float32 [N, C]; highest probability of each class in the picture.
+        confidence: uint8 [N, H, W]; probability of the likeliest defect class times 255, rounded up.
+        scores: float32 [N, C]; highest probability of each class, the margins of the letterbox included.
     """
 
     labels: NDArray[np.uint8]

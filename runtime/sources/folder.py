@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import re
 import time
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
-
 from inspectd.config import FolderCamera
-from inspectd.errors import CameraError, EndOfFrames
+from inspectd.errors import CameraError, DatasetError, EndOfFrames
 from inspectd.frame import Frame
+from inspectd.picture import IMAGE_SUFFIXES, read_image
 
 from .damaged import DamagedFrame, stand_in
 from .pace import Pace
 
-__all__ = ["IMAGE_SUFFIXES", "FolderSource", "decode_picture"]
-
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm"})
+__all__ = ["FolderSource"]
 
 
 class FolderSource:
@@ -70,7 +64,7 @@ class FolderSource:
         if not found:
             raise CameraError(
                 f"camera {self._name!r}: no picture matches {pattern!r} in {folder}; "
-                f"expected files ending in {' '.join(sorted(IMAGE_SUFFIXES))}"
+                f"expected files ending in {' '.join(IMAGE_SUFFIXES)}"
             )
         self._files = sorted(found, key=_natural)
 
@@ -89,10 +83,10 @@ class FolderSource:
         self._delivered += 1
         received_ns, acquired_ns = self._clock(), self._utc()
         try:
-            pixels = decode_picture(path.read_bytes())
-        except (OSError, ValueError) as error:
+            pixels = read_image(path, bits=self._camera.bits)
+        except DatasetError as error:
             raise DamagedFrame(
-                f"{path}: {error}",
+                str(error),
                 stand_in(self._name, self._delivered, acquired_ns=acquired_ns, received_ns=received_ns),
             ) from error
         return Frame(self._name, self._delivered, pixels, acquired_ns=acquired_ns, received_ns=received_ns)
@@ -100,50 +94,6 @@ class FolderSource:
     def close(self) -> None:
         """Forget the list."""
         self._files = []
-
-
-def decode_picture(data: bytes) -> NDArray[np.uint8]:
-    """A picture file as uint8 [H, W, 3] RGB or [H, W, 1] grey; alpha is dropped, 16-bit samples lose their low byte.
-
-    OpenCV fills what is missing from a truncated PNG or JPEG with grey or black and says nothing; a part
-    must not be judged by that, so the structure is checked first.
-
-    Raises:
-        ValueError: the data is truncated, damaged or no picture.
-    """
-    if not data:
-        raise ValueError("the file is empty")
-    if data.startswith(b"\x89PNG"):
-        _check_png(data)
-    elif data.startswith(b"\xff\xd8") and not data.rstrip(b"\0").endswith(b"\xff\xd9"):
-        raise ValueError("truncated: the JPEG has no end marker")
-    try:
-        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
-    except cv2.error as error:
-        raise ValueError(f"cannot be decoded: {error}") from error
-    if decoded is None:
-        raise ValueError("damaged, or not a picture")
-    if decoded.dtype not in (np.uint8, np.uint16):
-        raise ValueError(f"samples are {decoded.dtype}, expected 8 or 16 bits")
-    if decoded.dtype == np.uint16:
-        decoded = np.asarray(decoded // 256, np.uint8)
-    pixels = decoded[..., None] if decoded.ndim == 2 else decoded[..., ::-1]
-    return np.ascontiguousarray(pixels, np.uint8)
-
-
-def _check_png(data: bytes) -> None:
-    """Walks the chunks of a PNG (ISO/IEC 15948, section 5) and their checksums."""
-    at = 8
-    while at + 12 <= len(data):
-        end = at + 8 + int.from_bytes(data[at : at + 4], "big")
-        if end + 4 > len(data):
-            break
-        if zlib.crc32(data[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
-            raise ValueError(f"damaged: the PNG has a wrong checksum at byte {end}")
-        if data[at + 4 : at + 8] == b"IEND":
-            return
-        at = end + 4
-    raise ValueError("truncated: the PNG has no end chunk")
 
 
 def _natural(path: Path) -> tuple[tuple[int, str], ...]:

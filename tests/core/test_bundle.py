@@ -101,7 +101,7 @@ def edit(folder, change):
 @pytest.mark.parametrize(
     ("harm", "error", "message"),
     [
-        (lambda f: shutil.rmtree(f), BundleError, "no such bundle"),
+        (shutil.rmtree, BundleError, "no such bundle"),
         (lambda f: (f / "bundle.json").unlink(), BundleError, "is not a bundle"),
         (lambda f: (f / "bundle.json").write_text("{"), BundleError, "is not JSON"),
         (lambda f: (f / "bundle.json").write_text('{"name": "other"}'), BundleError, "no format number"),

@@ -84,7 +84,7 @@ def test_every_fault_is_told_at_once_with_its_path():
         "cameras.cam1.path: missing; it has to be set",
         "cameras.cam1.fps: expected a value greater than 0, got -1",
         "cameras.cam1.patern: unknown setting; did you mean 'pattern'?; "
-        "known: scale_mm_per_px, queue_frames, source, path, pattern, fps, loop",
+        "known: scale_mm_per_px, queue_frames, source, path, pattern, bits, fps, loop",
         "cameras.cam2.source: expected one of genicam, folder, buttons, got 'foldr'; did you mean 'folder'?",
         "cameras.cam3.source: missing; expected one of genicam, folder, buttons",
         "cameras.cam4.features.Width: expected a boolean, a number or a string, got [3]",
@@ -106,7 +106,10 @@ def test_every_fault_is_told_at_once_with_its_path():
         ('model = "x"\n', "model"),
         (MINIMAL.replace("cam1", '"a/b"'), "camera name 'a/b'"),
         (MINIMAL + "[acceptance.default]\nminimum_area_mm2 = 0.1\n", "needs cameras.cam1.scale_mm_per_px"),
-        (MINIMAL + "[acceptance.default]\nreview_score = 0.9\n", "acceptance.default: review_score 0.9 must be below"),
+        (
+            MINIMAL + "[acceptance.default]\nscore = 0.8\nreview_score = 0.9\n",
+            "acceptance.default: review_score 0.9 must be below",
+        ),
     ],
 )
 def test_one_fault(text, fault):

@@ -19,9 +19,9 @@ import cv2
 from inspectd import __version__
 from inspectd.buttons import DEFECTS, LINES, render
 from inspectd.errors import DatasetError
+from inspectd.picture import read_mask, read_pixels
 
 from .dataset import Dataset, open_dataset
-from .pictures import read_mask, read_pixels
 from .sheet import dataset_sheet
 from .writing import Row, write_png, write_split
 

@@ -13,9 +13,9 @@ from statistics import median
 import numpy as np
 
 from inspectd.errors import DatasetError
+from inspectd.picture import IMAGE_SUFFIXES, Pixels, read_mask, read_pixels
 
 from .dataset import ROLES, Dataset, Sample, scan
-from .pictures import IMAGE_SUFFIXES, Pixels, read_mask, read_pixels
 
 __all__ = ["CheckReport", "DefectAreas", "check"]
 

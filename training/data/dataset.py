@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 
 from inspectd.errors import DatasetError
 from inspectd.mask import ClassMap
-
-from .pictures import IMAGE_SUFFIXES, read_image, read_mask
+from inspectd.picture import IMAGE_SUFFIXES, read_image, read_mask
 
 __all__ = [
     "COLUMNS",

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
 from inspectd.errors import DatasetError
+from inspectd.picture import IMAGE_SUFFIXES
 
 from . import shapes
 from .dataset import DEFECT_FREE_ROLES, ROLES, Dataset
-from .pictures import IMAGE_SUFFIXES
 from .writing import SplitWriter, write_dataset
 
 __all__ = ["import_coco", "import_labelme"]

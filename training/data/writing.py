@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inspectd.errors import DatasetError
+from inspectd.picture import read_pixels
 
 from .dataset import COLUMNS, SPLIT_FILE, Dataset, open_dataset
-from .pictures import read_pixels
 
 __all__ = ["Row", "SplitWriter", "require_new", "write_dataset", "write_png", "write_split"]
 

@@ -17,6 +17,7 @@ import json
 import os
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -191,8 +192,12 @@ def load_bundle(path: Path) -> Bundle:
         BundleError: there is no bundle, it is of another format, or its card is not valid.
         ChecksumError: a file is not the one that was exported.
     """
-    if not path.exists():
-        raise BundleError(f"{path}: no such bundle; make one with export-trt CHECKPOINT --out {path}")
+    try:
+        path.stat()
+    except FileNotFoundError:
+        raise BundleError(f"{path}: no such bundle; make one with export-trt CHECKPOINT --out {path}") from None
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be looked at: {error.strerror}") from error
     try:
         raw = _read(path, MANIFEST)
     except BundleError as error:
@@ -235,8 +240,11 @@ def write_bundle(path: Path, card: ModelCard, files: Mapping[str, bytes], *, ver
     """
     if missing := {MODEL, PARITY, GOLDEN} - set(files):
         raise BundleError(f"{path}: a bundle needs {', '.join(sorted(missing))}")
-    if path.is_dir() and any(path.iterdir()) and not (path / MANIFEST).exists():
-        raise BundleError(f"{path}: is a folder with other files; name a new one")
+    if path.is_dir():
+        if any(path.iterdir()) and not (path / MANIFEST).exists():
+            raise BundleError(f"{path}: is a folder with other files; name a new one")
+    elif path.exists() and not _is_zipped_bundle(path):
+        raise BundleError(f"{path}: is a file that is no bundle; name a new one")
     entries = {name: _File(sha256=hashlib.sha256(data).hexdigest(), size=len(data)) for name, data in files.items()}
     manifest = _Manifest(format=FORMAT, inspectd=version, card=card, files=entries)
     raw = manifest.model_dump_json(indent=2).encode() + b"\n"
@@ -245,9 +253,11 @@ def write_bundle(path: Path, card: ModelCard, files: Mapping[str, bytes], *, ver
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
             draft = Path(scratch) / "bundle"
             if path.suffix == ".zip":
-                with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive:
-                    for name, data in {**files, MANIFEST: raw}.items():
-                        archive.writestr(name, data)
+                with draft.open("wb") as file:
+                    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+                        for name, data in {**files, MANIFEST: raw}.items():
+                            archive.writestr(name, data)
+                    os.fsync(file.fileno())
                 draft.replace(path)
             else:
                 for name, data in {**files, MANIFEST: raw}.items():
@@ -299,8 +309,17 @@ def _read(path: Path, name: str) -> bytes:
             return target.read_bytes()
         with zipfile.ZipFile(path) as archive:
             return archive.read(name)
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
+    # Damage to a .zip shows in many ways: RuntimeError is an encryption or compression that nobody asked for.
+    except (OSError, KeyError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
         raise BundleError(f"{path}: {name} cannot be read: {error}") from error
+
+
+def _is_zipped_bundle(path: Path) -> bool:
+    try:
+        _read(path, MANIFEST)
+    except BundleError:
+        return False
+    return True
 
 
 def _write_synced(path: Path, data: bytes) -> None:

@@ -67,7 +67,10 @@ _ENDPOINT = re.compile(r"tcp://[^/\s:]+:(\d{1,5}|\*)|tcp://\[[0-9a-fA-F:]+\]:(\d
 
 
 def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
-    path = path.expanduser()
+    try:
+        path = path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path}: there is no such user on this machine") from error
     return path if path.is_absolute() or info.context is None else (info.context["directory"] / path).resolve()
 
 
@@ -97,7 +100,7 @@ class _CameraSection(_Section):
         """Whether its frames come from no real camera; its messages say so."""
         return True
 
-    scale_mm_per_px: float | None = Field(None, gt=0)
+    scale_mm_per_px: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Side of a pixel in the part's plane, mm; without it areas are in pixels alone."""
     queue_frames: int = Field(4, ge=1, le=256)
     """Frames that may wait for their inspection."""
@@ -312,7 +315,10 @@ def effective_rule(rule: AcceptanceRule, classes: ClassMap, thresholds: Mapping[
                 f"{values['score']:g} (the bundle's, where none is set)"
             )
             continue
-        spelt_out[name] = ClassRule.model_validate(values)
+        try:
+            spelt_out[name] = ClassRule.model_validate(values)
+        except ValidationError as error:
+            faults += [f"acceptance: class {name!r}: {fault['msg']}" for fault in error.errors()]
     if faults:
         raise ConfigError("\n".join(faults))
     return AcceptanceRule(default=rule.default, classes=spelt_out)
@@ -337,7 +343,7 @@ def _describe(fault: Mapping[str, Any], data: Mapping[str, Any]) -> str:
         return f"{_dotted(location)}: missing; it has to be set"
     message = fault["msg"].removeprefix("Value error, ")
     if message.startswith(("Input should be", "String should")):
-        expected = re.sub(r"^(Input|String) should (be )?", "", message)
+        expected = re.sub(r"^(Input|String) should (be |have )?", "", message)
         expected = re.sub(r"^(greater|less) than", r"a value \1 than", expected)
         message = f"expected {expected}, got {value!r}"
     return f"{_dotted(location)}: {message}" if location else message

@@ -28,7 +28,7 @@ class Verdict(IntEnum):
 class ClassRule(BaseModel):
     """When a region of one class counts as a defect, and how many of them a part may have."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     score: float = Field(0.5, gt=0, le=1)
     """A pixel belongs to the class from this probability on."""
@@ -36,13 +36,16 @@ class ClassRule(BaseModel):
     """From this probability on, below `score`, the part goes to REVIEW."""
     minimum_area_px: int = Field(1, ge=1)
     """Smaller regions are let pass, camera px."""
-    minimum_area_mm2: float | None = Field(None, gt=0)
+    minimum_area_mm2: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Smaller regions are let pass; needs the camera's scale."""
     maximum_count: int = Field(0, ge=0)
     """Regions that a good part may have."""
 
     @model_validator(mode="after")
     def _consistent(self) -> ClassRule:
+        # Regions are formed from review_score on, and two sure ones may then be one: they could not be counted.
+        if self.review_score is not None and self.maximum_count:
+            raise ValueError("review_score and maximum_count cannot be combined; leave one of them out")
         # A score that is not set comes from the bundle; only then is it known what to compare with.
         if "score" in self.model_fields_set and self.review_score is not None and self.review_score >= self.score:
             raise ValueError(f"review_score {self.review_score} must be below score {self.score}")

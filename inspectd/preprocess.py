@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "SIZE_STEP", "Letterbox", "Preprocess", "nearest_size"]
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "SIZE_LIMIT", "SIZE_STEP", "Letterbox", "Preprocess", "nearest_size"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -24,6 +24,8 @@ _Value = TypeVar("_Value", np.uint8, np.float32)
 
 # The backbone's output stride: sides that it does not divide would shift the skips by part of a pixel.
 SIZE_STEP = 16
+# More than any camera gives; a slip of the finger must not ask for all memory.
+SIZE_LIMIT = 8192
 
 
 def nearest_size(side: int) -> int:
@@ -108,13 +110,22 @@ class Letterbox:
         return out
 
     def restore(self, array: NDArray[_Value]) -> NDArray[_Value]:
-        """Bring a mask or a map of the network back: [H, W] -> [h, w] of the same type, nearest pixel."""
+        """Bring a mask or a map of the network back: [H, W] -> [h, w] of the same type.
+
+        Where the source is larger, each of its pixels takes the nearest of the target. Where it is smaller, each
+        takes the highest value of the target's pixels that fall to it: a defect of one pixel must not vanish.
+        """
         self._check(array, self.target)
         if self.source == self.target:
             return array
         inside = array[self._inside]
-        height, width = self.source
-        return np.asarray(cv2.resize(inside, (width, height), interpolation=cv2.INTER_NEAREST_EXACT), array.dtype)
+        for axis, (side, wanted) in enumerate(zip(self.resized, self.source, strict=True)):
+            if wanted >= side:
+                # The centre of pixel i lies at (i + 1/2) side / wanted of the other grid.
+                inside = inside.take((np.arange(wanted) * 2 + 1) * side // (2 * wanted), axis=axis)
+            else:
+                inside = np.maximum.reduceat(inside, -(-np.arange(wanted) * side // wanted), axis=axis)
+        return np.ascontiguousarray(inside)
 
     def to_target(self, x: float, y: float) -> tuple[float, float]:
         """A point of the source, in the target."""
@@ -151,9 +162,9 @@ class Preprocess(BaseModel):
 
     colour: Literal["rgb", "bgr", "grey"] = "rgb"
     """Order of the channels that the network takes; frames are RGB or grey and are converted."""
-    height: int = Field(256, ge=SIZE_STEP, le=8192)
+    height: int = Field(256, ge=SIZE_STEP, le=SIZE_LIMIT)
     """Rows of the network's input, px."""
-    width: int = Field(256, ge=SIZE_STEP, le=8192)
+    width: int = Field(256, ge=SIZE_STEP, le=SIZE_LIMIT)
     """Columns of the network's input, px."""
     fill: int = Field(0, ge=0, le=255)
     """Grey value around a letterboxed picture."""

@@ -174,6 +174,8 @@ def main() -> None:
 
     from inspectd.errors import InspectdError
 
+    # OpenCV would tell of each damaged picture as well, in its own several lines.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
     # Where nothing better is in place, so that what was started and written is cleared away.
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(128 + signal.SIGTERM))
     try:

@@ -16,11 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from inspectd.config import ButtonsCamera, Camera, Config, GenicamCamera, ModelSettings, Publish, Station
-from inspectd.errors import CameraError, ProtocolError
+from inspectd.errors import CameraError, ConfigError, ProtocolError
 from inspectd.inspection import Verdict
 from inspectd.wire import Message, MessageType, State, VerdictBody, read_body
 
@@ -45,7 +46,6 @@ QUEUE_FRAMES = 64
 """So many may wait: a moment's load on a desk machine should not drop parts of the demo."""
 SUBSCRIBE_S = 5.0
 JOIN_S = 5.0
-RENDER_S = 60.0
 
 _POLL_S = 0.2
 
@@ -77,6 +77,10 @@ def run_demo(
     Raises:
         InspectdError: what stopped it.
     """
+    try:
+        publish = Publish(endpoint=endpoint)
+    except ValidationError as error:
+        raise ConfigError(f"--endpoint: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
     ahead = AHEAD if frames is None else min(frames, AHEAD)
     audience: list[_Audience] = []
     with _camera(seed=seed, fps=fps, ahead=ahead, frames=frames, console=console) as (camera, truths):
@@ -84,7 +88,7 @@ def run_demo(
             station=Station(name="demo", state_dir=default_state_dir() / "demo"),
             cameras={"cam1": camera},
             model=ModelSettings(bundle=bundle),
-            publish=Publish(endpoint=endpoint),
+            publish=publish,
         )
         with Display(console) as display:
 

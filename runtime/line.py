@@ -37,8 +37,8 @@ __all__ = ["Line", "Summary"]
 
 READ_S = 0.1
 """How long a camera is waited for before its thread looks whether the line stops."""
-JOIN_S = 10.0
-"""How long a camera's thread may take to end."""
+HANG_S = 10.0
+"""A camera that does not come back from a read for so long hangs in its driver; so long may its thread take to end."""
 LATENCIES_KEPT = 100_000
 """Frames that the percentiles of the latency are taken over: the latest."""
 
@@ -128,7 +128,9 @@ class Line:
         # Cameras' threads end within a fraction of the heartbeat's period, and so does the wait for frames.
         self._tick_s = min(READ_S, config.publish.heartbeat_ms / 4000)
         self._stop = False
-        self._lost: Counter[str] = Counter()
+        self._lost = Counter(dict.fromkeys(config.cameras, 0))
+        self._reading_since_ns: dict[str, int | None] = dict.fromkeys(config.cameras)
+        self._hanging: set[str] = set()
         self._verdicts: Counter[Verdict] = Counter()
         self._latencies_ms: deque[float] = deque(maxlen=LATENCIES_KEPT)
         self._first_ns = 0
@@ -137,6 +139,11 @@ class Line:
     def stop(self) -> None:
         """Grab nothing more, inspect what was grabbed, end. Takes no lock, so that a signal handler can call it."""
         self._stop = True
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stop
 
     @property
     def failure(self) -> Exception | None:
@@ -198,23 +205,28 @@ class Line:
                 opening.result()
 
     def _work(self) -> None:
-        threads = [
-            threading.Thread(target=self._grab, args=(source,), name=f"grab-{source.name}", daemon=True)
+        threads = {
+            source.name: threading.Thread(target=self._grab, args=(source,), name=f"grab-{source.name}", daemon=True)
             for source in self._sources
-        ]
+        }
         self._publisher.state = State.CONTINUOUS_EXECUTION
-        for thread in threads:
+        if self._stop:
+            self._mailbox.close()
+        for thread in threads.values():
             thread.start()
         try:
             self._inspect_all()
         finally:
             self._mailbox.close()
-            for thread in threads:
-                thread.join(JOIN_S)
-        if stuck := [thread.name for thread in threads if thread.is_alive()]:
-            raise CameraError(f"{', '.join(stuck)}: did not end within {JOIN_S:g} s; the camera's driver hangs")
+            for camera, thread in threads.items():
+                thread.join(0 if camera in self._hanging else HANG_S)
+            stuck = [camera for camera, thread in threads.items() if thread.is_alive()]
+            # To close a camera whose driver is still at work may hang as well, or crash it.
+            self._sources = [source for source in self._sources if source.name not in stuck]
         if self.failure is not None:
             raise self.failure
+        if stuck:
+            raise CameraError(_hangs(*stuck))
 
     def _inspect_all(self) -> None:
         while not self._mailbox.drained:
@@ -224,9 +236,17 @@ class Line:
             self._publisher.tick()
             if self._stop:
                 self._mailbox.close()
+            self._give_up_hanging()
             arrival = self._mailbox.get(self._tick_s)
             if arrival is not None:
                 self._finish(self._judge(arrival))
+
+    def _give_up_hanging(self) -> None:
+        """A camera that hangs would leave a line that looks alive and inspects nothing."""
+        for camera, since_ns in self._reading_since_ns.items():
+            if since_ns is not None and self._clock() - since_ns > HANG_S * 1e9:
+                self._hanging.add(camera)
+                self._mailbox.finish(camera, CameraError(_hangs(camera)))
 
     def _judge(self, arrival: Arrival) -> Inspection:
         if not arrival.fault:
@@ -260,20 +280,31 @@ class Line:
 
     def _grab_until_refused(self, source: FrameSource) -> None:
         previous: int | None = None
+        number: int | None
         while not self._mailbox.is_over:
+            self._reading_since_ns[source.name] = self._clock()
             try:
                 arrival = Arrival(source.read(READ_S))
+                number = arrival.frame.frame_id
             except FrameTimeout:
                 continue
             except DamagedFrame as error:
-                arrival = Arrival(error.frame, str(error))
+                arrival, number = Arrival(error.frame, str(error)), error.frame.frame_id
             except IncompleteFrame as error:
                 frame = stand_in(source.name, 0, acquired_ns=self._utc(), received_ns=self._clock())
-                arrival = Arrival(frame, str(error) or "incomplete frame")
+                arrival, number = Arrival(frame, str(error) or "incomplete frame"), None
+            finally:
+                self._reading_since_ns[source.name] = None
             if not self._mailbox.put(source.name, arrival):
                 return
-            frame_id = arrival.frame.frame_id
             # A number that goes back is a camera's counter that starts anew, not a loss.
-            if previous is not None and frame_id > previous:
-                self._lost[source.name] += frame_id - previous - 1
-            previous = frame_id
+            if previous is not None and number is not None and number > previous:
+                self._lost[source.name] += number - previous - 1
+            previous = number
+
+
+def _hangs(*cameras: str) -> str:
+    return (
+        f"camera {', '.join(map(repr, cameras))}: has not come back from a read within {HANG_S:g} s; its driver hangs. "
+        f"Check cable and power, and start the line again"
+    )

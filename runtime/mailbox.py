@@ -37,7 +37,8 @@ class Mailbox:
     """Bounded queues, one a camera, that are emptied in the order of arrival.
 
     A camera that runs freely drops its oldest waiting frame, which is counted; any other camera waits. Each frame
-    that `put` accepted is either dropped or given out by `get`, once.
+    that `put` accepted is either dropped or given out by `get`, once. Closing tells the cameras to end; what one of
+    them has in its hands then is still taken, so that no part that was grabbed goes without a verdict.
 
     Args:
         slots: the cameras.
@@ -70,11 +71,11 @@ class Mailbox:
     def drained(self) -> bool:
         """Whether nothing waits and nothing more will come."""
         with self._changed:
-            return self._over() and not any(self._waiting.values())
+            return self._ended() and not any(self._waiting.values())
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more is accepted."""
+        """Whether the cameras are to grab nothing more."""
         with self._changed:
             return self._over()
 
@@ -82,15 +83,15 @@ class Mailbox:
         """Hand a frame over, waiting for room where the camera does not drop.
 
         Returns:
-            False if it was refused because the mailbox is closed or its limit reached; the camera can stop.
+            False if it was refused because the limit is reached or the camera was given up; the camera can stop.
         """
         slot, waiting = self._slots[camera], self._waiting[camera]
         with self._changed:
             if not slot.drops_oldest:
                 self._changed.wait_for(lambda: self._over() or len(waiting) < slot.capacity)
-            if self._over():
+            if self._limited() or camera not in self._running:
                 return False
-            if len(waiting) == slot.capacity:
+            if slot.drops_oldest and len(waiting) == slot.capacity:
                 waiting.popleft()
                 self.dropped += 1
             self._arrivals += 1
@@ -101,7 +102,7 @@ class Mailbox:
     def get(self, timeout_s: float) -> Arrival | None:
         """The frame that has waited longest, or None: nothing came in time, or nothing will."""
         with self._changed:
-            self._changed.wait_for(lambda: self._over() or self._oldest() is not None, timeout_s)
+            self._changed.wait_for(lambda: self._ended() or self._oldest() is not None, timeout_s)
             camera = self._oldest()
             if camera is None:
                 return None
@@ -119,14 +120,19 @@ class Mailbox:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Accept nothing more; what waits can still be taken."""
+        """Ask the cameras to end; what they have grabbed can still be put and taken."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
+    def _limited(self) -> bool:
+        return self._limit is not None and self.accepted >= self._limit
+
+    def _ended(self) -> bool:
+        return self._limited() or not self._running
+
     def _over(self) -> bool:
-        limited = self._limit is not None and self.accepted >= self._limit
-        return self._closed or limited or not self._running
+        return self._closed or self._ended()
 
     def _oldest(self) -> str | None:
         heads = {camera: waiting[0][0] for camera, waiting in self._waiting.items() if waiting}

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -124,9 +125,8 @@ class Publisher:
         Raises:
             ConfigError: the address is taken or cannot be bound.
         """
-        if self.endpoint.startswith("ipc://") and _is_listening(self.endpoint.removeprefix("ipc://")):
-            # libzmq would take the path away from the process that listens there, without a word.
-            raise ConfigError(_in_use(self.endpoint))
+        if self.endpoint.startswith("ipc://"):
+            self._check_path(Path(self.endpoint.removeprefix("ipc://")))
         link = _Link(zmq.XPUB, self.endpoint)
         link.socket.sndhwm = _SEND_HIGH_WATER_MARK
         link.socket.maxmsgsize = _SUBSCRIPTION_BYTES
@@ -143,6 +143,20 @@ class Publisher:
         self.endpoint = link.socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self._opened_ns = self._next_heartbeat_ns = self._monotonic_ns()
         self._link = link
+
+    def _check_path(self, path: Path) -> None:
+        """Whatever libzmq finds at the path it deletes without a word, to make its socket there."""
+        try:
+            taken = path.exists() and not path.is_socket()
+        except OSError:
+            return  # an impossible path: binding tells why
+        if taken:
+            raise ConfigError(
+                f"publish.endpoint {self.endpoint}: there is a file or folder of this name already; expected the path "
+                f"of a socket that is made when the line starts"
+            )
+        if _is_listening(str(path)):
+            raise ConfigError(_in_use(self.endpoint))
 
     def close(self, drain_s: float = DRAIN_S) -> None:
         """Give subscribers up to `drain_s` to take what was sent, then let go. May be called twice."""
@@ -229,15 +243,19 @@ class Publisher:
             )
         )
 
-    def wait_for_subscriber(self, timeout_s: float) -> bool:
-        """Wait until somebody has subscribed to something; heartbeats go on meanwhile. False if nobody has in time."""
+    def wait_for_subscriber(self, timeout_s: float, *, is_over: Callable[[], bool] = lambda: False) -> bool:
+        """Wait until somebody has subscribed to something; heartbeats go on meanwhile.
+
+        Returns:
+            False if nobody has in time, or before `is_over`.
+        """
         deadline_ns = self._monotonic_ns() + round(timeout_s * 1e9)
         while True:
             self.tick()
             if self._subscriptions > 0:
                 return True
             left_ns = deadline_ns - self._monotonic_ns()
-            if left_ns <= 0:
+            if left_ns <= 0 or is_over():
                 return False
             self._socket.poll(min(left_ns, self._heartbeat_ns) // 1_000_000 + 1)
 

@@ -73,10 +73,10 @@ def run_station(
         sources = [make_source(name, camera) for name, camera in config.cameras.items()]
         line = Line(config, bundle, engine, sources, publisher, frames=frames)
         announce(f"judging by {bundle.card.name!r} ({bundle.digest[:12]}): {', '.join(bundle.card.classes)}")
-        if wait_s and not publisher.wait_for_subscriber(wait_s):
-            announce(f"nobody has subscribed within {wait_s:g} s; starting all the same")
         try:
             with _stopped_by_signals(line):
+                if wait_s and not publisher.wait_for_subscriber(wait_s, is_over=lambda: line.is_stopped):
+                    announce("nobody has subscribed yet; going on all the same")
                 line.run()
         finally:
             report(line.summary())

@@ -119,7 +119,7 @@ def watch(
         ConfigError: the endpoint is not one, or `save` cannot be written to.
     """
     subscriber = Subscriber(endpoint)
-    view = _JsonView() if json_lines else _TableView(console or Console(), subscriber)
+    view = _JsonView(subscriber) if json_lines else _TableView(console or Console(), subscriber)
     try:
         if save is not None:
             _make_folder(save)
@@ -194,6 +194,8 @@ def _read(group: dict[int, Message], view: _JsonView | _TableView) -> _Result:
     """
     message = group[MessageType.VERDICT]
     result = _Result(message.camera, message.header, read_body(message, VerdictBody))
+    if message.header.verdict != Verdict.NOT_INSPECTED and MessageType.MASK not in group:
+        view.fault(f"{message.topic} {message.header.seq}: its mask was lost")
     if (mask := group.get(MessageType.MASK)) is not None:
         try:
             result = replace(result, mask=read_mask(mask), mask_encoding=read_body(mask, MaskBody).encoding.value)
@@ -208,7 +210,11 @@ def _read(group: dict[int, Message], view: _JsonView | _TableView) -> _Result:
 
 
 class _JsonView:
-    """A JSON object per verdict on standard output; faults on standard error."""
+    """A JSON object per verdict on standard output; faults and losses on standard error."""
+
+    def __init__(self, subscriber: Subscriber) -> None:
+        self._subscriber = subscriber
+        self._lost = 0
 
     def __enter__(self) -> _JsonView:
         return self
@@ -216,8 +222,10 @@ class _JsonView:
     def __exit__(self, *exception: object) -> None:
         pass
 
-    def heard(self, message: Message, now_s: float) -> None:
-        pass
+    def heard(self, message: Message, now_s: float) -> None:  # noqa: ARG002 - the table wants to know
+        if (lost := self._subscriber.lost.total()) > self._lost:
+            self.fault(f"{lost - self._lost} messages were lost before {message.topic} {message.header.seq}")
+            self._lost = lost
 
     def show(self, result: _Result) -> None:
         sys.stdout.write(json.dumps(_as_json(result), ensure_ascii=False) + "\n")

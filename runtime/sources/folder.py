@@ -55,12 +55,14 @@ class FolderSource:
             CameraError: there is no such folder, or no picture in it.
         """
         folder, pattern = self._camera.path, self._camera.pattern
-        if not folder.is_dir():
-            raise CameraError(f"camera {self._name!r}: {folder} is not a folder; set cameras.{self._name}.path")
         try:
+            if not folder.is_dir():
+                raise CameraError(f"camera {self._name!r}: {folder} is not a folder; set cameras.{self._name}.path")
             found = [path for path in folder.glob(pattern) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
         except (ValueError, NotImplementedError) as error:
             raise CameraError(f"camera {self._name!r}: pattern {pattern!r} is not a glob below {folder}") from error
+        except OSError as error:
+            raise CameraError(f"camera {self._name!r}: {folder} cannot be listed: {error.strerror}") from error
         if not found:
             raise CameraError(
                 f"camera {self._name!r}: no picture matches {pattern!r} in {folder}; "

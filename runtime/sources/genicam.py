@@ -252,7 +252,10 @@ class GenicamSource:
         height = asked(lambda: int(buffer.height), 0) or int(nodes.Height.value)
         width = asked(lambda: int(buffer.width), 0) or int(nodes.Width.value)
         padding = asked(lambda: int(buffer.padding_x), 0)
-        data = np.frombuffer(buffer.raw_buffer, np.uint8)[asked(lambda: int(buffer.image_offset), 0) :]
+        data = np.frombuffer(buffer.raw_buffer, np.uint8)
+        # Beyond it lies what the buffer held before, which a line-scan camera's short frame does not overwrite.
+        filled = asked(lambda: int(buffer.size_filled), 0) or data.size
+        data = data[asked(lambda: int(buffer.image_offset), 0) : filled]
         try:
             pixels = to_pixels(data, height, width, padding, self._format)
         except ValueError as error:

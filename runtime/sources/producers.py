@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import signal
 import threading
@@ -99,7 +100,11 @@ def producer_file(producer: str) -> Path:
             path = producer_path()
         case _:
             path = Path(producer)
-    if not path.is_file():
+    try:
+        found = path.is_file()
+    except OSError as error:
+        raise CameraError(f"{path}: cannot be looked at: {error.strerror}") from error
+    if not found:
         raise CameraError(f"no GenTL producer at {path}; expected the .cti file that the camera's maker installs")
     return path
 
@@ -133,6 +138,9 @@ class Producer:
         self.harvester = load_api().harvester(logger=_harvesters_log)
         faults: tuple[type[Exception], ...] = (OSError, *load_api().faults)
         try:
+            # harvesters calls what is not there, which ends the process.
+            if not hasattr(ctypes.CDLL(str(path)), "GCInitLib"):
+                raise CameraError(f"{path}: is a library, but no GenTL producer; expected the camera maker's .cti file")
             self.harvester.add_file(str(path), check_existence=True, check_validity=True)
             self.harvester.update()
         except faults as error:

@@ -121,6 +121,23 @@ def test_endpoints_that_are_addresses(endpoint):
     assert Publish(endpoint=endpoint).endpoint == endpoint
 
 
+@pytest.mark.parametrize(
+    ("setting", "where"),
+    [
+        ("[acceptance.default]\nmaximum_count = true", "acceptance.default.maximum_count: expected"),
+        ('[acceptance.default]\nscore = "0.5"', "acceptance.default.score: expected"),
+        ("[acceptance.default]\nminimum_area_mm2 = inf", "acceptance.default.minimum_area_mm2: expected"),
+        (
+            '[station]\nstate_dir = "~nobody-of-this-name/state"',
+            "station.state_dir: ~nobody-of-this-name/state: there is no",
+        ),
+    ],
+)
+def test_values_that_would_let_everything_pass_or_lead_nowhere(setting, where):
+    (fault,) = faults_of(f"{MINIMAL}\n{setting}")
+    assert where in fault
+
+
 def test_a_syntax_error_names_its_line():
     (fault,) = faults_of("[station]\nname = \n")
     assert "line 2" in fault

@@ -116,21 +116,35 @@ def test_impossible_defects_are_refused(change):
         defect(**change)
 
 
-@given(st.lists(st.tuples(st.sampled_from(CLASSES.names), st.floats(0, 1), st.integers(1, 400)), max_size=6))
+@given(
+    st.lists(st.tuples(st.sampled_from(("scratch", "hole", "dent")), st.floats(0, 1), st.integers(1, 400)), max_size=6)
+)
 def test_the_rule_counts_per_class(found):
     rule = AcceptanceRule(
         default=ClassRule(score=0.5),
-        classes={"hole": ClassRule(score=0.8, review_score=0.3, minimum_area_px=50, maximum_count=1)},
+        classes={
+            "hole": ClassRule(score=0.8, minimum_area_px=50, maximum_count=1),
+            "dent": ClassRule(score=0.8, review_score=0.3),
+        },
     )
     defects = [defect(name, score, area) for name, score, area in found]
     kept = rule.relevant(defects)
-    scratches = [d for d in defects if d.class_name == "scratch"]
-    holes = [d for d in defects if d.class_name == "hole" and d.area_px >= 50]
-    assert sorted(map(id, kept)) == sorted(map(id, scratches + holes))
-    sure = sum(d.score >= 0.5 for d in scratches) > 0 or sum(d.score >= 0.8 for d in holes) > 1
-    possible = bool(scratches) or len(holes) > 1
+    by_name = {name: [d for d in defects if d.class_name == name] for name in ("scratch", "hole", "dent")}
+    by_name["hole"] = [d for d in by_name["hole"] if d.area_px >= 50]
+    assert sorted(map(id, kept)) == sorted(map(id, sum(by_name.values(), [])))
+    sure = (
+        any(d.score >= 0.5 for d in by_name["scratch"])
+        or sum(d.score >= 0.8 for d in by_name["hole"]) > 1
+        or any(d.score >= 0.8 for d in by_name["dent"])
+    )
+    possible = by_name["scratch"] or len(by_name["hole"]) > 1 or by_name["dent"]
     expected = Verdict.NG if sure else Verdict.REVIEW if possible else Verdict.OK
     assert rule.judge(kept) is expected
+
+
+def test_what_cannot_be_counted_is_refused():
+    with pytest.raises(ValidationError, match="cannot be combined"):
+        ClassRule(score=0.8, review_score=0.3, maximum_count=1)
 
 
 def test_thresholds_are_those_of_review():

@@ -70,6 +70,26 @@ def test_a_full_mask_fills_the_picture_and_nothing_else(source, target):
     assert (box.restore(fitted) == 3).all()
 
 
+@given(source=sizes, target=targets, data=st.data())
+def test_no_defect_vanishes_on_its_way_back(source, target, data):
+    box = Letterbox(source, target)
+    (top, left), (height, width) = box.offset, box.resized
+    row = data.draw(st.integers(0, height - 1))
+    column = data.draw(st.integers(0, width - 1))
+    found = np.zeros(target, np.uint8)
+    found[top + row, left + column] = 2
+    back = box.restore(found)
+    assert back.shape == source
+    if height > source[0] and width > source[1]:
+        assert (back == 2).sum() == 1
+    # Where it went is where the pixel's centre lies.
+    for y, x in np.argwhere(back):
+        tx, ty = box.to_target(x, y)
+        reach = max(1.0, width / source[1]), max(1.0, height / source[0])
+        assert abs(tx - left - column) <= reach[0]
+        assert abs(ty - top - row) <= reach[1]
+
+
 def test_a_hairline_survives_shrinking():
     labels = np.zeros((512, 512), np.uint8)
     labels[:, 255] = 1

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import pytest
 
 from inspectd.errors import CameraError
@@ -17,7 +18,7 @@ from inspectd.runtime.gentl import producer_path
 from inspectd.runtime.messaging import Subscriber
 from inspectd.wire import Message, MessageType
 
-from .conftest import finish, inspectd, run_inspectd, summary_of
+from .conftest import finish, inspectd, picture, run_inspectd, summary_of
 
 FOLDER = 'source = "folder"\npath = "pictures"'
 
@@ -35,12 +36,15 @@ def test_a_folder_gives_one_verdict_per_picture(write_config, pictures):
 def test_frames_limits_and_a_broken_picture_is_never_ok(write_config, pictures):
     good = (pictures / "part1.png").read_bytes()
     (pictures / "part1.png").write_bytes(good[: len(good) // 2])
+    bitmap = cv2.imencode(".bmp", picture(defect=False))[1].tobytes()
+    (pictures / "part0.bmp").write_bytes(bitmap[: len(bitmap) // 2])
     status, out, err = run_inspectd("run", write_config(FOLDER), "--frames", 6)
     summary = summary_of(out)
     assert status == 0
     assert "part1.png: truncated" in err
+    assert all(line.startswith("inspectd: ") for line in err.splitlines())
     counts = {key: summary[key] for key in ("frames", "verdicts", "ok", "ng", "review", "not_inspected")}
-    assert counts == {"frames": 6, "verdicts": 6, "ok": 2, "ng": 3, "review": 0, "not_inspected": 1}
+    assert counts == {"frames": 6, "verdicts": 6, "ok": 2, "ng": 2, "review": 0, "not_inspected": 2}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -142,6 +146,25 @@ def test_a_camera_that_is_not_there_is_told_with_those_that_are(write_config):
     (error,) = [line for line in err.splitlines() if line.startswith("inspectd: error: ")]
     assert "not found" in error
     assert "VikyTL_DEV_green" in error
+
+
+def test_a_signal_ends_the_wait_for_a_subscriber_in_good_order(write_config, pictures, tmp_path):
+    process = inspectd("run", write_config(FOLDER), "--wait", 30)
+    for line in process.stderr:
+        if "judging by" in line:
+            break
+    time.sleep(0.5)
+    process.terminate()
+    status, out, err = finish(process, 10)
+    assert status == 0, err
+    assert summary_of(out)["frames"] == 0
+
+
+def test_the_demo_names_an_impossible_endpoint():
+    status, out, err = run_inspectd("demo", "--endpoint", "nowhere")
+    assert (status, out) == (2, "")
+    (line,) = err.splitlines()
+    assert line.startswith("inspectd: error: --endpoint: expected tcp://HOST:PORT")
 
 
 def test_help_is_quick_and_loads_nothing_heavy():

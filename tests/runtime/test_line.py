@@ -173,6 +173,8 @@ def test_an_incomplete_frame_counts_as_one_and_is_not_inspected(setup):
     assert setup.verdicts == [Verdict.OK, Verdict.NOT_INSPECTED, Verdict.OK]
     assert setup.reasons[1] == "half of it is missing"
     assert line.summary().complete
+    # Its number is not known: that is no gap.
+    assert line.summary().lost == 0
 
 
 def test_gaps_in_the_numbers_are_lost_frames_and_a_restart_is_none(setup):
@@ -253,6 +255,54 @@ def test_stop_drains_what_was_grabbed(setup):
     assert setup.publisher.state is State.HALTED
 
 
+def test_a_part_that_a_camera_has_in_its_hands_when_the_line_stops_is_judged(setup):
+    class Late(Script):
+        def read(self, timeout_s: float) -> Frame:
+            got = super().read(timeout_s)
+            if got.frame_id == 2:
+                line.stop()
+                time.sleep(0.3)  # meanwhile the line has closed its mailbox, and waits
+            return got
+
+    line = Line(setup.config(), setup.bundle, setup.engine, [Late(frame(1), frame(2))], setup.publisher)
+    with setup.publisher:
+        line.run()
+    assert (line.summary().frames, line.summary().verdicts) == (2, 2)
+    assert setup.publisher.state is State.HALTED
+
+
+def test_a_line_that_is_stopped_before_its_first_frame_grabs_none(setup):
+    line = Line(setup.config(), setup.bundle, setup.engine, [Script(frame(1))], setup.publisher)
+    line.stop()
+    with setup.publisher:
+        line.run()
+    assert line.summary().frames == 0
+
+
+def test_a_camera_that_hangs_in_its_driver_ends_the_line(setup, monkeypatch):
+    monkeypatch.setattr("inspectd.runtime.line.HANG_S", 0.4)
+    ended = threading.Event()
+
+    class Hangs(Script):
+        def read(self, timeout_s: float) -> Frame:
+            if not self._steps:
+                ended.wait(20)
+            return super().read(timeout_s)
+
+    source = Hangs(frame(1), frame(2, defect=True))
+    started = time.monotonic()
+    line = setup.run(source)
+    took_s = time.monotonic() - started
+    ended.set()
+    assert "its driver hangs" in str(setup.failure)
+    assert setup.verdicts == [Verdict.OK, Verdict.NG]
+    assert setup.states[-1] == "Error"
+    assert line.summary().complete
+    assert took_s < 5
+    # To close it could hang as well.
+    assert not source.closed
+
+
 # Mailbox
 
 
@@ -280,6 +330,8 @@ def test_every_accepted_frame_is_given_out_once_and_in_order(steps, capacity, li
     assert numbers == sorted(set(numbers))
     assert len(numbers) == mailbox.accepted == accepted - mailbox.dropped
     assert limit is None or len(numbers) <= limit
+    for camera in "ab":
+        mailbox.finish(camera)
     assert mailbox.drained
     assert not mailbox.put("a", arrival(99))
 
@@ -303,7 +355,7 @@ def test_any_other_camera_waits_for_room():
     assert mailbox.dropped == 0
 
 
-def test_closing_sets_a_waiting_camera_free():
+def test_closing_takes_what_a_waiting_camera_has_in_its_hands():
     mailbox = Mailbox({"a": Slot(1, drops_oldest=False)})
     assert mailbox.put("a", arrival(0))
     results = []
@@ -311,6 +363,9 @@ def test_closing_sets_a_waiting_camera_free():
     putter.start()
     mailbox.close()
     putter.join(5)
-    assert results == [False]
-    assert mailbox.get(0).frame.frame_id == 0
+    assert results == [True]
+    assert mailbox.is_over
+    assert [mailbox.get(0).frame.frame_id for _ in range(2)] == [0, 1]
+    assert not mailbox.drained
+    mailbox.finish("a")
     assert mailbox.drained

@@ -114,6 +114,16 @@ def test_verdict_and_mask_share_their_number():
         assert subscriber.lost.total() == 0
 
 
+def test_a_path_that_is_no_socket_is_left_alone(tmp_path):
+    file, folder = tmp_path / "notes.txt", tmp_path / "folder"
+    file.write_text("precious")
+    folder.mkdir()
+    for path in (file, folder):
+        with pytest.raises(ConfigError, match="a file or folder of this name"):
+            Publisher(f"ipc://{path}", epoch=1, cameras=CAMERAS).open()
+    assert file.read_text() == "precious"
+
+
 def test_what_a_verdict_says():
     clock = Clock()
     with (

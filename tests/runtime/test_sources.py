@@ -66,6 +66,8 @@ def test_folders_without_pictures(pictures, settings, complaint):
 def test_a_folder_that_is_none(tmp_path):
     with pytest.raises(CameraError, match=r"set cameras\.cam1\.path"):
         folder_source(tmp_path / "missing").open()
+    with pytest.raises(CameraError, match="cannot be listed: File name too long"):
+        folder_source(tmp_path / ("x" * 300)).open()
 
 
 def damaged_files() -> dict[str, bytes]:
@@ -256,6 +258,8 @@ def test_what_is_wrong_with_a_camera_is_told():
     got = in_process(
         PRELUDE
         + """
+from pathlib import Path
+import cv2
 print(json.dumps({
     "many": complaint(), "none": complaint(device="9"),
     "range": complaint(device="0", features={"Width": 5000}),
@@ -265,7 +269,9 @@ print(json.dumps({
     "locked": complaint(device="0", features={"PayloadSize": 1}),
     "category": complaint(device="0", features={"ImageFormatControl": 1}),
     "producer": complaint(producer="/nowhere/maker.cti"),
-    "no producer": complaint(producer=__import__("cv2").__file__),
+    "no producer": complaint(producer=cv2.__file__),
+    "other library": complaint(producer=str(next(Path(cv2.__file__).parent.glob("cv2*.so")))),
+    "long name": complaint(producer="/" + 300 * "x"),
 }))
 """
     )
@@ -281,6 +287,8 @@ print(json.dumps({
     assert "is a category" in got["category"]
     assert "no GenTL producer at /nowhere/maker.cti" in got["producer"]
     assert "is not a GenTL producer" in got["no producer"]
+    assert "is a library, but no GenTL producer" in got["other library"]
+    assert "File name too long" in got["long name"]
 
 
 def test_cameras_behind_one_producer_share_it_and_one_camera_is_opened_once():
@@ -304,6 +312,33 @@ third.close()
     )
     assert "in use by another program" in got["in use"]
     assert got["again"] == 1
+
+
+def test_a_frame_that_was_not_filled_to_its_end_is_damaged():
+    """A line-scan camera's short frame counts as complete, and the rest of the buffer holds an earlier picture."""
+    got = in_process(
+        PRELUDE
+        + """
+from types import SimpleNamespace
+from inspectd.runtime.sources.damaged import DamagedFrame
+
+source = camera(device="0", features={"Width": 100, "Height": 100, "PixelFormat": "Mono8"})
+source.open()
+buffer = SimpleNamespace(frame_id=7, timestamp_ns=0, payload_type=1, pixel_format=0x01080001, width=100, height=100,
+                         padding_x=0, image_offset=0, raw_buffer=bytes(10_000), size_filled=10_000,
+                         is_complete=lambda: True)
+whole = source._frame(buffer).pixels.shape
+buffer.size_filled = 6_000
+try:
+    source._frame(buffer)
+except DamagedFrame as error:
+    print(json.dumps({"whole": whole, "short": str(error), "id": error.frame.frame_id}))
+source.close()
+"""
+    )
+    assert got["whole"] == [100, 100, 1]
+    assert "needs 10000 bytes, the buffer holds 6000" in got["short"]
+    assert got["id"] == 7
 
 
 def test_a_silent_camera_is_lost_after_its_timeout():

@@ -24,6 +24,7 @@ from inspectd.inspection import Inspection, Verdict
 from inspectd.mask import ClassMap, Mask
 from inspectd.runtime.messaging import CameraStream, Publisher
 from inspectd.runtime.watch import overlay, watch
+from inspectd.wire import MessageType
 
 CLASSES = ClassMap(("scratch", "stain"))
 
@@ -86,6 +87,35 @@ def test_json_lines_in_another_process():
     assert rows[3]["mask"] is None
     assert rows[3]["result"]["reason"].startswith("the engine failed")
     assert {row["epoch"] for row in rows} == {3}
+
+
+def test_what_was_lost_on_the_way_is_told(capsys):
+    """A publisher whose second verdict and third mask ZeroMQ has dropped."""
+    sent = threading.Event()
+
+    class Lossy(Publisher):
+        def _send(self, message):
+            if (message.header.msg_type, message.header.seq) not in ((MessageType.VERDICT, 2), (MessageType.MASK, 3)):
+                super()._send(message)
+
+    def run() -> None:
+        publisher.wait_for_subscriber(20)
+        for number in range(1, 4):
+            publisher.publish(inspection(number, Verdict.OK))
+        while not sent.wait(0.02):
+            publisher.tick()
+
+    with Lossy("tcp://127.0.0.1:*", epoch=3, cameras={"cam1": CameraStream()}) as publisher:
+        thread = threading.Thread(target=run)
+        thread.start()
+        status = watch(publisher.endpoint, json_lines=True, count=2)
+        sent.set()
+        thread.join()
+    out, err = capsys.readouterr()
+    assert status == 0
+    assert [json.loads(row)["seq"] for row in out.splitlines()] == [1, 3]
+    assert "1 messages were lost before ins1/verdict/cam1/ 3" in err
+    assert "ins1/verdict/cam1/ 3: its mask was lost" in err
 
 
 @pytest.mark.parametrize("arguments", ["json_lines=True", "json_lines=False"])

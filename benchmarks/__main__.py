@@ -1,0 +1,129 @@
+"""`python -m benchmarks`: measure, compare with the bounds, and say where the time goes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from inspectd.errors import InspectdError
+
+from .measure import Report, machine, machine_text
+
+BENCHMARKS = ("render", "line", "training")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit status: 0, 1 where a bound is missed, 2 where something could not be measured."""
+    options = _parser().parse_args(arguments)
+    measures: dict[str, Callable[[argparse.Namespace], Report]] = {
+        "render": _render,
+        "line": _line,
+        "training": _training,
+    }
+    # Asked before anything is measured: the benchmarks are a load themselves.
+    found: dict[str, Any] = {"machine": machine()}
+    print(machine_text(found["machine"]), flush=True)
+    passed = True
+    for name in BENCHMARKS:
+        if options.benchmark not in (name, "all"):
+            continue
+        print(f"\n{name}", flush=True)
+        try:
+            report = measures[name](options)
+        except InspectdError as error:
+            print(f"benchmarks: error: {name}: {error}", file=sys.stderr)
+            return 2
+        print(report.text, flush=True)
+        found[name] = report.values
+        passed &= report.passed
+    if options.json is not None:
+        try:
+            options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            print(f"benchmarks: error: {options.json}: cannot be written: {error.strerror}", file=sys.stderr)
+            return 2
+    return 0 if passed else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measure inspectd on this machine. Exit status 1 where a bound is missed.",
+    )
+    parser.add_argument("benchmark", nargs="?", choices=("all", *BENCHMARKS), default="all", help="default: all")
+    parser.add_argument("--repeats", type=_count, default=7, metavar="N", help="rounds of each (7)")
+    parser.add_argument("--size", type=_count, default=256, metavar="PX", help="side of the pictures (256)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    line = parser.add_argument_group("line")
+    line.add_argument("--bundle", type=Path, metavar="PATH", help="judge by this one instead of the one shipped")
+    line.add_argument("--threads", type=int, default=0, metavar="N", help="of the engine; 0 takes all cores (0)")
+    line.add_argument("--frames", type=_count, default=60, metavar="N", help="frames of a round (60)")
+    training = parser.add_argument_group("training")
+    training.add_argument("--backbone", choices=("resnet50", "resnet34", "resnet18", "slim"), default="slim")
+    training.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="bf16-mixed")
+    training.add_argument("--augment", choices=("none", "flips", "full"), default="full")
+    training.add_argument("--batch", type=_count, default=8, metavar="N", help="pictures of an update (8)")
+    training.add_argument("--steps", type=_count, default=10, metavar="N", help="updates of a round that count (10)")
+    training.add_argument("--workers", type=int, default=0, metavar="N", help="processes that read pictures (0)")
+    training.add_argument("--accelerator", choices=("auto", "cpu", "gpu"), default="auto")
+    return parser
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")
+    return value
+
+
+def _render(options: argparse.Namespace) -> Report:
+    from .render import run
+
+    return run(repeats=options.repeats, size=options.size)
+
+
+def _line(options: argparse.Namespace) -> Report:
+    from inspectd.runtime.station import demo_bundle
+
+    from .line import run
+
+    return run(
+        bundle_path=options.bundle or demo_bundle(),
+        rounds=options.repeats,
+        frames=options.frames,
+        size=options.size,
+        threads=options.threads,
+    )
+
+
+def _training(options: argparse.Namespace) -> Report:
+    from inspectd.optional import require
+
+    require("lightning", extra="train")
+    from inspectd.training.segmentation.settings import SegmentSettings
+
+    from .training import run
+
+    settings = SegmentSettings(
+        backbone=options.backbone,
+        height=options.size,
+        width=options.size,
+        batch=options.batch,
+        augment=options.augment,
+        precision=options.precision,
+    )
+    return run(
+        settings=settings,
+        rounds=options.repeats,
+        steps=options.steps,
+        workers=options.workers,
+        accelerator=options.accelerator,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""Each benchmark runs on tiny sizes, and its figures hold together."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import parser
+
+from inspectd.bundle import GOLDEN, MODEL, PARITY, Golden, GoldenSample, ModelCard, encode_png, write_bundle
+from inspectd.preprocess import Preprocess
+
+ROOT = Path(__file__).resolve().parents[1]
+SIZE = 64
+
+# Bright red pixels are a defect: a network that costs next to nothing.
+GRAPH = """
+<ir_version: 9, opset_import: ["" : 18]>
+red (uint8[N,64,64,3] images, float[1] thresholds)
+    => (uint8[N,64,64] labels, uint8[N,64,64] confidence, float[N,1] scores)
+{
+    first = Constant <value_int = 0> ()
+    pixels = Constant <value_ints = [1, 2]> ()
+    classes = Constant <value_ints = [1]> ()
+    white = Constant <value_float = 255.0> ()
+    confidence = Gather <axis = 3> (images, first)
+    values = Cast <to = 1> (confidence)
+    probability = Div (values, white)
+    over = GreaterOrEqual (probability, thresholds)
+    labels = Cast <to = 2> (over)
+    highest = ReduceMax <keepdims = 0> (probability, pixels)
+    scores = Unsqueeze (highest, classes)
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    picture = np.zeros((SIZE, SIZE, 3), np.uint8)
+    sample = GoldenSample(input="golden/0.png", labels="golden/0-labels.png", scores=(0.0,))
+    files = {
+        MODEL: parser.parse_model(GRAPH).SerializeToString(),
+        PARITY: b"{}",
+        GOLDEN: Golden(samples=(sample,), thresholds=(0.9,)).model_dump_json().encode(),
+        sample.input: encode_png(picture),
+        sample.labels: encode_png(picture[..., 0]),
+    }
+    card = ModelCard(
+        name="red",
+        classes=("red",),
+        preprocess=Preprocess(height=SIZE, width=SIZE),
+        thresholds=(0.9,),
+        network={},
+        provenance={},
+    )
+    path = tmp_path_factory.mktemp("benchmarks") / "bundle"
+    write_bundle(path, card, files, version="test")
+    return path
+
+
+def benchmarks(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks", *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def figures(name: str, *arguments: str | Path, json_file: Path) -> dict[str, Any]:
+    done = benchmarks(name, "--size", str(SIZE), "--json", json_file, *arguments)
+    assert done.returncode in (0, 1), done.stderr
+    found = json.loads(json_file.read_text())
+    assert set(found) == {"machine", name}
+    assert found["machine"]["cores"] >= 1
+    assert ("WARNING" in done.stdout) is found["machine"]["busy"]
+    values: dict[str, Any] = found[name]
+    # The bound decides the exit status.
+    assert values["passed"] is (done.returncode == 0)
+    assert ("FAIL" in done.stdout) is (done.returncode == 1)
+    return values
+
+
+def check_comparison(values: dict[str, Any], *, rounds: int, bound: float) -> None:
+    baseline, measured = values["baseline_ms"], values["measured_ms"]
+    assert len(baseline) == len(measured) == rounds
+    assert values["ratio"] == pytest.approx(median(measured) / median(baseline))
+    assert values["spread"][0] <= values["spread"][1]
+    assert values["bound"] == bound
+    assert values["passed"] is (values["ratio"] <= bound)
+
+
+def test_line(bundle: Path, tmp_path: Path) -> None:
+    values = figures(
+        "line", "--bundle", bundle, "--repeats", "2", "--frames", "9", "--threads", "1", json_file=tmp_path / "out.json"
+    )
+    check_comparison(values, rounds=2, bound=1.15)
+    stages = values["stages_ms"]
+    assert set(stages) == {"wait", "pre", "infer", "post", "publish", "rest"}
+    assert sum(ms for name, ms in stages.items() if name != "wait") == pytest.approx(fmean(values["measured_ms"]))
+    assert min(stages.values()) >= 0
+    assert values["frames_per_s"] == pytest.approx(1000 / median(values["measured_ms"]))
+
+
+def test_a_line_without_its_bundle_is_refused(tmp_path: Path) -> None:
+    done = benchmarks("line", "--bundle", tmp_path / "absent")
+    assert done.returncode == 2
+    assert "no such bundle" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_training(tmp_path: Path) -> None:
+    values = figures(
+        *("training", "--repeats", "2", "--steps", "2", "--batch", "2", "--accelerator", "cpu"),
+        json_file=tmp_path / "out.json",
+    )
+    check_comparison(values, rounds=2, bound=1.10)
+    recipe, bare = values["phases_ms"]["recipe"], values["phases_ms"]["bare"]
+    assert min(*recipe.values(), *bare.values()) > 0
+    # Only the recipe draws and augments its batches.
+    assert recipe["feed"] > 10 * bare["feed"]
+    assert sum(recipe.values()) == pytest.approx(fmean(values["measured_ms"]))
+    assert sum(bare.values()) == pytest.approx(fmean(values["baseline_ms"]))
+    # Both run the network.
+    for phase in ("forward", "backward", "optimiser"):
+        assert recipe[phase] > 0.01 * sum(recipe.values())
+        assert bare[phase] > 0.01 * sum(bare.values())
+
+
+def test_render(tmp_path: Path) -> None:
+    values = figures("render", "--repeats", "1", json_file=tmp_path / "out.json")
+    times = [ms for kind in ("good_ms", "defective_ms") for group in values[kind].values() for ms in group]
+    assert len(times) == 12
+    assert values["median_ms"] == pytest.approx(median(times))
+    assert 0 < values["spread_ms"][0] <= values["median_ms"] <= values["spread_ms"][1]
+
+
+def test_rounds_come_in_turns_and_a_ratio_above_the_bound_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks.measure import Comparison, compare
+
+    order = []
+
+    def take(name: str, ms: float) -> float:
+        order.append(name)
+        return ms
+
+    slow = compare(lambda: take("A", 2.0), lambda: take("B", 3.0), rounds=3, bound=1.4)
+    assert order == ["A", "B", "B", "A", "A", "B"]
+    assert (slow.ratio, slow.spread, slow.passed) == (1.5, (1.5, 1.5), False)
+    assert "FAIL" in slow.text()
+    uneven = Comparison((10.0, 10.0, 10.0), (10.0, 11.0, 14.0), bound=1.15)
+    assert uneven.passed
+    assert math.isclose(uneven.ratio, 1.1)
+    assert "within the spread" in uneven.text()
+    for baseline, measured in (((), ()), ((1.0,), ()), ((0.0,), (1.0,))):
+        with pytest.raises(ValueError, match=r"round"):
+            Comparison(baseline, measured, bound=1.0)

@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 # One thread for each library: tests run side by side.
 ENV    := OMP_NUM_THREADS=1
 
-.PHONY: demo test test-slow check bench clean
+.PHONY: demo test test-slow check bench demo-bundle clean
 
 # The demo needs the base install alone.
 $(VENV)/.base: setup.py pyproject.toml $(wildcard runtime/gentl/*.c runtime/gentl/*.h runtime/gentl/*.xml)
@@ -35,6 +35,19 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
+
+# The shipped bundle, made again: about two hours on one core.
+demo-bundle: $(VENV)/.dev
+	$(ENV) $(BIN)/inspectd-train buttons --out out/buttons128 --protocol demo --train 4800 --size 128
+	$(ENV) $(BIN)/inspectd-train buttons --out out/buttons256 --protocol demo --train 2400
+	$(ENV) $(BIN)/inspectd-train segment out/buttons128 --out out/slim128 --backbone slim --roles extra,free \
+	    --size 128x128 --batch 16 --steps 5000 --rate 4e-3 --schedule onecycle --weight-decay 0.02 \
+	    --crop-bias 1 --defect-share 0.7 --defect-weight 6
+	$(ENV) $(BIN)/inspectd-train segment out/buttons256 --out out/slim256 --backbone slim --roles extra,free \
+	    --start out/slim128 --steps 5000 --schedule onecycle --weight-decay 0.02 \
+	    --crop-bias 0.9 --defect-share 0.65 --defect-weight 6
+	$(ENV) $(BIN)/inspectd-train evaluate out/slim256 out/buttons256 --out out/slim256-evaluation
+	$(ENV) $(BIN)/export-trt out/slim256 --out runtime/demo/bundle --calibration out/buttons256
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -97,7 +97,8 @@ def _pictures(root: Path, card: ModelCard, limit: int) -> NDArray[np.uint8]:
     if not samples:
         raise DatasetError(f"{root}: holds no picture of the roles {', '.join(CALIBRATION_ROLES)}")
     chosen = np.linspace(0, len(samples) - 1, min(limit, len(samples))).astype(int)
-    return np.stack([card.preprocess.image(read_image(samples[index].image)) for index in chosen])
+    bits = int(card.provenance.get("settings", {}).get("bits", 16))
+    return np.stack([card.preprocess.image(read_image(samples[index].image, bits=bits)) for index in chosen])
 
 
 def _golden(inputs: NDArray[np.uint8], outputs: Outputs, card: ModelCard) -> dict[str, bytes]:

@@ -24,6 +24,8 @@ __all__ = ["Certificate", "Check", "Outputs", "certify"]
 # Bounds of fp32 against fp32: only the order of additions differs.
 MASK_AGREEMENT = 0.9999
 SCORE_DIFFERENCE = 1e-3
+# Low, so that a graph with the card's thresholds built in shows: they are an input, and a station sets its own.
+OTHER_THRESHOLD = 1e-3
 
 _EXPECTED_IO = {
     "images": ("UINT8", 4),
@@ -103,16 +105,25 @@ def certify(
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     thresholds = np.asarray(card.thresholds, np.float32)
+
+    def both(pictures: NDArray[np.uint8], at: NDArray[np.float32]) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
+        with torch.inference_mode():
+            answer = inspector(torch.from_numpy(pictures), torch.from_numpy(at))
+        return [part.numpy() for part in answer], session.run(
+            list(OUTPUTS), dict(zip(INPUTS, (pictures, at), strict=True))
+        )
+
     torch_side, graph_side = [], []
     for index, image in enumerate(images):
-        with torch.inference_mode():
-            answer = inspector(torch.from_numpy(image[None]), torch.from_numpy(thresholds))
-        torch_side.append([part.numpy() for part in answer])
-        graph_side.append(session.run(list(OUTPUTS), dict(zip(INPUTS, (image[None], thresholds), strict=True))))
+        trained_part, exported_part = both(image[None], thresholds)
+        torch_side.append(trained_part)
+        graph_side.append(exported_part)
         if progress is not None:
             progress(index + 1, len(images))
     trained, exported = _joined(torch_side), _joined(graph_side)
     checks += _parity(trained, exported)
+    pair = images[[0, -1]]
+    checks.append(_elsewhere(*both(pair, np.full_like(thresholds, OTHER_THRESHOLD))))
     certificate = Certificate(
         images=len(images),
         images_from=images_from,
@@ -149,6 +160,17 @@ def _structure(onnx: Any, model: bytes) -> list[Check]:  # noqa: ANN401 - the mo
         Check(name="inputs and outputs", value=str(found), bound=str(_EXPECTED_IO), passed=found == _EXPECTED_IO),
         Check(name="operator domains besides ONNX", value=", ".join(foreign), bound="none", passed=not foreign),
     ]
+
+
+def _elsewhere(trained: list[NDArray[Any]], exported: list[NDArray[Any]]) -> Check:
+    """Two pictures in one batch, at other thresholds than the card's."""
+    agreement = float((trained[0] == exported[0]).mean())
+    return Check(
+        name=f"the same in a batch of two, at thresholds of {OTHER_THRESHOLD:g}",
+        value=agreement,
+        bound=f">= {MASK_AGREEMENT}",
+        passed=agreement >= MASK_AGREEMENT,
+    )
 
 
 def _parity(trained: Outputs, exported: Outputs) -> list[Check]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from inspectd.bundle import ModelCard
+from inspectd.errors import BundleError
 from inspectd.optional import require
 
 __all__ = ["INPUTS", "OPSET", "OUTPUTS", "Inspector", "to_onnx"]
@@ -64,6 +65,7 @@ def to_onnx(inspector: Inspector, card: ModelCard) -> bytes:
     """The graph as ONNX, fp32, with any number of pictures; the card travels in its metadata.
 
     Raises:
+        BundleError: the exporter gave nothing.
         MissingDependencyError: onnx or onnxscript is missing.
     """
     onnx = require("onnx", extra="export")
@@ -84,7 +86,9 @@ def to_onnx(inspector: Inspector, card: ModelCard) -> bytes:
             verbose=False,
         )
     if program is None:
-        raise RuntimeError("torch.onnx.export gave nothing")
+        raise BundleError(
+            "torch.onnx.export gave no graph; install the versions of the extra: pip install 'inspectd[export]'"
+        )
     model = program.model_proto
     # Names of source files and their lines would make two exports of one network differ.
     for node in model.graph.node:

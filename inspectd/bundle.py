@@ -295,7 +295,8 @@ def explain(error: ValidationError) -> str:
     parts = []
     for fault in error.errors():
         where = ".".join(str(part) for part in fault["loc"])
-        parts.append(f"{where}: {fault['msg']}" if where else fault["msg"])
+        what = fault["msg"].removeprefix("Value error, ")
+        parts.append(f"{where}: {what}" if where else what)
     return "; ".join(parts)
 
 

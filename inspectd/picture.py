@@ -69,10 +69,14 @@ def read_pixels(path: Path) -> Pixels:
         raise DatasetError(f"{path}: the file is empty; copy it again")
     if damage := _damage(data):
         raise DatasetError(f"{path}: {damage}; copy it again")
+    # OpenCV writes to stderr what is said below in one line.
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
         decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
     except cv2.error as error:
         raise DatasetError(f"{path}: cannot be decoded: {error.err}") from None
+    finally:
+        cv2.utils.logging.setLogLevel(level)
     if decoded is None:
         raise DatasetError(f"{path}: damaged, or not an image of a known kind ({', '.join(IMAGE_SUFFIXES)})")
     if decoded.dtype not in (np.uint8, np.uint16):

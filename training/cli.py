@@ -91,6 +91,9 @@ def segment(
         str,
         typer.Option(help="Start of the backbone: none, imagenet (downloaded), or a file with torchvision's names."),
     ] = "none",
+    start: Annotated[
+        str | None, typer.Option(metavar="CHECKPOINT", help="A trained network to go on from, instead of --weights.")
+    ] = None,
     classes: Annotated[Classes, typer.Option(help="One class for all defects, or one for each type.")] = Classes.binary,
     size: Annotated[str, typer.Option(metavar="HxW", help="Size of the network's input, multiples of 16.")] = "256x256",
     fill: Annotated[int, typer.Option(help="Grey value around letterboxed pictures.")] = 0,
@@ -114,7 +117,10 @@ def segment(
     defect_weight: Annotated[float, typer.Option(help="Weight of defects in the cross-entropy.")] = 1.0,
     augment: Annotated[Augment, typer.Option(help="How pictures are varied.")] = Augment.full,
     rotation_deg: Annotated[float, typer.Option(help="Highest rotation of --augment full, either way.")] = 180.0,
-    precision: Annotated[Precision, typer.Option(help="Arithmetic of the network.")] = Precision.bf16,
+    # `fabric run` takes this option for itself wherever it stands, and hands it on by the variable.
+    precision: Annotated[
+        Precision, typer.Option(envvar="LT_PRECISION", show_envvar=False, help="Arithmetic of the network.")
+    ] = Precision.bf16,
     seed: Annotated[int, typer.Option(help="Of weights, order, crops and augmentation.")] = 0,
     accelerator: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
     devices: Annotated[int, typer.Option(help="GPUs or processes on this machine.")] = 1,
@@ -132,6 +138,10 @@ def segment(
         inspectd-train segment DATA --out out/slim --backbone slim --steps 6000 --schedule onecycle --crop-bias 0.5
     """
     _require_torch()
+    import torch
+    from lightning.fabric.utilities.rank_zero import rank_zero_only
+
+    from inspectd.errors import ConfigError
     from inspectd.training.segmentation.settings import SegmentSettings
     from inspectd.training.segmentation.train import Hardware, train
 
@@ -140,6 +150,7 @@ def segment(
         lambda: SegmentSettings(
             backbone=backbone.value,
             weights=weights,
+            start=start,
             classes=classes.value,
             height=height,
             width=width,
@@ -163,12 +174,16 @@ def segment(
         )
     )
     hardware = Hardware(accelerator=accelerator, devices=devices, nodes=nodes, workers=workers, save_every=save_every)
+    # Several devices run this program; one of them speaks.
+    say = rank_zero_only(print)
     try:
         checkpoint = train(data, out, settings, hardware=hardware, resume=resume)
     except KeyboardInterrupt:
-        print(f"inspectd-train: stopped; go on with the same command and --resume ({out})", file=sys.stderr)
+        say(f"inspectd-train: stopped; go on with the same command and --resume ({out})", file=sys.stderr)
         raise typer.Exit(130) from None
-    print(checkpoint)
+    except torch.OutOfMemoryError as error:
+        raise ConfigError(f"the device's memory is too small; lower --batch or --size: {error}") from error
+    say(checkpoint)
 
 
 @app.command()
@@ -182,7 +197,7 @@ def evaluate(
     ] = None,
     minimum_area_px: Annotated[int, typer.Option(help="Smaller regions are ignored, px of the photograph.")] = 1,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    seed: Annotated[int, typer.Option(help="Of the resampling behind the intervals.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the resampling behind the intervals.")] = 0,
 ) -> None:
     """Measure a trained network: pixel F1, image recall at given false rejects, false alarms on good parts.
 
@@ -256,7 +271,7 @@ def buttons(
     lines: Annotated[str | None, typer.Option(help="One product line, or all.")] = None,
     train: Annotated[int, typer.Option(help="demo: training pictures with defects, and as many without.")] = 600,
     seed: Annotated[int, typer.Option(help="Two seeds share no part.")] = 0,
-    workers: Annotated[int | None, typer.Option(help="Processes that render; one a core if not given.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes that render; one a core if not given.")] = None,
 ) -> None:
     """Write a dataset of rendered buttons: nine defect types with exact masks, and a contact sheet.
 
@@ -340,7 +355,7 @@ def _size(text: str) -> tuple[int, int]:
     from inspectd.errors import ConfigError
 
     height, separator, width = text.lower().partition("x")
-    if not (height.isdigit() and (width.isdigit() or not separator)):
+    if not (height.isdecimal() and (width.isdecimal() or not separator)):
         raise ConfigError(f"--size {text}: expected HxW in px, 256x256 for example")
     return int(height), int(width or height)
 

@@ -136,6 +136,35 @@ def test_a_truncated_zip_is_refused(tmp_path):
         load_bundle(tmp_path / "foreign.zip")
 
 
+@given(position=st.integers(0, 10**6), bit=st.integers(0, 7))
+def test_a_zip_with_any_bit_changed_is_refused_or_whole(zipped, position, bit):
+    data = bytearray(zipped.read_bytes())
+    data[position % len(data)] ^= 1 << bit
+    changed = zipped.with_name("changed.zip")
+    changed.write_bytes(data)
+    try:
+        bundle = load_bundle(changed)
+    except BundleError:
+        return
+    assert {file: bundle.read(file) for file in bundle.files} == files() | {MODEL: bytes(range(256)) * 9}
+
+
+@pytest.fixture(scope="module")
+def zipped(tmp_path_factory):
+    path = tmp_path_factory.mktemp("zipped") / "bundle.zip"
+    write_bundle(path, card(), files() | {MODEL: bytes(range(256)) * 9}, version="1.0")
+    return path
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "photographs.zip"])
+def test_other_files_are_not_overwritten(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"mine")
+    with pytest.raises(BundleError, match="is a file that is no bundle"):
+        write_bundle(path, card(), files(), version="1.0")
+    assert path.read_bytes() == b"mine"
+
+
 def test_a_file_swapped_after_loading_is_noticed(folder):
     bundle = load_bundle(folder)
     (folder / MODEL).write_bytes(b"x" * 34)

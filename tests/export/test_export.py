@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ from inspectd.bundle import MODEL, PARITY, load_bundle
 from inspectd.errors import BundleError, DatasetError
 from inspectd.export.bundler import export_bundle
 from inspectd.export.certificate import certify
+from inspectd.export.cli import main
 from inspectd.export.graph import Inspector, to_onnx
 from inspectd.runtime.engine import open_engine, self_test
 from inspectd.training.data.dataset import open_dataset, read_image
@@ -101,16 +103,32 @@ def test_the_card_travels_in_the_graph(bundle):
     assert json.loads(properties["inspectd.card"]) == bundle.card.model_dump(mode="json")
 
 
-def test_another_network_gets_no_certificate(trained):
+def test_another_network_gets_no_certificate(trained, bundle):
     checkpoint = load_checkpoint(trained)
     inspector = Inspector(checkpoint.network, checkpoint.card).eval()
-    model = to_onnx(inspector, checkpoint.card)
+    model = bundle.read(MODEL)
     with torch.no_grad():
         checkpoint.network.classify.bias[1:] += 3.0
     certificate, _ = certify(inspector, model, checkpoint.card, checkpoint.golden, images_from="golden")
     assert not certificate.passed
     failed = {check.name for check in certificate.checks if not check.passed}
     assert "largest difference of a score" in failed
+
+
+def test_thresholds_that_are_built_in_get_no_certificate(trained):
+    class Deaf(Inspector):
+        """Hears no thresholds but the card's."""
+
+        def forward(self, images, thresholds):
+            return super().forward(images, thresholds * 0 + 0.5)
+
+    checkpoint = load_checkpoint(trained)
+    model = to_onnx(Deaf(checkpoint.network, checkpoint.card).eval(), checkpoint.card)
+    inspector = Inspector(checkpoint.network, checkpoint.card).eval()
+    certificate, _ = certify(inspector, model, checkpoint.card, checkpoint.golden, images_from="golden")
+    assert [check.name for check in certificate.checks if not check.passed] == [
+        "the same in a batch of two, at thresholds of 0.001"
+    ]
 
 
 def test_numbers_that_are_not_finite_get_no_bundle(trained, tmp_path):
@@ -143,15 +161,15 @@ def test_the_self_test_passes_and_fails_where_it_must(bundle):
         self_test(Blind(), bundle)
 
 
-def test_the_command(trained, tmp_path):
+def test_the_command(trained, tmp_path, monkeypatch, capsys):
     command = [sys.executable, "-m", "inspectd.export.cli"]
     done = subprocess.run([*command, str(trained), "--out", str(tmp_path / "b.zip")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert load_bundle(tmp_path / "b.zip").card.name == "buttons"
-    done = subprocess.run([*command, str(tmp_path), "--out", str(tmp_path / "c")], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "no such checkpoint" in done.stderr
-    assert done.stderr.startswith("export-trt: error: ")
+    monkeypatch.setattr(sys, "argv", ["export-trt", str(tmp_path), "--out", str(tmp_path / "c")])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert re.fullmatch("export-trt: error: .* no such checkpoint.*\n", capsys.readouterr().err)
 
 
 def test_a_dataset_without_pictures_for_comparison_is_refused(trained, tmp_path, buttons):

@@ -196,13 +196,16 @@ def test_values_beyond_the_bits_and_other_depths_are_refused(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif", ".webp", ".ppm"])
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.97])
-def test_truncated_files_are_refused(tmp_path: Path, suffix: str, share: float) -> None:
+def test_truncated_files_are_refused(
+    tmp_path: Path, suffix: str, share: float, capfd: pytest.CaptureFixture[str]
+) -> None:
     path = write(tmp_path / f"a{suffix}", RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8))
     assert read_image(path).shape == (64, 64, 3)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * share)])
     with pytest.raises(DatasetError, match=f"a{suffix}: "):
         read_image(path)
+    assert capfd.readouterr().err == "", "the decoder speaks beside the error"
 
 
 def test_a_jpeg_is_not_whole_because_its_thumbnail_is(tmp_path: Path) -> None:

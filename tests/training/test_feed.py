@@ -63,6 +63,7 @@ def test_a_picture_is_a_function_of_its_key(buttons):
     assert torch.equal(torch.get_rng_state(), state), "the global generator must be left alone"
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 warns of what DataLoader does
 def test_workers_change_nothing(buttons):
     pictures = make(buttons)
     alone, helped = (

@@ -28,6 +28,7 @@ __all__ = [
     "DEFECT_FREE_ROLES",
     "ROLES",
     "SPLIT_FILE",
+    "TRAINING_ROLES",
     "Dataset",
     "Sample",
     "open_dataset",
@@ -38,6 +39,7 @@ __all__ = [
 
 ROLES = ("ref", "free", "extra", "simulated", "test", "ok_test", "ok_calibration")
 DEFECT_FREE_ROLES = ("free", "ok_test", "ok_calibration")
+TRAINING_ROLES = ("ref", "free", "extra", "simulated")
 COLUMNS = ("image", "mask", "defect", "role", "tile")
 SPLIT_FILE = "split.csv"
 

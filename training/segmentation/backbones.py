@@ -177,7 +177,7 @@ def load_weights(modules: Mapping[str, nn.Module], backbone: str, source: str) -
             raise ConfigError("there are no ImageNet weights for the slim backbone; use --weights none")
         try:
             state = torchvision.models.get_model_weights(backbone).DEFAULT.get_state_dict(progress=True)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # no network; a download that was cut off
             raise DatasetError(
                 f"ImageNet weights of {backbone} could not be downloaded ({error}); "
                 "give a local file with --weights FILE"
@@ -208,7 +208,9 @@ def _read(path: Path) -> dict[str, Tensor]:
             return dict(load_file(path))
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, SafetensorError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-        raise DatasetError(f"{path}: cannot be read as weights: {' '.join(str(error).split())[:200]}") from error
+        # PyTorch's own words advise to let the file run code.
+        reason = error.strerror if isinstance(error, OSError) else "neither safetensors nor tensors of torch.save"
+        raise DatasetError(f"{path}: cannot be read as weights: {reason}") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise DatasetError(f"{path}: expected a dictionary of tensors with torchvision's names")
     return state

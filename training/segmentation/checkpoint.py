@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from inspectd.errors import ConfigError, DatasetError
 
 from .buttonlab import Buttonlab
 
-__all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint"]
+__all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint", "written_whole"]
 
 _GOLDEN = "golden.inputs"
 
@@ -34,17 +35,38 @@ class Checkpoint:
     golden: NDArray[np.uint8]
 
 
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A draft to write, which takes the place of `path` when it is complete and on the disk.
+
+    Raises:
+        ConfigError: it could not be written; nothing is left of it, and `path` is as it was.
+    """
+    draft = path.with_name(f".{path.name}.part")
+    try:
+        yield draft
+        with draft.open("rb") as file:
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        draft.unlink(missing_ok=True)
+        # torch.save hides the system's words behind its own.
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error
+        raise ConfigError(f"{path}: cannot be written: {cause}") from error
+
+
 def save_checkpoint(path: Path, network: nn.Module, card: ModelCard, golden: NDArray[np.uint8]) -> None:
-    """Write a checkpoint whole or not at all."""
+    """Write a checkpoint whole or not at all.
+
+    Raises:
+        ConfigError: it could not be written.
+    """
     tensors: dict[str, Tensor] = {
         name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()
     }
     tensors[_GOLDEN] = torch.from_numpy(golden)
-    draft = path.with_name(f".{path.name}.part")
-    save_file(tensors, draft, metadata={"inspectd": card.model_dump_json()})
-    with draft.open("rb") as file:
-        os.fsync(file.fileno())
-    draft.replace(path)
+    with written_whole(path) as draft:
+        save_file(tensors, draft, metadata={"inspectd": card.model_dump_json()})
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -83,8 +105,3 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except (ConfigError, RuntimeError) as error:
         raise DatasetError(f"{path}: the weights do not fit the card: {' '.join(str(error).split())[:300]}") from error
     return Checkpoint(network.eval(), card, golden.numpy())
-
-
-def card_text(card: ModelCard) -> str:
-    """The card as JSON that reads well."""
-    return json.dumps(card.model_dump(mode="json"), indent=2) + "\n"

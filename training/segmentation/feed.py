@@ -10,25 +10,26 @@ import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torchvision import tv_tensors
-from torchvision.transforms import v2
 
 from inspectd.errors import DatasetError
 from inspectd.mask import ClassMap
 from inspectd.preprocess import Preprocess
 from inspectd.training.data.dataset import Sample, read_image, read_labels
 
+from .augment import augmentation
 from .buttonlab import CROP_STEP
 from .settings import SegmentSettings
 
 __all__ = ["Batch", "Picture", "Pictures", "loader"]
 
-# Letterboxed pictures are kept in memory up to here; larger sets are read anew each time.
+# Letterboxed pictures are kept in memory up to here, for each device; larger sets are read anew each time.
 CACHE_BYTES = 4 << 30
 
 
@@ -49,7 +50,10 @@ class Picture:
     seed: int
 
 
-class Pictures(Dataset[tuple[Tensor, Tensor, tuple[int, int]]]):
+_Item = tuple[Tensor, Tensor, tuple[int, int]]
+
+
+class Pictures(Dataset[_Item]):
     """The training pictures, letterboxed, augmented and cropped."""
 
     def __init__(
@@ -68,9 +72,8 @@ class Pictures(Dataset[tuple[Tensor, Tensor, tuple[int, int]]]):
         self.samples = tuple(samples)
         self.settings = settings
         self._classes, self._preprocess = classes, preprocess
-        self._augment = _augmentation(settings)
-        bytes_each = preprocess.height * preprocess.width * (preprocess.channels + 1)
-        self._cached = bytes_each * len(samples) <= CACHE_BYTES
+        self._augment = augmentation(settings)
+        self._bytes = preprocess.height * preprocess.width * (preprocess.channels + 1) * len(samples)
         self._cache: list[tuple[NDArray[np.uint8], NDArray[np.uint8]] | None] = [None] * len(samples)
 
     def __len__(self) -> int:
@@ -84,22 +87,31 @@ class Pictures(Dataset[tuple[Tensor, Tensor, tuple[int, int]]]):
         pixels = read_image(sample.image, bits=self.settings.bits)
         labels = read_labels(sample, self._classes, pixels.shape[:2])
         pair = self._preprocess.image(pixels), self._preprocess.letterbox(labels.shape).apply_mask(labels)
-        if self._cached:
+        # Every worker has a memory of its own.
+        worker = get_worker_info()
+        if self._bytes * (worker.num_workers if worker else 1) <= CACHE_BYTES:
             self._cache[index] = pair
         return pair
 
-    def __getitem__(self, picture: Picture) -> tuple[Tensor, Tensor, tuple[int, int]]:
+    def __getitem__(self, picture: Picture) -> _Item:
         pixels, labels = self.plain(picture.index)
         image = tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
         mask = tv_tensors.Mask(torch.from_numpy(labels))
         if self._augment is not None:
-            # torchvision draws from the global generator; it is put back afterwards.
+            # torchvision draws from the global generator of the CPU; it is put back afterwards.
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(picture.seed)
+                torch.default_generator.manual_seed(picture.seed)
                 image, mask = self._augment(image, mask)
         height, width = self.settings.crop_size
         top, left = self._place(mask.numpy(), picture.seed)
         return image.as_subclass(Tensor), mask.as_subclass(Tensor)[top : top + height, left : left + width], (top, left)
+
+    def __getitems__(self, pictures: Sequence[Picture]) -> list[_Item] | DatasetError:
+        """The pictures of a batch, or what is wrong with one: raised in a worker, it would arrive as a traceback."""
+        try:
+            return [self[picture] for picture in pictures]
+        except DatasetError as error:
+            return error
 
     def _place(self, labels: NDArray[np.uint8], seed: int) -> tuple[int, int]:
         """Upper left corner of the crop, multiples of 4 px."""
@@ -117,22 +129,6 @@ class Pictures(Dataset[tuple[Tensor, Tensor, tuple[int, int]]]):
                 high = min(high, spot[axis] // CROP_STEP)
             corner.append(CROP_STEP * int(rng.integers(low, high + 1)))
         return corner[0], corner[1]
-
-
-def _augmentation(settings: SegmentSettings) -> v2.Transform | None:
-    if settings.augment == "none":
-        return None
-    flips = [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()]
-    if settings.augment == "flips":
-        return v2.Compose(flips)
-    moves = v2.RandomAffine(
-        degrees=settings.rotation_deg,
-        translate=(0.06, 0.06),
-        scale=(0.85, 1.2),
-        interpolation=v2.InterpolationMode.BILINEAR,
-        fill={tv_tensors.Image: settings.fill, tv_tensors.Mask: 0},
-    )
-    return v2.Compose([*flips, moves, v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.15, hue=0.02)])
 
 
 def _permutation(seed: int, stream: int, epoch: int, count: int) -> NDArray[np.int64]:
@@ -173,7 +169,9 @@ def _seed(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
 
-def _collate(items: Sequence[tuple[Tensor, Tensor, tuple[int, int]]]) -> Batch:
+def _collate(items: Sequence[_Item] | DatasetError) -> Batch | DatasetError:
+    if isinstance(items, DatasetError):
+        return items
     return Batch(
         torch.stack([item[0] for item in items]),
         torch.stack([item[1] for item in items]).long(),
@@ -181,8 +179,15 @@ def _collate(items: Sequence[tuple[Tensor, Tensor, tuple[int, int]]]) -> Batch:
     )
 
 
-def loader(pictures: Pictures, *, rank: int, world: int, steps: range, workers: int) -> DataLoader[Batch]:
-    """The batches of the updates `steps` for one of `world` devices.
+def _one_thread(_worker: int) -> None:
+    """As PyTorch does for its own threads: the workers share the cores."""
+    cv2.setNumThreads(0)
+
+
+def loader(
+    pictures: Pictures, *, rank: int, world: int, steps: range, workers: int
+) -> DataLoader[Batch | DatasetError]:
+    """The batches of the updates `steps` for one of `world` devices; a DatasetError where a picture is unusable.
 
     Args:
         pictures: the training set.
@@ -196,4 +201,5 @@ def loader(pictures: Pictures, *, rank: int, world: int, steps: range, workers: 
         batch_sampler=_Order(pictures, rank, world, steps),
         collate_fn=_collate,
         num_workers=workers,
+        worker_init_fn=_one_thread,
     )

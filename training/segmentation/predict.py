@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from inspectd.bundle import ModelCard
+from inspectd.errors import ConfigError
 
 from .train import normalise
 
@@ -18,8 +19,15 @@ class TorchPredictor:
     """Probabilities of the defect classes for pictures of any size."""
 
     def __init__(self, network: nn.Module, card: ModelCard, *, device: str = "cpu") -> None:
-        """Take a network in evaluation mode and its card."""
-        self._network = network.eval().to(device).to(memory_format=torch.channels_last)
+        """Take a network in evaluation mode and its card.
+
+        Raises:
+            ConfigError: this machine has no such device.
+        """
+        try:
+            self._network = network.eval().to(device).to(memory_format=torch.channels_last)
+        except (AssertionError, RuntimeError) as error:
+            raise ConfigError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
         self._preprocess = card.preprocess
         self._device = device
 

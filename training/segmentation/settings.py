@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from inspectd.preprocess import SIZE_STEP, nearest_size
+from inspectd.preprocess import SIZE_LIMIT, SIZE_STEP, nearest_size
+from inspectd.training.data.dataset import TRAINING_ROLES
 
 __all__ = ["SegmentSettings"]
 
@@ -20,11 +21,13 @@ class SegmentSettings(BaseModel):
     """The paper's is resnet50; slim is for stations without a GPU."""
     weights: str = "none"
     """Start of backbone and branch: none (random), imagenet (torchvision's), or a file with torchvision's names."""
+    start: str | None = None
+    """A checkpoint of the same network to go on from, instead of `weights`; other sizes and data are welcome."""
     classes: Literal["binary", "types"] = "binary"
     """One class for every defect, or one for each defect type."""
-    height: int = Field(256, ge=SIZE_STEP)
+    height: int = Field(256, ge=SIZE_STEP, le=SIZE_LIMIT)
     """Rows of the network's input, px."""
-    width: int = Field(256, ge=SIZE_STEP)
+    width: int = Field(256, ge=SIZE_STEP, le=SIZE_LIMIT)
     """Columns of the network's input, px."""
     fill: int = Field(0, ge=0, le=255)
     """Grey value around letterboxed pictures."""
@@ -63,11 +66,19 @@ class SegmentSettings(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> SegmentSettings:
+        if self.start is not None and self.weights != "none":
+            raise ValueError("start and weights are two beginnings; leave one of them out")
         for name in ("height", "width"):
             if (side := getattr(self, name)) % SIZE_STEP:
                 raise ValueError(
                     f"{name} {side} is not a multiple of {SIZE_STEP}; the nearest that is: {nearest_size(side)}"
                 )
+        if held_out := [role for role in self.roles if role not in TRAINING_ROLES]:
+            raise ValueError(f"role {held_out[0]!r} is not for training; those that are: {', '.join(TRAINING_ROLES)}")
+        if self.defect_share is not None and self.batch < 2:
+            raise ValueError("a share of defects needs a batch of 2 pictures or more")
+        if self.batch * self.height * self.width == SIZE_STEP**2:
+            raise ValueError(f"batch normalisation needs more than one picture of {SIZE_STEP}x{SIZE_STEP} px")
         return self
 
     @property

@@ -10,22 +10,20 @@ from __future__ import annotations
 import contextlib
 import csv
 import datetime as dt
+import functools
 import hashlib
 import json
 import math
-import os
 import pickle
 import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from lightning.fabric import Fabric
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -42,7 +40,8 @@ from inspectd.training.data.dataset import Dataset, open_dataset
 
 from .backbones import load_weights
 from .buttonlab import Buttonlab, Crop
-from .checkpoint import save_checkpoint
+from .checkpoint import load_checkpoint, save_checkpoint, written_whole
+from .devices import Hardware, agree, average, interruption, launch, on_first
 from .feed import Batch, Pictures, loader
 from .settings import SegmentSettings
 
@@ -51,25 +50,6 @@ __all__ = ["Hardware", "normalise", "train", "training_step"]
 GOLDEN_SAMPLES = 8
 _RESUME = "resume.pt"
 _LOG_FIELDS = ("step", "loss", "rate", "pictures_per_s")
-
-
-@dataclass(frozen=True, slots=True)
-class Hardware:
-    """What a training runs on; unlike the settings, it may change between a stop and a resume.
-
-    Attributes:
-        accelerator: auto, cpu or gpu.
-        devices: number of processes or GPUs on each machine.
-        nodes: number of machines, when started by `fabric run` on each.
-        workers: processes that read pictures, for each device.
-        save_every: updates between two saved states.
-    """
-
-    accelerator: str = "auto"
-    devices: int = 1
-    nodes: int = 1
-    workers: int = 0
-    save_every: int = 200
 
 
 def normalise(images: Tensor, preprocess: Preprocess) -> Tensor:
@@ -124,133 +104,132 @@ def train(
     class_map = ClassMap(dataset.defects) if settings.classes == "types" else ClassMap(("defect",))
     preprocess = Preprocess(height=settings.height, width=settings.width, fill=settings.fill)
     pictures = Pictures(samples, class_map if settings.classes == "types" else None, preprocess, settings)
-
-    fabric = _fabric(hardware, settings)
-    fabric.launch()
-    world, rank = fabric.world_size, fabric.global_rank
-    if rank == 0:
-        _prepare(out, settings, resume=resume)
-    fabric.barrier()
-
     torch.manual_seed(settings.seed)
     network = Buttonlab(settings.backbone, classes=len(class_map))
     pretrained = {}
     if settings.weights != "none":
         pretrained = load_weights(network.pretrained_parts(), settings.backbone, settings.weights)
+    begun_from = {} if settings.start is None else _start(network, Path(settings.start), settings, class_map)
     network.to(memory_format=torch.channels_last)
-    steps = settings.steps or max(1, math.ceil(settings.epochs * len(samples) / (settings.batch * world)))
     optimiser = torch.optim.AdamW(network.parameters(), lr=settings.rate, weight_decay=settings.weight_decay)
-    weights = torch.tensor([1.0] + [settings.defect_weight] * len(class_map), device=fabric.device)
 
-    step, trained_s = 0, 0.0
-    if resume:
-        state = _load_state(out / _RESUME)
-        if state["steps"] != steps:
-            raise ConfigError(
-                f"{out}: was started for {state['steps']} updates, this asks for {steps}; "
-                "use the same settings, data and number of devices"
-            )
+    fabric = launch(hardware, settings.precision)
+    world, rank = fabric.world_size, fabric.global_rank
+    on_first(fabric, lambda: _prepare(out, settings, resume=resume))
+    steps = settings.steps or max(1, math.ceil(settings.epochs * len(samples) / (settings.batch * world)))
+    # What must be the same for a training to go on as if it had never been stopped.
+    extent = {"steps": steps, "devices": world, "pictures": len(samples)}
+    state = _load_state(out / _RESUME, extent) if fabric.broadcast((out / _RESUME).exists()) else {}
+    if state:
         network.load_state_dict(state["network"])
-        optimiser.load_state_dict(state["optimiser"])
-        step, trained_s = state["step"], state["trained_s"]
     module, optimiser = fabric.setup(network, optimiser)
+    if state:
+        # After the set-up: its tensors belong on the device of the network.
+        optimiser.load_state_dict(state["optimiser"])
+        if "precision" in state:
+            fabric.strategy.precision.load_state_dict(state["precision"])
+    step, trained_s, smoothed = state.get("step", 0), state.get("trained_s", 0.0), state.get("smoothed")
+    del state
+    weights = torch.tensor([1.0] + [settings.defect_weight] * len(class_map), device=fabric.device)
     module.train()
-    if resume and rank == 0:
-        _cut_log(out / "log.csv", step)
-
     begun = time.monotonic()
 
     def save() -> None:
-        if rank == 0:
-            _save_state(
-                out / _RESUME,
-                network=network.state_dict(),
-                optimiser=optimiser.state_dict(),
-                step=step,
-                steps=steps,
-                trained_s=trained_s + time.monotonic() - begun,
-            )
+        state = {
+            "network": network.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "precision": fabric.strategy.precision.state_dict(),
+            "step": step,
+            "trained_s": trained_s + time.monotonic() - begun,
+            "smoothed": smoothed,
+        }
+        with written_whole(out / _RESUME) as draft, draft.open("wb") as file:
+            torch.save(state | extent, file)
 
     batches = loader(pictures, rank=rank, world=world, steps=range(step, steps), workers=hardware.workers)
-    smoothed: float | None = None
-    with _reporter(out, console, steps, step, active=rank == 0) as report:
+    with _reporter(out, console, steps, step, active=rank == 0) as report, interruption() as interrupted:
         last = time.monotonic()
-        try:
-            for batch in batches:
-                rate = _rate(settings, step, steps)
-                for group in optimiser.param_groups:
-                    group["lr"] = rate
-                moved = Batch(batch.images.to(fabric.device), batch.labels.to(fabric.device), batch.offsets)
-                loss = training_step(module, moved, preprocess, weights)
-                value = float(loss.detach())
-                if not math.isfinite(value):
-                    raise DatasetError(
-                        f"the loss became {value} at update {step}; lower --rate, or use --precision 32-true"
-                    )
-                optimiser.zero_grad(set_to_none=True)
-                fabric.backward(loss)
-                optimiser.step()
-                step += 1
-                smoothed = value if smoothed is None else 0.98 * smoothed + 0.02 * value
-                now = time.monotonic()
-                report(step, value, smoothed, rate, settings.batch * world / (now - last))
-                last = now
-                if step % hardware.save_every == 0 and step < steps:
-                    save()
-        except KeyboardInterrupt:
-            save()
-            raise
+        for batch in batches:
+            failed, stopped = agree(fabric, isinstance(batch, DatasetError), interrupted())
+            if stopped:
+                on_first(fabric, save)
+                raise KeyboardInterrupt
+            if isinstance(batch, DatasetError):
+                raise batch
+            if failed:
+                raise SystemExit(2)
+            rate = _rate(settings, step, steps)
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            moved = Batch(batch.images.to(fabric.device), batch.labels.to(fabric.device), batch.offsets)
+            loss = training_step(module, moved, preprocess, weights)
+            value = average(fabric, loss)
+            if not math.isfinite(value):
+                on_first(fabric, functools.partial(_diverged, value, step))
+            optimiser.zero_grad(set_to_none=True)
+            fabric.backward(loss)
+            optimiser.step()
+            step += 1
+            smoothed = value if smoothed is None else 0.98 * smoothed + 0.02 * value
+            now = time.monotonic()
+            report(step, value, smoothed, rate, settings.batch * world / (now - last))
+            last = now
+            if step % hardware.save_every == 0 and step < steps:
+                on_first(fabric, save)
 
-    card = _card(dataset, settings, class_map, preprocess)
-    provenance = card.provenance | {
-        "updates": steps,
-        "devices": world,
-        "pretrained_tensors": pretrained,
-        "final_loss": smoothed,
-        "training_s": round(trained_s + time.monotonic() - begun, 1),
-    }
-    checkpoint = out / "checkpoint.safetensors"
-    if rank == 0:
-        golden = _golden(pictures)
-        save_checkpoint(checkpoint, network, card.model_copy(update={"provenance": provenance}), golden)
+    def finish() -> None:
+        card = _card(dataset, settings, class_map, preprocess)
+        provenance = card.provenance | {
+            "updates": steps,
+            "devices": world,
+            "pretrained_tensors": pretrained,
+            "start": begun_from,
+            "final_loss": smoothed,
+            "training_s": round(trained_s + time.monotonic() - begun, 1),
+        }
+        save_checkpoint(checkpoint, network, card.model_copy(update={"provenance": provenance}), _golden(pictures))
         save()
-    fabric.barrier()
+
+    checkpoint = out / "checkpoint.safetensors"
+    on_first(fabric, finish)
     return checkpoint
 
 
-def _fabric(hardware: Hardware, settings: SegmentSettings) -> Fabric:
-    several = hardware.devices * hardware.nodes > 1
-    try:
-        return Fabric(
-            accelerator=hardware.accelerator,
-            devices=hardware.devices,
-            num_nodes=hardware.nodes,
-            strategy="ddp" if several else "auto",
-            precision=settings.precision,
-        )
-    except (RuntimeError, ValueError) as error:
+def _diverged(loss: float, step: int) -> None:
+    raise DatasetError(f"the loss became {loss} at update {step}; lower --rate, or use --precision 32-true")
+
+
+def _start(network: Buttonlab, path: Path, settings: SegmentSettings, class_map: ClassMap) -> dict[str, Any]:
+    """Take the weights of a checkpoint over; its provenance, which becomes part of ours."""
+    before = load_checkpoint(path)
+    if before.card.network["backbone"] != settings.backbone or before.card.classes != class_map.names:
         raise ConfigError(
-            f"cannot train on {hardware.devices} x {hardware.accelerator} with {settings.precision}: {error}"
-        ) from error
+            f"{path}: is a {before.card.network['backbone']} for {', '.join(before.card.classes)}; "
+            f"this training is of a {settings.backbone} for {', '.join(class_map.names)}"
+        )
+    network.load_state_dict(before.network.state_dict())
+    return before.card.provenance
 
 
 def _prepare(out: Path, settings: SegmentSettings, *, resume: bool) -> None:
     """Make the folder, or see that it is the one to go on with."""
     note = out / "settings.json"
-    if resume:
-        if not (out / _RESUME).exists():
-            raise DatasetError(f"{out}: nothing to resume: there is no {_RESUME}; start without --resume")
-        before = json.loads(note.read_text())
-        now = settings.model_dump(mode="json")
-        if changed := [
-            f"{name} {before.get(name)!r} -> {now[name]!r}" for name in now if before.get(name) != now[name]
-        ]:
-            raise ConfigError(f"{out}: was started with other settings: {', '.join(changed)}")
+    if not resume:
+        if out.is_file() or (out.is_dir() and any(out.iterdir())):
+            raise ConfigError(f"{out}: exists and is not empty; name a new folder, or go on with it by --resume")
+        out.mkdir(parents=True, exist_ok=True)
+        with written_whole(note) as draft:
+            draft.write_text(settings.model_dump_json(indent=2) + "\n")
         return
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise ConfigError(f"{out}: exists and is not empty; name a new folder, or go on with it by --resume")
-    out.mkdir(parents=True, exist_ok=True)
-    note.write_text(settings.model_dump_json(indent=2) + "\n")
+    if not note.is_file():
+        raise DatasetError(f"{out}: nothing to resume: there is no {note.name}; start without --resume")
+    try:
+        before = dict(json.loads(note.read_text()))
+    except ValueError as error:
+        raise DatasetError(f"{note}: is damaged; start the training anew in another folder") from error
+    now = settings.model_dump(mode="json")
+    if changed := [f"{name} {before.get(name)!r} -> {now[name]!r}" for name in now if before.get(name) != now[name]]:
+        raise ConfigError(f"{out}: was started with other settings: {', '.join(changed)}")
 
 
 def _rate(settings: SegmentSettings, step: int, steps: int) -> float:
@@ -265,30 +244,33 @@ def _rate(settings: SegmentSettings, step: int, steps: int) -> float:
     return high + (low - high) * (1 + math.cos(math.pi * share)) / 2
 
 
-def _save_state(path: Path, **state: Any) -> None:  # noqa: ANN401 - what torch.save takes
-    draft = path.with_suffix(".part")
-    with draft.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-
-
-def _load_state(path: Path) -> dict[str, Any]:
+def _load_state(path: Path, extent: dict[str, int]) -> dict[str, Any]:
+    """What `save` wrote."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-        raise DatasetError(
-            f"{path}: cannot be read; start the training anew: {' '.join(str(error).split())[:200]}"
-        ) from error
-    return dict(state)
+        state = dict(torch.load(path, map_location="cpu", weights_only=True))
+        # States of earlier versions name the updates alone.
+        before = {name: state.get(name, number) for name, number in extent.items()}
+        state["network"], state["optimiser"], state["step"]
+    except (OSError, EOFError, KeyError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError) as error:
+        raise DatasetError(f"{path}: is damaged; start the training anew in another folder") from error
+    if before != extent:
+        changed = ", ".join(f"{before[name]} {name}" for name in extent if before[name] != extent[name])
+        now = ", ".join(f"{extent[name]}" for name in extent if before[name] != extent[name])
+        raise ConfigError(
+            f"{path}: is of a training with {changed}, this would be {now}; use the same data and number of devices"
+        )
+    return state
 
 
 @contextlib.contextmanager
 def _reporter(
     out: Path, console: Console, steps: int, done: int, *, active: bool
 ) -> Iterator[Callable[[int, float, float, float, float], None]]:
-    """Progress bar, log.csv and TensorBoard; silent on all devices but the first."""
+    """Progress bar, log.csv and TensorBoard; silent on all devices but the first.
+
+    Raises:
+        ConfigError: the log cannot be written.
+    """
     if not active:
         yield lambda *_: None
         return
@@ -303,29 +285,36 @@ def _reporter(
         console=console,
         refresh_per_second=2,
     )
-    with (
-        bar,
-        (out / "log.csv").open("a", newline="") as file,
-        contextlib.closing(SummaryWriter(out / "tensorboard")) as board,
-    ):
-        writer = csv.writer(file)
-        if file.tell() == 0:
-            writer.writerow(_LOG_FIELDS)
-        task = bar.add_task("training", total=steps, completed=done, loss=math.nan, rate=0.0, speed=0.0)
+    _cut_log(out / "log.csv", done)
+    try:
+        with (
+            bar,
+            (out / "log.csv").open("a", newline="") as file,
+            contextlib.closing(SummaryWriter(out / "tensorboard", purge_step=done + 1)) as board,
+        ):
+            writer = csv.writer(file)
+            if file.tell() == 0:
+                writer.writerow(_LOG_FIELDS)
+            task = bar.add_task("training", total=steps, completed=done, loss=math.nan, rate=0.0, speed=0.0)
 
-        def report(step: int, loss: float, smoothed: float, rate: float, speed: float) -> None:
-            bar.update(task, completed=step, loss=smoothed, rate=rate, speed=speed)
-            writer.writerow((step, f"{loss:.6g}", f"{rate:.6g}", f"{speed:.3g}"))
-            # Each row at once: what a saved state has behind it must be in the log when the process is killed.
-            file.flush()
-            if step % 10 == 0 or step == steps:
-                board.add_scalar("loss", loss, step)
-                board.add_scalar("rate", rate, step)
-                board.add_scalar("pictures_per_s", speed, step)
-            if not console.is_terminal and (step % max(1, steps // 50) == 0 or step == steps):
-                console.print(f"update {step} of {steps}  loss {smoothed:.4f}  rate {rate:.1e}  {speed:.1f} pictures/s")
+            def report(step: int, loss: float, smoothed: float, rate: float, speed: float) -> None:
+                bar.update(task, completed=step, loss=smoothed, rate=rate, speed=speed)
+                writer.writerow((step, f"{loss:.6g}", f"{rate:.6g}", f"{speed:.3g}"))
+                # Each row at once: what a saved state has behind it must be in the log when the process is killed.
+                file.flush()
+                if step % 10 == 0 or step == steps:
+                    board.add_scalar("loss", loss, step)
+                    board.add_scalar("rate", rate, step)
+                    board.add_scalar("pictures_per_s", speed, step)
+                if not console.is_terminal and (step % max(1, steps // 50) == 0 or step == steps):
+                    console.print(
+                        f"update {step} of {steps}  loss {smoothed:.4f}  rate {rate:.1e}  {speed:.1f} pictures/s"
+                    )
 
-        yield report
+            yield report
+    except OSError as error:
+        # A write that fails names no file, and fails again when the file is closed.
+        raise ConfigError(f"{out}: the log cannot be written: {error.strerror}; then go on with --resume") from error
 
 
 def _cut_log(path: Path, step: int) -> None:
@@ -334,7 +323,8 @@ def _cut_log(path: Path, step: int) -> None:
     if not lines:
         return
     kept = [line for line in lines[1:] if line.partition(",")[0].isdigit() and int(line.partition(",")[0]) <= step]
-    path.write_text("\n".join([lines[0], *kept]) + "\n")
+    with written_whole(path) as draft:
+        draft.write_text("\n".join([lines[0], *kept]) + "\n")
 
 
 def _golden(pictures: Pictures) -> NDArray[np.uint8]:

@@ -224,6 +224,8 @@ def evaluate(
         raise DatasetError(f"{data}: holds no picture of the roles {', '.join(chosen)}")
     file = checkpoint / "checkpoint.safetensors" if checkpoint.is_dir() else checkpoint
     settings = trained.card.provenance.get("settings", {})
+    if known := sorted(set(chosen) & set(settings.get("roles", ()))):
+        print(f"inspectd-train: note: the network was trained on {', '.join(known)}", file=sys.stderr)
     with _bar("measuring") as progress:
         result = measure(
             samples,

@@ -215,6 +215,28 @@ def test_settings_that_cannot_work_are_refused(change, message):
         SegmentSettings(**(SMALL | change))
 
 
+def test_a_training_goes_on_from_another(buttons, tmp_path):
+    first = SegmentSettings(**SMALL, steps=2)
+    checkpoint = train(buttons, tmp_path / "first", first, hardware=CPU, console=QUIET)
+    second = SegmentSettings(**SMALL | {"height": 96}, steps=1, start=str(checkpoint), rate=1e-12)
+    gone_on = load_checkpoint(train(buttons, tmp_path / "second", second, hardware=CPU, console=QUIET))
+    expected, got = load_file(checkpoint), gone_on.network.state_dict()
+    assert torch.allclose(got["classify.weight"], expected["classify.weight"], atol=1e-9)
+    assert gone_on.card.provenance["start"]["updates"] == 2
+    other = SegmentSettings(**SMALL | {"backbone": "resnet18"}, steps=1, start=str(checkpoint))
+    with pytest.raises(ConfigError, match=r"is a slim for defect; this training is of a resnet18"):
+        train(buttons, tmp_path / "third", other, hardware=CPU, console=QUIET)
+
+
+def test_types_that_no_picture_teaches_are_refused(buttons, tmp_path):
+    copy = shutil.copytree(buttons, tmp_path / "data")
+    rows = (copy / "split.csv").read_text().replace("stain,test", "dent,test")
+    (copy / "split.csv").write_text(rows)
+    settings = SegmentSettings(**SMALL, steps=1, classes="types")
+    with pytest.raises(DatasetError, match="dent occur in other roles"):
+        train(copy, tmp_path / "out", settings, hardware=CPU, console=QUIET)
+
+
 def test_resume_refuses_other_settings_and_empty_folders(buttons, tmp_path):
     settings = SegmentSettings(**SMALL, steps=2)
     train(buttons, tmp_path / "out", settings, hardware=CPU, console=QUIET)

@@ -101,7 +101,7 @@ def train(
     console = console or Console(stderr=True)
     dataset = open_dataset(data)
     samples = dataset.select(*settings.roles)
-    class_map = ClassMap(dataset.defects) if settings.classes == "types" else ClassMap(("defect",))
+    class_map = _classes(dataset, settings)
     preprocess = Preprocess(height=settings.height, width=settings.width, fill=settings.fill)
     pictures = Pictures(samples, class_map if settings.classes == "types" else None, preprocess, settings)
     torch.manual_seed(settings.seed)
@@ -197,6 +197,18 @@ def train(
 
 def _diverged(loss: float, step: int) -> None:
     raise DatasetError(f"the loss became {loss} at update {step}; lower --rate, or use --precision 32-true")
+
+
+def _classes(dataset: Dataset, settings: SegmentSettings) -> ClassMap:
+    if settings.classes == "binary":
+        return ClassMap(("defect",))
+    learnt = {name for sample in dataset.select(*settings.roles) for name, _ in sample.masks}
+    if unseen := set(dataset.defects) - learnt:
+        raise DatasetError(
+            f"{dataset.root}: {', '.join(sorted(unseen))} occur in other roles than {', '.join(settings.roles)} alone; "
+            "a class cannot be learnt without a picture: label one, or use --classes binary"
+        )
+    return ClassMap(dataset.defects)
 
 
 def _start(network: Buttonlab, path: Path, settings: SegmentSettings, class_map: ClassMap) -> dict[str, Any]:

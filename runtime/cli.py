@@ -190,3 +190,7 @@ def main() -> None:
         # The reader of standard output has what it wanted; without this Python complains once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""Draws demo.jpg: six unseen parts, and under each what the shipped network marks. Run: python docs/images/demo.py"""
+"""Draws demo.jpg: six unseen parts, and under each what the shipped network marks. Run: python docs/images/demo.py."""
 
 from pathlib import Path
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import csv
 import os
+import signal
 from pathlib import Path
 
 import cv2
 import pytest
+
+# A shell script that starts the tests in the background makes them deaf to SIGINT, and all programs that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before torch and OpenBLAS are loaded: tests that run side by side must not fight for the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

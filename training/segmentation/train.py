@@ -42,7 +42,7 @@ from .backbones import load_weights
 from .buttonlab import Buttonlab, Crop
 from .checkpoint import load_checkpoint, save_checkpoint, written_whole
 from .devices import Hardware, agree, average, interruption, launch, on_first
-from .feed import Batch, Pictures, loader
+from .feed import Batch, Pictures, loader, one_opencv_thread
 from .settings import SegmentSettings
 
 __all__ = ["Hardware", "normalise", "train", "training_step"]
@@ -147,7 +147,11 @@ def train(
             torch.save(state | extent, file)
 
     batches = loader(pictures, rank=rank, world=world, steps=range(step, steps), workers=hardware.workers)
-    with _reporter(out, console, steps, step, active=rank == 0) as report, interruption() as interrupted:
+    with (
+        _reporter(out, console, steps, step, active=rank == 0) as report,
+        interruption() as interrupted,
+        one_opencv_thread(),
+    ):
         last = time.monotonic()
         for batch in batches:
             failed, stopped = agree(fabric, isinstance(batch, DatasetError), interrupted())

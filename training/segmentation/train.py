@@ -373,7 +373,9 @@ def _card(dataset: Dataset, settings: SegmentSettings, class_map: ClassMap, prep
             "pictures": dict(sorted(Counter(sample.role for sample in samples).items())),
             "defects": dict(sorted(Counter(sample.defect for sample in samples if sample.masks).items())),
             "data_sha256": listing.hexdigest(),
-            "settings": settings.model_dump(mode="json"),
+            # Names, not paths: the card travels to other machines.
+            "settings": settings.model_dump(mode="json")
+            | {"weights": Path(settings.weights).name, "start": settings.start and Path(settings.start).name},
             "date": dt.datetime.now(dt.timezone.utc).date().isoformat(),
             "versions": {
                 "inspectd": inspectd.__version__,

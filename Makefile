@@ -36,7 +36,7 @@ check: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
 
-# The shipped bundle, made again: about two hours on one core.
+# The shipped bundle, made again; its card says how long the trainings took.
 demo-bundle: $(VENV)/.dev
 	$(ENV) $(BIN)/inspectd-train buttons --out out/buttons128 --protocol demo --train 4800 --size 128
 	$(ENV) $(BIN)/inspectd-train buttons --out out/buttons256 --protocol demo --train 2400

@@ -1,7 +1,7 @@
 """Augmentation: torchvision's transforms v2 on picture and mask together.
 
-Two of them do their arithmetic in OpenCV instead: on a CPU torchvision's took 18 % of an update's time
-(`python -m benchmarks training`). Parameters are drawn by torchvision's own code.
+Two of them do their arithmetic in OpenCV instead: on a CPU, torchvision's is a large part of an update's time
+(`python -m benchmarks training` shows the feed's share). Parameters are drawn by torchvision's own code.
 """
 
 from __future__ import annotations

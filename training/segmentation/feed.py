@@ -183,7 +183,7 @@ def _collate(items: Sequence[_Item] | DatasetError) -> Batch | DatasetError:
 
 @contextlib.contextmanager
 def one_opencv_thread() -> Iterator[None]:
-    """OpenCV's threads and PyTorch's would wait for each other's: on two cores that cost 8 % of an update."""
+    """OpenCV's threads and PyTorch's would take the cores from each other in every update."""
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:

@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     line.add_argument("--frames", type=_count, default=60, metavar="N", help="frames of a round (60)")
     training = parser.add_argument_group("training")
     training.add_argument("--backbone", choices=("resnet50", "resnet34", "resnet18", "slim"), default="slim")
-    training.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="bf16-mixed")
+    training.add_argument("--precision", choices=("auto", "32-true", "bf16-mixed"), default="auto")
     training.add_argument("--augment", choices=("none", "flips", "full"), default="full")
     training.add_argument("--batch", type=_count, default=8, metavar="N", help="pictures of an update (8)")
     training.add_argument("--steps", type=_count, default=10, metavar="N", help="updates of a round that count (10)")

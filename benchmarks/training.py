@@ -33,6 +33,7 @@ from inspectd.training.data.dataset import open_dataset
 from inspectd.training.data.writing import Row, write_png, write_split
 from inspectd.training.segmentation import train as recipe
 from inspectd.training.segmentation.buttonlab import Buttonlab, Crop
+from inspectd.training.segmentation.devices import fast_precision
 from inspectd.training.segmentation.feed import Pictures, loader
 from inspectd.training.segmentation.settings import SegmentSettings
 
@@ -65,13 +66,16 @@ def run(*, settings: SegmentSettings, rounds: int, steps: int, workers: int, acc
     """Compare the recipe with the bare loop.
 
     Args:
-        settings: of the training; `steps` and `roles` are set here. Its precision is 32-true or bf16-mixed.
+        settings: of the training; `steps` and `roles` are set here. Its precision is auto, 32-true or bf16-mixed.
         rounds: how often each is run.
         steps: updates of a round that are counted.
         workers: processes that read, of the recipe.
         accelerator: auto, cpu or gpu.
     """
-    settings = settings.model_copy(update={"steps": WARM_UP + steps, "roles": ("extra", "free")})
+    precision = fast_precision(accelerator) if settings.precision == "auto" else settings.precision
+    settings = settings.model_copy(
+        update={"steps": WARM_UP + steps, "roles": ("extra", "free"), "precision": precision}
+    )
     device = Fabric(accelerator=accelerator, devices=1).device
     hardware = recipe.Hardware(accelerator=accelerator, workers=workers)
     with tempfile.TemporaryDirectory(prefix="inspectd-bench-") as scratch:

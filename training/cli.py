@@ -68,6 +68,7 @@ class Augment(str, Enum):
 class Precision(str, Enum):
     """Names on the command line."""
 
+    auto = "auto"
     fp32 = "32-true"
     bf16 = "bf16-mixed"
     fp16 = "16-mixed"
@@ -105,11 +106,14 @@ def segment(
     rate: Annotated[float, typer.Option(help="Adam's rate; the highest one with onecycle.")] = 2e-3,
     schedule: Annotated[Schedule, typer.Option(help="How the rate goes.")] = Schedule.constant,
     weight_decay: Annotated[float, typer.Option(help="Decoupled weight decay.")] = 0.0,
+    window: Annotated[
+        float, typer.Option(help="Side of the window that is trained on, as a share of the picture's; 1 is all of it.")
+    ] = 1.0,
     crop: Annotated[
-        float, typer.Option(help="Side of the training crop as a share of the picture's; 1 sees all.")
+        float, typer.Option(help="Side of the decoder's crop as a share of the window's; 1 sees all.")
     ] = 0.5,
     crop_bias: Annotated[
-        float, typer.Option(help="How often a defective picture's crop is laid over its defect.")
+        float, typer.Option(help="How often a defective picture's window and crop are laid over its defect.")
     ] = 0.0,
     defect_share: Annotated[
         float | None, typer.Option(help="Share of each batch that shows a defect; else as they occur.")
@@ -119,8 +123,13 @@ def segment(
     rotation_deg: Annotated[float, typer.Option(help="Highest rotation of --augment full, either way.")] = 180.0,
     # `fabric run` takes this option for itself wherever it stands, and hands it on by the variable.
     precision: Annotated[
-        Precision, typer.Option(envvar="LT_PRECISION", show_envvar=False, help="Arithmetic of the network.")
-    ] = Precision.bf16,
+        Precision,
+        typer.Option(
+            envvar="LT_PRECISION",
+            show_envvar=False,
+            help="Arithmetic of the network; auto: bf16 where the device calculates in it.",
+        ),
+    ] = Precision.auto,
     seed: Annotated[int, typer.Option(help="Of weights, order, crops and augmentation.")] = 0,
     accelerator: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
     devices: Annotated[int, typer.Option(help="GPUs or processes on this machine.")] = 1,
@@ -163,6 +172,7 @@ def segment(
             rate=rate,
             schedule=schedule.value,
             weight_decay=weight_decay,
+            window=window,
             crop=crop,
             crop_bias=crop_bias,
             defect_share=defect_share,

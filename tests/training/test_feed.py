@@ -92,10 +92,23 @@ def test_biased_crops_hold_the_defect_and_stay_on_the_grid(tmp_path_factory, but
     pictures = make(buttons, crop_bias=1.0)
     labels = np.zeros((64, 64), np.uint8)
     labels[row, column] = 1
-    top, left = pictures._place(labels, seed)
+    ((top, left),) = pictures._place(labels, (32, 32), np.random.default_rng(seed)).offsets
     assert top % 4 == left % 4 == 0
     assert 0 <= top <= row < top + 32 <= 64
     assert 0 <= left <= column < left + 32 <= 64
+
+
+def test_a_window_is_cut_before_the_crop(buttons):
+    pictures = make(buttons, window=0.5, crop=0.5, crop_bias=1.0, augment="none")
+    labels = np.zeros((64, 64), np.uint8)
+    labels[40:44, 20:24] = 1
+    pictures._cache[0] = (np.repeat(labels[..., None] * 255, 3, axis=2), labels)
+    for seed in range(20):
+        image, mask, (top, left) = pictures[Picture(0, seed)]
+        assert image.shape == (3, 32, 32)
+        assert mask.shape == (16, 16)
+        assert mask.any()
+        assert torch.equal(image[0, top : top + 16, left : left + 16] > 0, mask > 0)
 
 
 def test_a_set_without_defects_is_refused(buttons):

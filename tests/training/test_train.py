@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import resource
 import shutil
@@ -24,6 +25,7 @@ from inspectd.preprocess import Preprocess
 from inspectd.training.data.dataset import open_dataset, read_image, read_labels
 from inspectd.training.segmentation.buttonlab import Buttonlab
 from inspectd.training.segmentation.checkpoint import load_checkpoint
+from inspectd.training.segmentation.devices import fast_precision
 from inspectd.training.segmentation.predict import TorchPredictor
 from inspectd.training.segmentation.settings import SegmentSettings
 from inspectd.training.segmentation.train import Hardware, _card, train
@@ -312,3 +314,23 @@ def test_errors_are_one_line(buttons, tmp_path):
 
 
 GOLDEN_CURVE = [0.598131, 0.594964, 0.584088, 0.499129, 0.492304, 0.467196]
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        ({"avx2": True, "avx512_bf16": False}, "32-true"),
+        ({"avx512_bf16": True}, "bf16-mixed"),
+        ({"bf16": True}, "bf16-mixed"),
+    ],
+)
+def test_bf16_is_chosen_where_the_processor_has_it(monkeypatch, capabilities, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert fast_precision("cpu") == expected
+
+
+def test_the_settings_say_what_precision_was_chosen(buttons, tmp_path):
+    settings = SegmentSettings(**SMALL | {"precision": "auto"}, roles=("ref", "extra"), steps=1)
+    card = load_checkpoint(train(buttons, tmp_path / "out", settings, hardware=CPU, console=QUIET)).card
+    assert card.provenance["settings"]["precision"] == fast_precision("cpu")
+    assert json.loads((tmp_path / "out" / "settings.json").read_text())["precision"] == fast_precision("cpu")

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from inspectd.errors import ConfigError, InspectdError
 
-__all__ = ["Hardware", "Precision", "agree", "average", "interruption", "launch", "on_first"]
+__all__ = ["Hardware", "Precision", "agree", "average", "fast_precision", "interruption", "launch", "on_first"]
 
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
@@ -54,6 +54,22 @@ class Hardware:
         for name, least in (("devices", 1), ("nodes", 1), ("workers", 0), ("save_every", 1)):
             if (number := getattr(self, name)) < least:
                 raise ConfigError(f"--{name.replace('_', '-')} {number}: expected {least} or more")
+
+
+def fast_precision(accelerator: str) -> Precision:
+    """The arithmetic to train in where none was asked for: bf16-mixed where the device calculates in it, else 32-true.
+
+    A processor without instructions for bf16 imitates them, and is then many times slower than in fp32.
+
+    Args:
+        accelerator: auto, cpu or gpu.
+    """
+    if accelerator != "cpu" and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    # Not there in older versions, of which nothing is known then.
+    can = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    # x86: AVX-512 BF16 or AMX; ARM names its own simply bf16.
+    return "bf16-mixed" if any(can.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) else "32-true"
 
 
 def launch(hardware: Hardware, precision: Precision) -> Fabric:

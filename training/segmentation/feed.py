@@ -25,7 +25,7 @@ from inspectd.preprocess import Preprocess
 from inspectd.training.data.dataset import Sample, read_image, read_labels
 
 from .augment import augmentation
-from .buttonlab import CROP_STEP
+from .buttonlab import CROP_STEP, Crop
 from .settings import SegmentSettings
 
 __all__ = ["Batch", "Picture", "Pictures", "loader", "one_opencv_thread"]
@@ -103,9 +103,13 @@ class Pictures(Dataset[_Item]):
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(picture.seed)
                 image, mask = self._augment(image, mask)
-        height, width = self.settings.crop_size
-        top, left = self._place(mask.numpy(), picture.seed)
-        return image.as_subclass(Tensor), mask.as_subclass(Tensor)[top : top + height, left : left + width], (top, left)
+        seen, truth = image.as_subclass(Tensor), mask.as_subclass(Tensor)
+        rng = np.random.default_rng(picture.seed)
+        if self.settings.window < 1:
+            window = self._place(truth.numpy(), self.settings.window_size, rng)
+            seen, truth = _cut(seen, window), _cut(truth, window)
+        crop = self._place(truth.numpy(), self.settings.crop_size, rng)
+        return seen, _cut(truth, crop), crop.offsets[0]
 
     def __getitems__(self, pictures: Sequence[Picture]) -> list[_Item] | DatasetError:
         """The pictures of a batch, or what is wrong with one: raised in a worker, it would arrive as a traceback."""
@@ -114,22 +118,26 @@ class Pictures(Dataset[_Item]):
         except DatasetError as error:
             return error
 
-    def _place(self, labels: NDArray[np.uint8], seed: int) -> tuple[int, int]:
-        """Upper left corner of the crop, multiples of 4 px."""
-        rng = np.random.default_rng(seed)
+    def _place(self, labels: NDArray[np.uint8], size: tuple[int, int], rng: np.random.Generator) -> Crop:
+        """Where a window of this size is cut out of one picture."""
         biased = rng.random() < self.settings.crop_bias
         spot: tuple[int, int] | None = None
         if biased and (pixels := np.flatnonzero(labels)).size:
             row, column = divmod(int(rng.choice(pixels)), labels.shape[1])
             spot = row, column
         corner = []
-        for axis, (side, window) in enumerate(zip(labels.shape, self.settings.crop_size, strict=True)):
+        for axis, (side, window) in enumerate(zip(labels.shape, size, strict=True)):
             low, high = 0, (side - window) // CROP_STEP
             if spot is not None:
                 low = max(low, -(-(spot[axis] - window + 1) // CROP_STEP))
                 high = min(high, spot[axis] // CROP_STEP)
             corner.append(CROP_STEP * int(rng.integers(low, high + 1)))
-        return corner[0], corner[1]
+        return Crop(size, ((corner[0], corner[1]),))
+
+
+def _cut(plane: Tensor, crop: Crop) -> Tensor:
+    (height, width), ((top, left),) = crop
+    return plane[..., top : top + height, left : left + width]
 
 
 def _permutation(seed: int, stream: int, epoch: int, count: int) -> NDArray[np.int64]:

@@ -47,10 +47,12 @@ class SegmentSettings(BaseModel):
     """How the rate goes."""
     weight_decay: float = Field(0.0, ge=0)
     """Decoupled weight decay (AdamW); 0 is plain Adam."""
+    window: float = Field(1.0, gt=0, le=1)
+    """Side of the window of the picture that is trained on, as a share of the picture's; 1 is the whole picture."""
     crop: float = Field(0.5, gt=0, le=1)
-    """Side of the crop that branch and decoder work on, as a share of the picture's; 1 sees all."""
+    """Side of the crop that branch and decoder work on, as a share of the window's; 1 sees all."""
     crop_bias: float = Field(0.0, ge=0, le=1)
-    """How often the crop of a defective picture is laid over its defect; else it falls anywhere."""
+    """How often window and crop of a defective picture are laid over its defect; else they fall anywhere."""
     defect_share: float | None = Field(None, gt=0, lt=1)
     """Share of each batch that shows a defect; None takes the pictures as often as they occur."""
     defect_weight: float = Field(1.0, gt=0)
@@ -59,8 +61,9 @@ class SegmentSettings(BaseModel):
     """flips; or flips, rotation, shift, zoom, brightness, contrast and colour."""
     rotation_deg: float = Field(180.0, ge=0, le=180)
     """Highest rotation of `full`, either way."""
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "bf16-mixed"
-    """Arithmetic of the network; losses and statistics stay in fp32."""
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
+    """Arithmetic of the network; losses and statistics stay in fp32. auto is bf16-mixed where the device has it, else
+    32-true; the card has what it was."""
     seed: int = Field(0, ge=0)
     """Of the initial weights, the order of pictures, the crops and the augmentation."""
 
@@ -82,7 +85,12 @@ class SegmentSettings(BaseModel):
         return self
 
     @property
+    def window_size(self) -> tuple[int, int]:
+        """Height and width of the window, px: the share asked for, to the nearest size that the network takes."""
+        return nearest_size(round(self.height * self.window)), nearest_size(round(self.width * self.window))
+
+    @property
     def crop_size(self) -> tuple[int, int]:
-        """Height and width of the crop, px: the share asked for, to the nearest multiple of 8."""
-        height, width = (max(8, round(side * self.crop / 8) * 8) for side in (self.height, self.width))
+        """Height and width of the crop, px: its share of the window, to the nearest multiple of 8."""
+        height, width = (max(8, round(side * self.crop / 8) * 8) for side in self.window_size)
         return height, width

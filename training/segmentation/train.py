@@ -41,7 +41,7 @@ from inspectd.training.data.dataset import Dataset, open_dataset
 from .backbones import load_weights
 from .buttonlab import Buttonlab, Crop
 from .checkpoint import load_checkpoint, save_checkpoint, written_whole
-from .devices import Hardware, agree, average, interruption, launch, on_first
+from .devices import Hardware, agree, average, fast_precision, interruption, launch, on_first
 from .feed import Batch, Pictures, loader, one_opencv_thread
 from .settings import SegmentSettings
 
@@ -99,6 +99,10 @@ def train(
     """
     hardware = hardware or Hardware()
     console = console or Console(stderr=True)
+    precision = settings.precision
+    if precision == "auto":
+        precision = fast_precision(hardware.accelerator)
+        settings = settings.model_copy(update={"precision": precision})
     dataset = open_dataset(data)
     samples = dataset.select(*settings.roles)
     class_map = _classes(dataset, settings)
@@ -113,7 +117,7 @@ def train(
     network.to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(network.parameters(), lr=settings.rate, weight_decay=settings.weight_decay)
 
-    fabric = launch(hardware, settings.precision)
+    fabric = launch(hardware, precision)
     world, rank = fabric.world_size, fabric.global_rank
     on_first(fabric, lambda: _prepare(out, settings, resume=resume))
     steps = settings.steps or max(1, math.ceil(settings.epochs * len(samples) / (settings.batch * world)))

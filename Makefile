@@ -46,8 +46,12 @@ demo-bundle: $(VENV)/.dev
 	$(ENV) $(BIN)/inspectd-train segment out/buttons256 --out out/slim256 --backbone slim --roles extra,free \
 	    --start out/slim128 --steps 5000 --schedule onecycle --weight-decay 0.02 \
 	    --crop-bias 0.9 --defect-share 0.65 --defect-weight 6
-	$(ENV) $(BIN)/inspectd-train evaluate out/slim256 out/buttons256 --out out/slim256-evaluation
-	$(ENV) $(BIN)/export-trt out/slim256 --out runtime/demo/bundle --calibration out/buttons256
+	$(ENV) $(BIN)/inspectd-train buttons --out out/buttons --protocol demo --train 6000
+	$(ENV) $(BIN)/inspectd-train segment out/buttons --out out/slim --backbone slim --roles extra,free \
+	    --start out/slim256 --steps 5600 --batch 16 --schedule onecycle --weight-decay 0.02 --augment flips \
+	    --window 0.5 --crop 1 --crop-bias 0.9 --defect-share 0.6 --defect-weight 3
+	$(ENV) $(BIN)/inspectd-train evaluate out/slim out/buttons --out out/slim-evaluation
+	$(ENV) $(BIN)/export-trt out/slim --out runtime/demo/bundle --calibration out/buttons
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

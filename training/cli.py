@@ -93,7 +93,7 @@ def segment(
         typer.Option(help="Start of the backbone: none, imagenet (downloaded), or a file with torchvision's names."),
     ] = "none",
     start: Annotated[
-        str | None, typer.Option(metavar="CHECKPOINT", help="A trained network to go on from, instead of --weights.")
+        str | None, typer.Option(metavar="PATH", help="A checkpoint or bundle to go on from, instead of --weights.")
     ] = None,
     classes: Annotated[Classes, typer.Option(help="One class for all defects, or one for each type.")] = Classes.binary,
     size: Annotated[str, typer.Option(metavar="HxW", help="Size of the network's input, multiples of 16.")] = "256x256",

@@ -24,7 +24,8 @@ from inspectd.training.data.dataset import open_dataset, read_image
 from inspectd.training.segmentation.checkpoint import load_checkpoint
 from inspectd.training.segmentation.predict import TorchPredictor
 from inspectd.training.segmentation.settings import SegmentSettings
-from inspectd.training.segmentation.train import Hardware, train
+from inspectd.training.segmentation.train import Hardware, normalise, train
+from inspectd.training.segmentation.unfold import unfold
 
 
 @pytest.fixture(scope="session")
@@ -62,6 +63,26 @@ def test_the_runtime_finds_what_the_trained_network_finds(bundle, trained, butto
         assert (result.scores[0] >= probabilities.max(axis=(1, 2)) - 1e-4).all()
         marked += int((got > 0).sum())
     assert marked > 0
+
+
+def test_a_training_goes_on_from_a_bundle(bundle, trained, buttons, tmp_path):
+    checkpoint = load_checkpoint(trained)
+    unfolded = unfold(bundle, checkpoint.golden)
+    inputs = normalise(torch.from_numpy(checkpoint.golden).permute(0, 3, 1, 2), bundle.card.preprocess)
+    with torch.no_grad():
+        assert torch.allclose(unfolded.eval()(inputs), checkpoint.network(inputs), atol=1e-3)
+        # In training mode it must normalise by what it measured: the same pictures, in one batch.
+        assert torch.allclose(unfolded.train()(inputs), unfolded.eval()(inputs), atol=0.05)
+    settings = SegmentSettings(
+        backbone="slim", height=64, width=96, batch=4, steps=1, classes="types", fill=90, rate=1e-12,
+        start=str(bundle.path),
+    )  # fmt: skip
+    out = train(buttons, tmp_path / "out", settings, hardware=Hardware(accelerator="cpu"), console=Console(quiet=True))
+    gone_on = load_checkpoint(out)
+    assert gone_on.card.provenance["start"]["updates"] == 30
+    assert torch.allclose(
+        gone_on.network.state_dict()["classify.weight"], checkpoint.network.state_dict()["classify.weight"], atol=1e-6
+    )
 
 
 def test_thresholds_are_an_input(bundle):

@@ -22,7 +22,7 @@ class SegmentSettings(BaseModel):
     weights: str = "none"
     """Start of backbone and branch: none (random), imagenet (torchvision's), or a file with torchvision's names."""
     start: str | None = None
-    """A checkpoint of the same network to go on from, instead of `weights`; other sizes and data are welcome."""
+    """A checkpoint or bundle of the same network to go on from, not `weights`; other sizes and data are welcome."""
     classes: Literal["binary", "types"] = "binary"
     """One class for every defect, or one for each defect type."""
     height: int = Field(256, ge=SIZE_STEP, le=SIZE_LIMIT)

@@ -32,7 +32,7 @@ from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 
 import inspectd
-from inspectd.bundle import ModelCard
+from inspectd.bundle import MANIFEST, ModelCard, load_bundle
 from inspectd.errors import ConfigError, DatasetError
 from inspectd.mask import ClassMap
 from inspectd.preprocess import Preprocess
@@ -40,14 +40,17 @@ from inspectd.training.data.dataset import Dataset, open_dataset
 
 from .backbones import load_weights
 from .buttonlab import Buttonlab, Crop
-from .checkpoint import load_checkpoint, save_checkpoint, written_whole
+from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint, written_whole
 from .devices import Hardware, agree, average, fast_precision, interruption, launch, on_first
 from .feed import Batch, Pictures, loader, one_opencv_thread
 from .settings import SegmentSettings
+from .unfold import unfold
 
 __all__ = ["Hardware", "normalise", "train", "training_step"]
 
 GOLDEN_SAMPLES = 8
+_MEASURED = 64
+"""Pictures that the statistics of a bundle's network are measured on."""
 _RESUME = "resume.pt"
 _LOG_FIELDS = ("step", "loss", "rate", "pictures_per_s")
 
@@ -113,7 +116,7 @@ def train(
     pretrained = {}
     if settings.weights != "none":
         pretrained = load_weights(network.pretrained_parts(), settings.backbone, settings.weights)
-    begun_from = {} if settings.start is None else _start(network, Path(settings.start), settings, class_map)
+    begun_from = {} if settings.start is None else _start(network, Path(settings.start), settings, class_map, pictures)
     network.to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(network.parameters(), lr=settings.rate, weight_decay=settings.weight_decay)
 
@@ -195,7 +198,9 @@ def train(
             "final_loss": smoothed,
             "training_s": round(trained_s + time.monotonic() - begun, 1),
         }
-        save_checkpoint(checkpoint, network, card.model_copy(update={"provenance": provenance}), _golden(pictures))
+        save_checkpoint(
+            checkpoint, network, card.model_copy(update={"provenance": provenance}), _spread(pictures, GOLDEN_SAMPLES)
+        )
         save()
 
     checkpoint = out / "checkpoint.safetensors"
@@ -219,16 +224,20 @@ def _classes(dataset: Dataset, settings: SegmentSettings) -> ClassMap:
     return ClassMap(dataset.defects)
 
 
-def _start(network: Buttonlab, path: Path, settings: SegmentSettings, class_map: ClassMap) -> dict[str, Any]:
-    """Take the weights of a checkpoint over; its provenance, which becomes part of ours."""
-    before = load_checkpoint(path)
-    if before.card.network["backbone"] != settings.backbone or before.card.classes != class_map.names:
+def _start(
+    network: Buttonlab, path: Path, settings: SegmentSettings, class_map: ClassMap, pictures: Pictures
+) -> dict[str, Any]:
+    """Take the weights of a checkpoint or a bundle over; its provenance, which becomes part of ours."""
+    found = load_bundle(path) if (path / MANIFEST).is_file() or path.suffix == ".zip" else load_checkpoint(path)
+    card = found.card
+    if card.network.get("backbone") != settings.backbone or card.classes != class_map.names:
         raise ConfigError(
-            f"{path}: is a {before.card.network['backbone']} for {', '.join(before.card.classes)}; "
+            f"{path}: is a {card.network.get('backbone')} for {', '.join(card.classes)}; "
             f"this training is of a {settings.backbone} for {', '.join(class_map.names)}"
         )
-    network.load_state_dict(before.network.state_dict())
-    return before.card.provenance
+    learnt = found.network if isinstance(found, Checkpoint) else unfold(found, _spread(pictures, _MEASURED))
+    network.load_state_dict(learnt.state_dict())
+    return card.provenance
 
 
 def _prepare(out: Path, settings: SegmentSettings, *, resume: bool) -> None:
@@ -347,13 +356,13 @@ def _cut_log(path: Path, step: int) -> None:
         draft.write_text("\n".join([lines[0], *kept]) + "\n")
 
 
-def _golden(pictures: Pictures) -> NDArray[np.uint8]:
-    """Inputs for the self-test: up to four defective and four good pictures, evenly spread."""
+def _spread(pictures: Pictures, count: int) -> NDArray[np.uint8]:
+    """Up to `count` pictures uint8 [n, H, W, C], half of them defective, evenly spread."""
     defective = [index for index, sample in enumerate(pictures.samples) if sample.masks]
     good = [index for index, sample in enumerate(pictures.samples) if not sample.masks]
     chosen: list[int] = []
     for members in (defective, good):
-        spread = np.linspace(0, len(members) - 1, min(len(members), GOLDEN_SAMPLES // 2)).astype(int)
+        spread = np.linspace(0, len(members) - 1, min(len(members), count // 2)).astype(int)
         chosen += [members[place] for place in spread]
     return np.stack([pictures.plain(index)[0] for index in chosen])
 

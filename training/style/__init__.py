@@ -1,0 +1,1 @@
+"""Defect style transfer: one labelled defect painted onto good parts."""

@@ -90,7 +90,12 @@ if heavy:
     print("loaded at import:", heavy)
 """
     # The networks themselves are torch; what the commands and the line are made of is not.
-    torch_only = ("inspectd.training.segmentation.", "inspectd.training.style.", "inspectd.export.")
+    torch_only = (
+        "inspectd.training.segmentation.",
+        "inspectd.training.style.",
+        "inspectd.training.weights",
+        "inspectd.export.",
+    )
     names = [name for name in modules() if not name.startswith(torch_only) or name.endswith((".cli", ".metrics"))]
     done = subprocess.run([base_environment, "-c", script, *names], capture_output=True, text=True, cwd="/")
     assert done.returncode == 0, done.stderr

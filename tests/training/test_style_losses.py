@@ -17,11 +17,7 @@ from inspectd.errors import DatasetError
 from inspectd.training.style.features import LAYERS, STRIDES, VGG19
 from inspectd.training.style.histmatch import SortedReference, match_values
 from inspectd.training.style.losses import (
-    PRESETS,
-    TERMS,
-    LossSettings,
     Targets,
-    TermWeights,
     calibrate,
     content_loss,
     gram,
@@ -34,6 +30,7 @@ from inspectd.training.style.losses import (
     transfer_terms,
     tv_loss,
 )
+from inspectd.training.style.settings import PRESETS, TERMS, LossSettings, TermWeights
 
 # The first call of a kernel of PyTorch takes longer than hypothesis allows an example.
 unhurried = settings(deadline=None, max_examples=40)

@@ -17,16 +17,14 @@ from inspectd.buttons.shading import make_scene
 from inspectd.buttons.surface import PRODUCTS, hole_distance
 from inspectd.errors import DatasetError
 from inspectd.training.style.placement import (
-    Background,
     Placement,
     PlacementSettings,
-    Reference,
     place_mask,
-    plan,
     read_placements,
     warp,
     write_placements,
 )
+from inspectd.training.style.planning import plan
 from inspectd.training.style.region import (
     depth_map,
     filled,
@@ -36,6 +34,7 @@ from inspectd.training.style.region import (
     reference_region,
     uneven_regions,
 )
+from inspectd.training.style.site import Background, Reference
 
 SIZE = 96
 ROWS, COLUMNS = np.mgrid[:SIZE, :SIZE]

@@ -7,7 +7,6 @@ stride: Chen and others, "Encoder-Decoder with Atrous Separable Convolution" (De
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +14,10 @@ from typing import Protocol
 
 import torch
 import torchvision
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from inspectd.errors import ConfigError, DatasetError
+from inspectd.training.weights import read_weights
 
 __all__ = ["BACKBONES", "Backbone", "BackboneSpec", "Branch", "build", "load_weights"]
 
@@ -183,7 +181,7 @@ def load_weights(modules: Mapping[str, nn.Module], backbone: str, source: str) -
                 "give a local file with --weights FILE"
             ) from error
     else:
-        state = _read(Path(source))
+        state = read_weights(Path(source))
     taken = {}
     for name, module in modules.items():
         own = module.state_dict()
@@ -200,17 +198,3 @@ def load_weights(modules: Mapping[str, nn.Module], backbone: str, source: str) -
             f"{source}: holds no tensor of {backbone}; expected torchvision's names, such as conv1.weight"
         )
     return taken
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, SafetensorError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-        # PyTorch's own words advise to let the file run code.
-        reason = error.strerror if isinstance(error, OSError) else "neither safetensors nor tensors of torch.save"
-        raise DatasetError(f"{path}: cannot be read as weights: {reason}") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise DatasetError(f"{path}: expected a dictionary of tensors with torchvision's names")
-    return state

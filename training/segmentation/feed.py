@@ -28,7 +28,7 @@ from .augment import augmentation
 from .buttonlab import CROP_STEP, Crop
 from .settings import SegmentSettings
 
-__all__ = ["Batch", "Picture", "Pictures", "loader", "one_opencv_thread"]
+__all__ = ["Batch", "Picture", "Pictures", "loader", "normalise", "one_opencv_thread"]
 
 # Letterboxed pictures are kept in memory up to here, for each device; larger sets are read anew each time.
 CACHE_BYTES = 4 << 30
@@ -138,6 +138,13 @@ class Pictures(Dataset[_Item]):
 def _cut(plane: Tensor, crop: Crop) -> Tensor:
     (height, width), ((top, left),) = crop
     return plane[..., top : top + height, left : left + width]
+
+
+def normalise(images: Tensor, preprocess: Preprocess) -> Tensor:
+    """The arithmetic half of `Preprocess`: uint8 [N, C, H, W] -> float32 [N, C, H, W], `(v * scale - mean) / std`."""
+    mean = torch.tensor(preprocess.mean, device=images.device).view(1, -1, 1, 1)
+    std = torch.tensor(preprocess.std, device=images.device).view(1, -1, 1, 1)
+    return (images.float() * preprocess.scale - mean) / std
 
 
 def _permutation(seed: int, stream: int, epoch: int, count: int) -> NDArray[np.int64]:

@@ -10,7 +10,7 @@ from torch import nn
 from inspectd.bundle import ModelCard
 from inspectd.errors import ConfigError
 
-from .train import normalise
+from .feed import normalise
 
 __all__ = ["TorchPredictor"]
 

@@ -80,7 +80,8 @@ class SegmentSettings(BaseModel):
             raise ValueError(f"role {held_out[0]!r} is not for training; those that are: {', '.join(TRAINING_ROLES)}")
         if self.defect_share is not None and self.batch < 2:
             raise ValueError("a share of defects needs a batch of 2 pictures or more")
-        if self.batch * self.height * self.width == SIZE_STEP**2:
+        height, width = self.window_size
+        if self.batch * height * width == SIZE_STEP**2:
             raise ValueError(f"batch normalisation needs more than one picture of {SIZE_STEP}x{SIZE_STEP} px")
         return self
 

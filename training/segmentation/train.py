@@ -42,7 +42,7 @@ from .backbones import load_weights
 from .buttonlab import Buttonlab, Crop
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint, written_whole
 from .devices import Hardware, agree, average, fast_precision, interruption, launch, on_first
-from .feed import Batch, Pictures, loader, one_opencv_thread
+from .feed import Batch, Pictures, loader, normalise, one_opencv_thread
 from .settings import SegmentSettings
 from .unfold import unfold
 
@@ -53,13 +53,6 @@ _MEASURED = 64
 """Pictures that the statistics of a bundle's network are measured on."""
 _RESUME = "resume.pt"
 _LOG_FIELDS = ("step", "loss", "rate", "pictures_per_s")
-
-
-def normalise(images: Tensor, preprocess: Preprocess) -> Tensor:
-    """The arithmetic half of `Preprocess`: uint8 [N, C, H, W] -> float32 [N, C, H, W], `(v * scale - mean) / std`."""
-    mean = torch.tensor(preprocess.mean, device=images.device).view(1, -1, 1, 1)
-    std = torch.tensor(preprocess.std, device=images.device).view(1, -1, 1, 1)
-    return (images.float() * preprocess.scale - mean) / std
 
 
 def training_step(network: nn.Module, batch: Batch, preprocess: Preprocess, weights: Tensor) -> Tensor:
@@ -99,6 +92,7 @@ def train(
     Raises:
         DatasetError: the data cannot be trained on, or there is nothing to resume.
         ConfigError: `out` is in use, or was started with other settings.
+        BundleError: the bundle to start from is damaged.
     """
     hardware = hardware or Hardware()
     console = console or Console(stderr=True)

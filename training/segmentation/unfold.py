@@ -20,6 +20,7 @@ from inspectd.errors import ConfigError, DatasetError
 from inspectd.optional import require
 
 from .buttonlab import Buttonlab
+from .feed import normalise
 
 __all__ = ["unfold"]
 
@@ -35,7 +36,7 @@ def unfold(bundle: Bundle, images: NDArray[np.uint8]) -> Buttonlab:
 
     Args:
         bundle: of a Buttonlab, as export-trt writes it.
-        images: pictures uint8 [N, H, W, 3] to measure on, such as the training will show; sides multiples of 16.
+        images: pictures uint8 [N, H, W, C] to measure on, such as the training will show; sides multiples of 16.
 
     Returns:
         The network in training mode; in evaluation mode it gives the graph's logits up to rounding.
@@ -63,8 +64,7 @@ def unfold(bundle: Bundle, images: NDArray[np.uint8]) -> Buttonlab:
         after = modules[f"{parent}.{_FOLLOWED_BY[last]}"]
         if not isinstance(after, nn.BatchNorm2d):
             raise TypeError(f"{name}: expected a batch normalisation after it")
-        # The identity but for the shift, while the statistics are measured.
-        nn.init.ones_(after.weight)
+        # A new one scales by 1 around 0: so it is the identity but for the shift, while the statistics are measured.
         after.running_var = torch.full_like(after.bias, 1 - after.eps)
         _take(bundle, after.bias, folded.get(f"network.{name}.weight_bias"), name)
         pairs.append((module, after, after.bias.detach().clone()))
@@ -113,12 +113,10 @@ def _statistics(
         total[2] += values.square().sum((0, 2, 3))
 
     hooks = [pair[0].register_forward_hook(partial(note, total)) for pair, total in zip(pairs, sums, strict=True)]
-    preprocess = bundle.card.preprocess
     with torch.no_grad():
         for first in range(0, len(images), _BATCH):
-            pixels = torch.from_numpy(images[first : first + _BATCH]).permute(0, 3, 1, 2).float()
-            mean, std = (torch.tensor(value).view(1, -1, 1, 1) for value in (preprocess.mean, preprocess.std))
-            network((pixels * preprocess.scale - mean) / std)
+            pixels = torch.from_numpy(images[first : first + _BATCH]).permute(0, 3, 1, 2)
+            network(normalise(pixels, bundle.card.preprocess).expand(-1, 3, -1, -1))
     for hook in hooks:
         hook.remove()
     return [

@@ -15,12 +15,11 @@ from types import MappingProxyType
 
 import torch
 import torchvision
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from inspectd.errors import ConfigError, DatasetError
+from inspectd.training.weights import read_weights
 
 __all__ = ["LAYERS", "STRIDES", "VGG19", "load_vgg19"]
 
@@ -147,7 +146,7 @@ def load_vgg19(layers: Iterable[str], weights: str = "imagenet") -> VGG19:
         ConfigError: no layer, or one that VGG-19 does not have.
         DatasetError: the weights cannot be downloaded or read, or are not those of a VGG-19.
     """
-    return VGG19(layers, _download() if weights == "imagenet" else _read(Path(weights)), weights)
+    return VGG19(layers, _download() if weights == "imagenet" else read_weights(Path(weights)), weights)
 
 
 def _convolution(weight: Tensor, bias: Tensor) -> nn.Conv2d:
@@ -212,28 +211,4 @@ def _download() -> Mapping[str, Tensor]:
             f"ImageNet weights of VGG-19 could not be downloaded, or their copy in {cache} is damaged ({reason}); "
             "give a local file with --vgg-weights FILE"
         ) from error
-    return state
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file, or of a dictionary that torch.save has written.
-
-    Raises:
-        DatasetError: it cannot be read, or holds something else.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, SafetensorError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-        # PyTorch's own words advise to let the file run code.
-        # Nor does every OSError of safetensors have words of the system.
-        reason = "neither safetensors nor tensors of torch.save"
-        if isinstance(error, OSError):
-            reason = error.strerror or str(error)
-        raise DatasetError(
-            f"{path}: cannot be read as weights: {reason}; expected a VGG-19 with torchvision's names"
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise DatasetError(f"{path}: expected a dictionary of tensors with torchvision's names")
     return state

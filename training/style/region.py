@@ -1,4 +1,4 @@
-"""The part in a picture, where on it a defect lies, and where one may go.
+"""The part in a picture.
 
 A region is a mask of the part, bool [H, W]: from a file (`read_region`), or found in the picture (`find_region`).
 Points are (x, y) in px, the centre of the upper left pixel being (0, 0).
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import cv2
 import numpy as np
@@ -19,30 +19,20 @@ from inspectd.errors import DatasetError
 from inspectd.picture import read_mask
 
 __all__ = [
-    "Background",
+    "BoolMask",
     "Floats",
-    "Kind",
-    "Mask",
     "Outline",
-    "Reference",
-    "Site",
-    "Subject",
     "depth_map",
     "filled",
     "find_region",
     "outline",
     "read_region",
     "reference_region",
-    "site_of",
-    "subject_of",
     "uneven_regions",
 ]
 
-Mask: TypeAlias = NDArray[np.bool_]
+BoolMask: TypeAlias = NDArray[np.bool_]
 Floats: TypeAlias = NDArray[np.float64]
-
-Kind = Literal["face", "rim", "frame"]
-"""face: inside the part; rim: at the part's edge; frame: at the picture's edge, where the part goes on beyond it."""
 
 _BORDER_SHARE = 0.025
 """Width of the strip along the frame that the backdrop is learnt from, as a share of the shorter side."""
@@ -63,8 +53,6 @@ _HOLE_SHARE = (0.001, 0.05)
 _HOLE_SOLIDITY = 0.85
 """Area of a hole as a share of its convex hull's."""
 _SMALLEST_SIDE = 16
-_PROBES = 400
-"""Most pixels that stand for a mask where a place is looked at in haste."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,26 +66,7 @@ class Outline:
     normals: Floats
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Reference:
-    """A labelled defect: `mask` bool [h, w], and the `region` of the part before the defect (`reference_region`)."""
-
-    name: str
-    defect: str
-    mask: Mask
-    region: Mask
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Background:
-    """A good picture: the part's `region` bool [H, W], and where nothing may be put, `forbidden` bool [H, W]."""
-
-    name: str
-    region: Mask
-    forbidden: Mask | None = None
-
-
-def read_region(path: Path, shape: tuple[int, int]) -> Mask:
+def read_region(path: Path, shape: tuple[int, int]) -> BoolMask:
     """The region in a mask file: bool [H, W].
 
     Args:
@@ -118,7 +87,7 @@ def read_region(path: Path, shape: tuple[int, int]) -> Mask:
     return region
 
 
-def find_region(image: NDArray[np.uint8], *, holes: bool = True, ignore: Mask | None = None) -> Mask:
+def find_region(image: NDArray[np.uint8], *, holes: bool = True, ignore: BoolMask | None = None) -> BoolMask:
     """The part in a picture, found by itself; the whole frame where no backdrop is seen.
 
     The backdrop is learnt from a strip along the frame: a plane in brightness and in two tints, fitted robustly, with
@@ -162,7 +131,7 @@ def find_region(image: NDArray[np.uint8], *, holes: bool = True, ignore: Mask | 
     return region
 
 
-def reference_region(image: NDArray[np.uint8], mask: Mask) -> Mask:
+def reference_region(image: NDArray[np.uint8], mask: BoolMask) -> BoolMask:
     """The part of a picture as it was before its defect: bool [H, W], holes filled.
 
     A chip takes from the outline and a burr adds to it. Under the defect (and a little around it) the outline is
@@ -195,7 +164,7 @@ def reference_region(image: NDArray[np.uint8], mask: Mask) -> Mask:
     return whole
 
 
-def uneven_regions(regions: Mapping[str, Mask], tolerance: float = 0.2) -> tuple[str, ...]:
+def uneven_regions(regions: Mapping[str, BoolMask], tolerance: float = 0.2) -> tuple[str, ...]:
     """The pictures of one product whose part has another size than in most: probably it was not found rightly.
 
     Args:
@@ -207,7 +176,7 @@ def uneven_regions(regions: Mapping[str, Mask], tolerance: float = 0.2) -> tuple
     return tuple(name for name, share in shares.items() if abs(share - usual) > tolerance * usual)
 
 
-def filled(region: Mask) -> Mask:
+def filled(region: BoolMask) -> BoolMask:
     """The largest piece of a region with its holes filled: what lies within the outer edge, bool [H, W]."""
     out = np.zeros(region.shape, np.uint8)
     if region.any():
@@ -215,7 +184,7 @@ def filled(region: Mask) -> Mask:
     return out > 0
 
 
-def outline(region: Mask) -> Outline:
+def outline(region: BoolMask) -> Outline:
     """The outer edge of a region (its largest piece), without the places where the part leaves the frame."""
     inside = filled(region)
     height, width = inside.shape
@@ -239,7 +208,7 @@ def outline(region: Mask) -> Outline:
     return Outline(np.stack((x, y), axis=1) + normals * beyond[:, None], normals)
 
 
-def depth_map(inside: Mask) -> NDArray[np.float32]:
+def depth_map(inside: BoolMask) -> NDArray[np.float32]:
     """Signed distance to a filled region's edge, px [H, W]: 1 on its outermost pixels, -1 on the next beyond.
 
     The frame is no edge: a region that fills it is infinitely deep.
@@ -249,121 +218,6 @@ def depth_map(inside: Mask) -> NDArray[np.float32]:
     depth = cv2.distanceTransform(inside.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     beyond = cv2.distanceTransform((~inside).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return np.asarray(depth - beyond, np.float32)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Subject:
-    """A reference and what its place depends on."""
-
-    reference: Reference
-    kind: Kind
-    area: int
-    outside: float
-    """Share of the mask outside the part."""
-    reach: float
-    """Smallest signed depth of the mask's pixels (`depth_map`)."""
-    contact: Floats
-    """Point [2] of the outline that it lies at (rim)."""
-    normal: Floats
-    """The outline's normal [2] there (rim)."""
-    sides: tuple[bool, bool, bool, bool]
-    """Edges of the picture that it touches where the part goes on beyond them: left, right, top, bottom."""
-    probes: Floats
-    """Some of its pixels [n, 2] (x, y)."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Site:
-    """A background and where defects may be put on it."""
-
-    background: Background
-    inside: Mask
-    depth: NDArray[np.float32]
-    face: Mask
-    """Free for a face defect."""
-    barred: Mask
-    """Never to be touched: holes of the part and forbidden pixels."""
-    edge: Outline
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(height, width) of the picture, px."""
-        height, width = self.inside.shape
-        return height, width
-
-
-def subject_of(reference: Reference, rim_px: float, min_px: int) -> Subject:
-    """Find where a reference's defect lies.
-
-    Raises:
-        DatasetError: no mask, one of another size than the region, one that is too small, or one beside the part.
-    """
-    mask, name = reference.mask, f"reference {reference.name!r} ({reference.defect})"
-    if reference.region.shape != mask.shape:
-        raise DatasetError(
-            f"{name}: its mask is {mask.shape[1]} x {mask.shape[0]} px and its region "
-            f"{reference.region.shape[1]} x {reference.region.shape[0]} px (width x height); expected the same size"
-        )
-    rows, columns = np.nonzero(mask)
-    if not rows.size:
-        raise DatasetError(f"{name}: its mask is empty; label the defect's pixels, or leave the reference out")
-    inside = filled(reference.region)
-    outside = 1.0 - float(inside[rows, columns].mean())
-    if outside == 1.0:
-        raise DatasetError(
-            f"{name}: its mask lies wholly outside the part; look at the mask, or give the part's region as a mask"
-        )
-    if rows.size < min_px:
-        raise DatasetError(
-            f"{name}: its mask has {rows.size} px, fewer than min_px {min_px}; label it whole or lower min_px"
-        )
-    depth = depth_map(inside)
-    on_part = mask & inside
-    sides = (bool(on_part[:, 0].any()), bool(on_part[:, -1].any()), bool(on_part[0].any()), bool(on_part[-1].any()))
-    reach = float(depth[rows, columns].min())
-    contact, normal = np.zeros(2), np.zeros(2)
-    kind: Kind = "frame" if any(sides) else "face"
-    edge = outline(reference.region)
-    if kind == "face" and reach <= rim_px and len(edge.points):
-        kind = "rim"
-        near = _largest_group(mask & (depth <= max(rim_px, reach)))
-        middle = np.array([np.nonzero(near)[1].mean(), np.nonzero(near)[0].mean()])
-        closest = int(np.square(edge.points - middle).sum(axis=1).argmin())
-        contact, normal = edge.points[closest], edge.normals[closest]
-    step = -(-rows.size // _PROBES)
-    probes = np.stack((columns[::step], rows[::step]), axis=1).astype(np.float64)
-    return Subject(reference, kind, int(rows.size), outside, reach, contact, normal, sides, probes)
-
-
-def _largest_group(mask: Mask) -> Mask:
-    """The largest connected piece; pieces a few pixels apart, as of a ragged edge, count as one."""
-    joined = cv2.dilate(mask.astype(np.uint8), np.ones((7, 7), np.uint8))
-    _, pieces = cv2.connectedComponents(joined, connectivity=8)
-    return np.asarray(mask & (pieces == int(np.bincount(pieces[mask]).argmax())))
-
-
-def site_of(background: Background, rim_px: float) -> Site:
-    """Work out where defects may go.
-
-    Raises:
-        DatasetError: an empty region, or a forbidden mask of another size.
-    """
-    region, forbidden = background.region, background.forbidden
-    if not region.any():
-        raise DatasetError(f"background {background.name!r}: its region has no pixel; mark the part in it")
-    if forbidden is None:
-        forbidden = np.zeros(region.shape, np.bool_)
-    elif forbidden.shape != region.shape:
-        raise DatasetError(
-            f"background {background.name!r}: its region is {region.shape[1]} x {region.shape[0]} px and its "
-            f"forbidden mask {forbidden.shape[1]} x {forbidden.shape[0]} px (width x height); expected the same size"
-        )
-    inside = filled(region)
-    depth = depth_map(inside)
-    face = region & (depth > rim_px) & ~forbidden
-    face[[0, -1]] = False
-    face[:, [0, -1]] = False
-    return Site(background, inside, depth, face, (inside & ~region) | forbidden, outline(region))
 
 
 def _planes(image: NDArray[np.uint8]) -> Floats:
@@ -378,7 +232,7 @@ def _planes(image: NDArray[np.uint8]) -> Floats:
     return np.stack(((red + green + blue) / 3.0, red - green, (red + green) / 2.0 - blue))
 
 
-def _backdrop(planes: Floats, ignore: Mask | None) -> tuple[Floats, Floats]:
+def _backdrop(planes: Floats, ignore: BoolMask | None) -> tuple[Floats, Floats]:
     """A plane through each of `planes` [C, H, W] along the frame, [C, H, W], and the deviation from it [C, 1, 1]."""
     height, width = planes.shape[1:]
     strip = max(3, round(_BORDER_SHARE * min(height, width)))
@@ -409,7 +263,7 @@ def _deviation(differences: Floats, spread: Floats) -> Floats:
     return np.asarray(np.sqrt(np.square(differences / spread).mean(axis=0)))
 
 
-def _solid(mask: Mask, side: int) -> Mask:
+def _solid(mask: BoolMask, side: int) -> BoolMask:
     """The largest piece after closing, filling and opening."""
     brush = _brush(_odd(0.02 * side))
     closed = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, brush)
@@ -419,7 +273,7 @@ def _solid(mask: Mask, side: int) -> Mask:
     return _largest(cv2.morphologyEx(full, cv2.MORPH_OPEN, brush) > 0)
 
 
-def _along_the_step(smooth: NDArray[np.uint8], rough: Mask, part: Mask) -> Mask:
+def _along_the_step(smooth: NDArray[np.uint8], rough: BoolMask, part: BoolMask) -> BoolMask:
     """The region between `rough` and what is surely `part`, its edge along the picture's strongest step."""
     side = min(rough.shape)
     sure = cv2.morphologyEx(part.astype(np.uint8), cv2.MORPH_OPEN, _brush(_odd(0.01 * side)))
@@ -436,7 +290,7 @@ def _along_the_step(smooth: NDArray[np.uint8], rough: Mask, part: Mask) -> Mask:
     return _largest(opened) if opened.any() else region
 
 
-def _holes(shaded: Mask, region: Mask) -> Mask:
+def _holes(shaded: BoolMask, region: BoolMask) -> BoolMask:
     """The compact patches of `shaded` well inside the region, with a margin for their soft edges."""
     side, area = min(region.shape), int(region.sum())
     inner = depth_map(region) > 0.015 * side
@@ -453,20 +307,20 @@ def _holes(shaded: Mask, region: Mask) -> Mask:
     return _dilate(holes > 0, _odd(0.02 * side))
 
 
-def _largest(mask: Mask) -> Mask:
+def _largest(mask: BoolMask) -> BoolMask:
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     if count < 2:
         return np.zeros(mask.shape, np.bool_)
     return np.asarray(labels == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA])))
 
 
-def _contour(mask: Mask) -> NDArray[np.int64]:
+def _contour(mask: BoolMask) -> NDArray[np.int64]:
     """The pixels of the longest outer contour: [n, 2] (x, y)."""
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     return np.asarray(max(contours, key=len)[:, 0], np.int64)
 
 
-def _softened(mask: Mask, radius: int) -> Floats:
+def _softened(mask: BoolMask, radius: int) -> Floats:
     """The mask after three box filters of 2 radius + 1 px, close to a Gaussian: [H, W], 0..1.
 
     Whole numbers are added up, so that no processor rounds them in another way.
@@ -499,5 +353,5 @@ def _brush(size: int) -> NDArray[np.uint8]:
     return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)), np.uint8)
 
 
-def _dilate(mask: Mask, size: int) -> Mask:
+def _dilate(mask: BoolMask, size: int) -> BoolMask:
     return np.asarray(cv2.dilate(mask.astype(np.uint8), _brush(size)) > 0)

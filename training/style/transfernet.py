@@ -148,15 +148,8 @@ class TransferNet(nn.Module):
         self.merge = _conv(2 * width, width, 3)
         self.out = nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(width, 3, 3))
         if head == "residual":
-            nn.init.zeros_(self._last.weight)
-            if self._last.bias is not None:
-                nn.init.zeros_(self._last.bias)
-
-    @property
-    def _last(self) -> nn.Conv2d:
-        last = self.out[1]
-        assert isinstance(last, nn.Conv2d)  # noqa: S101 - tells the type checker what the line above built
-        return last
+            for parameter in self.out.parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, images: Tensor) -> Tensor:
         """Repaint pictures.

@@ -119,6 +119,10 @@ def segment(
         float | None, typer.Option(help="Share of each batch that shows a defect; else as they occur.")
     ] = None,
     defect_weight: Annotated[float, typer.Option(help="Weight of defects in the cross-entropy.")] = 1.0,
+    hard: Annotated[
+        Path | None, typer.Option(help="File of `inspectd-train mine`: pictures to show more often, and where.")
+    ] = None,
+    hard_share: Annotated[float, typer.Option(help="Share of each batch that is drawn from --hard.")] = 0.5,
     augment: Annotated[Augment, typer.Option(help="How pictures are varied.")] = Augment.full,
     rotation_deg: Annotated[float, typer.Option(help="Highest rotation of --augment full, either way.")] = 180.0,
     # `fabric run` takes this option for itself wherever it stands, and hands it on by the variable.
@@ -177,6 +181,8 @@ def segment(
             crop_bias=crop_bias,
             defect_share=defect_share,
             defect_weight=defect_weight,
+            hard=None if hard is None else str(hard),
+            hard_share=hard_share,
             augment=augment.value,
             rotation_deg=rotation_deg,
             precision=precision.value,
@@ -259,6 +265,32 @@ def evaluate(
     print(result.text())
     if out is not None:
         print(f"written: {out}", file=sys.stderr)
+
+
+@app.command()
+def mine(
+    network: Annotated[Path, typer.Argument(metavar="NETWORK", help="A checkpoint, folder of a training, or bundle.")],
+    data: Data,
+    out: Annotated[Path, typer.Option(help="The file to write, hard.json for example.")],
+    roles: Annotated[str, typer.Option(help="Roles to judge, with commas.")] = "ref,extra,free,simulated",
+    bits: Annotated[int, typer.Option(help="Bits that 16-bit files really use, 12 for example.")] = 16,
+) -> None:
+    """Find the training pictures that a network judges worst, for the next training to look there.
+
+    Example:
+        inspectd-train mine out/slim DATA --out hard.json
+
+        inspectd-train segment DATA --out out/better --start out/slim --hard hard.json --window 0.5 --crop 1
+    """
+    _require_torch()
+    from inspectd.training.segmentation.mining import mine_dataset
+
+    with _bar("judging") as progress:
+        examples = mine_dataset(
+            network, data, out, roles=tuple(role.strip() for role in roles.split(",")), bits=bits, progress=progress
+        )
+    wrong = sum(example.hardness > 0.5 for example in examples.pictures)
+    print(f"{out}: {len(examples.pictures)} pictures, {wrong} judged wrongly (hardness above 0.5)")
 
 
 @app.command()

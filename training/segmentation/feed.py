@@ -10,6 +10,7 @@ import contextlib
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -26,6 +27,7 @@ from inspectd.training.data.dataset import Sample, read_image, read_labels
 
 from .augment import augmentation
 from .buttonlab import CROP_STEP, Crop
+from .hard import HardExample, read_hard
 from .settings import SegmentSettings
 
 __all__ = ["Batch", "Picture", "Pictures", "loader", "normalise", "one_opencv_thread"]
@@ -49,6 +51,8 @@ class Picture:
 
     index: int
     seed: int
+    hard: bool = False
+    """Its window and crop are laid over the place where `SegmentSettings.hard` says that it is hardest."""
 
 
 _Item = tuple[Tensor, Tensor, tuple[int, int]]
@@ -63,7 +67,7 @@ class Pictures(Dataset[_Item]):
         """Take the samples over; `classes` is None for a binary network.
 
         Raises:
-            DatasetError: there is no picture, or none with a defect.
+            DatasetError: there is no picture, or none with a defect, or the file of hard examples does not fit.
         """
         if not any(sample.masks for sample in samples):
             raise DatasetError(
@@ -76,6 +80,11 @@ class Pictures(Dataset[_Item]):
         self._augment = augmentation(settings)
         self._bytes = preprocess.height * preprocess.width * (preprocess.channels + 1) * len(samples)
         self._cache: list[tuple[NDArray[np.uint8], NDArray[np.uint8]] | None] = [None] * len(samples)
+        self.hard: tuple[HardExample, ...] = ()
+        self.hard_source: dict[str, str] = {}
+        if settings.hard is not None:
+            names = [sample.name for sample in samples]
+            self.hard, self.hard_source = read_hard(Path(settings.hard), names, (preprocess.height, preprocess.width))
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -98,17 +107,20 @@ class Pictures(Dataset[_Item]):
         pixels, labels = self.plain(picture.index)
         image = tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
         mask = tv_tensors.Mask(torch.from_numpy(labels))
+        # What a window may be laid over: a pixel of these. It is moved with the picture.
+        focus = tv_tensors.Mask(torch.from_numpy(self._around_hardest(picture.index))) if picture.hard else mask
         if self._augment is not None:
             # torchvision draws from the global generator of the CPU; it is put back afterwards.
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(picture.seed)
-                image, mask = self._augment(image, mask)
-        seen, truth = image.as_subclass(Tensor), mask.as_subclass(Tensor)
+                image, mask, focus = self._augment(image, mask, focus)
+        seen, truth, aim = image.as_subclass(Tensor), mask.as_subclass(Tensor), focus.as_subclass(Tensor)
         rng = np.random.default_rng(picture.seed)
+        bias = 1.0 if picture.hard else self.settings.crop_bias
         if self.settings.window < 1:
-            window = self._place(truth.numpy(), self.settings.window_size, rng)
-            seen, truth = _cut(seen, window), _cut(truth, window)
-        crop = self._place(truth.numpy(), self.settings.crop_size, rng)
+            window = _place(aim.numpy(), self.settings.window_size, bias, rng)
+            seen, truth, aim = _cut(seen, window), _cut(truth, window), _cut(aim, window)
+        crop = _place(aim.numpy(), self.settings.crop_size, bias, rng)
         return seen, _cut(truth, crop), crop.offsets[0]
 
     def __getitems__(self, pictures: Sequence[Picture]) -> list[_Item] | DatasetError:
@@ -118,21 +130,42 @@ class Pictures(Dataset[_Item]):
         except DatasetError as error:
             return error
 
-    def _place(self, labels: NDArray[np.uint8], size: tuple[int, int], rng: np.random.Generator) -> Crop:
-        """Where a window of this size is cut out of one picture."""
-        biased = rng.random() < self.settings.crop_bias
-        spot: tuple[int, int] | None = None
-        if biased and (pixels := np.flatnonzero(labels)).size:
-            row, column = divmod(int(rng.choice(pixels)), labels.shape[1])
-            spot = row, column
-        corner = []
-        for axis, (side, window) in enumerate(zip(labels.shape, size, strict=True)):
-            low, high = 0, (side - window) // CROP_STEP
-            if spot is not None:
-                low = max(low, -(-(spot[axis] - window + 1) // CROP_STEP))
-                high = min(high, spot[axis] // CROP_STEP)
-            corner.append(CROP_STEP * int(rng.integers(low, high + 1)))
-        return Crop(size, ((corner[0], corner[1]),))
+    def spread(self, count: int) -> NDArray[np.uint8]:
+        """Up to `count` pictures uint8 [n, H, W, C] as they are, half of them defective, evenly over the set."""
+        chosen: list[int] = []
+        for members in self.by_state():
+            places = np.linspace(0, len(members) - 1, min(len(members), count // 2)).astype(int)
+            chosen += [members[place] for place in places]
+        return np.stack([self.plain(index)[0] for index in chosen])
+
+    def by_state(self) -> tuple[list[int], list[int]]:
+        """Indices of the defective pictures, and of the good ones."""
+        defective = [index for index, sample in enumerate(self.samples) if sample.masks]
+        return defective, [index for index, sample in enumerate(self.samples) if not sample.masks]
+
+    def _around_hardest(self, index: int) -> NDArray[np.uint8]:
+        """1 on a few pixels, so that some of them outlast a rotation, 0 elsewhere: [H, W]."""
+        aim = np.zeros((self._preprocess.height, self._preprocess.width), np.uint8)
+        row, column = self.hard[index].row, self.hard[index].column
+        aim[max(row - 2, 0) : row + 3, max(column - 2, 0) : column + 3] = 1
+        return aim
+
+
+def _place(aim: NDArray[np.uint8], size: tuple[int, int], bias: float, rng: np.random.Generator) -> Crop:
+    """Where a window of this size is cut out of a picture: with probability `bias` over a marked pixel of `aim`."""
+    biased = rng.random() < bias
+    spot: tuple[int, int] | None = None
+    if biased and (pixels := np.flatnonzero(aim)).size:
+        row, column = divmod(int(rng.choice(pixels)), aim.shape[1])
+        spot = row, column
+    corner = []
+    for axis, (side, window) in enumerate(zip(aim.shape, size, strict=True)):
+        low, high = 0, (side - window) // CROP_STEP
+        if spot is not None:
+            low = max(low, -(-(spot[axis] - window + 1) // CROP_STEP))
+            high = min(high, spot[axis] // CROP_STEP)
+        corner.append(CROP_STEP * int(rng.integers(low, high + 1)))
+    return Crop(size, ((corner[0], corner[1]),))
 
 
 def _cut(plane: Tensor, crop: Crop) -> Tensor:
@@ -156,13 +189,13 @@ class _Order:
 
     def __init__(self, pictures: Pictures, rank: int, world: int, steps: range) -> None:
         settings = pictures.settings
-        defective = [index for index, sample in enumerate(pictures.samples) if sample.masks]
-        good = [index for index, sample in enumerate(pictures.samples) if not sample.masks]
+        defective, good = pictures.by_state()
         self._global = settings.batch * world
         self._streams: list[tuple[list[int], int]] = [(list(range(len(pictures))), self._global)]
         if settings.defect_share is not None and good:
             quota = min(max(1, round(settings.defect_share * self._global)), self._global - 1)
             self._streams = [(defective, quota), (good, self._global - quota)]
+        self._hard = [_Hardest(pictures, members, quota) for members, quota in self._streams]
         self._seed, self._rank, self._world, self._steps = settings.seed, rank, world, steps
         self._shuffled = functools.lru_cache(maxsize=8)(_permutation)
 
@@ -171,14 +204,35 @@ class _Order:
 
     def __iter__(self) -> Iterator[list[Picture]]:
         for step in self._steps:
-            batch = []
-            for number, (members, quota) in enumerate(self._streams):
-                for place in range(quota):
-                    epoch, position = divmod(step * quota + place, len(members))
+            batch: list[tuple[int, bool]] = []
+            for number, ((members, quota), hardest) in enumerate(zip(self._streams, self._hard, strict=True)):
+                batch += [(index, True) for index in hardest.drawn(self._seed, number, step)]
+                in_turn = quota - hardest.quota
+                for place in range(in_turn):
+                    epoch, position = divmod(step * in_turn + place, len(members))
                     order = self._shuffled(self._seed, number, epoch, len(members))
-                    batch.append(members[int(order[position])])
+                    batch.append((members[int(order[position])], False))
             mine = range(self._rank, self._global, self._world)
-            yield [Picture(batch[place], _seed(self._seed, step, place)) for place in mine]
+            yield [Picture(batch[place][0], _seed(self._seed, step, place), batch[place][1]) for place in mine]
+
+
+class _Hardest:
+    """The pictures of one stream that are drawn by their hardness: `quota` of each update."""
+
+    def __init__(self, pictures: Pictures, members: list[int], quota: int) -> None:
+        self._members = members
+        weights = np.array([pictures.hard[index].hardness for index in members]) if pictures.hard else np.zeros(0)
+        total = float(weights.sum())
+        # Where nothing is hard, all come in turn.
+        self.quota = round(pictures.settings.hard_share * quota) if total > 0 else 0
+        self._chances = weights / total if total > 0 else None
+
+    def drawn(self, seed: int, stream: int, step: int) -> list[int]:
+        """The members of an update."""
+        if not self.quota:
+            return []
+        rng = np.random.default_rng([seed, 2 + stream, step])
+        return [self._members[place] for place in rng.choice(len(self._members), self.quota, p=self._chances)]
 
 
 def _seed(*parts: int) -> int:

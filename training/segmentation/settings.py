@@ -57,6 +57,10 @@ class SegmentSettings(BaseModel):
     """Share of each batch that shows a defect; None takes the pictures as often as they occur."""
     defect_weight: float = Field(1.0, gt=0)
     """Weight of the defect classes in the cross-entropy; the good surface has 1."""
+    hard: str | None = None
+    """File of `inspectd-train mine`: which training pictures are hard, and where."""
+    hard_share: float = Field(0.5, gt=0, le=1)
+    """Share of each batch that is drawn by hardness and cut out over the hardest place; the rest comes in turn."""
     augment: Literal["none", "flips", "full"] = "full"
     """flips; or flips, rotation, shift, zoom, brightness, contrast and colour."""
     rotation_deg: float = Field(180.0, ge=0, le=180)

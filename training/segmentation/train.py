@@ -22,9 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
@@ -32,7 +30,7 @@ from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 
 import inspectd
-from inspectd.bundle import MANIFEST, ModelCard, load_bundle
+from inspectd.bundle import ModelCard
 from inspectd.errors import ConfigError, DatasetError
 from inspectd.mask import ClassMap
 from inspectd.preprocess import Preprocess
@@ -40,17 +38,15 @@ from inspectd.training.data.dataset import Dataset, open_dataset
 
 from .backbones import load_weights
 from .buttonlab import Buttonlab, Crop
-from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint, written_whole
+from .checkpoint import save_checkpoint, written_whole
 from .devices import Hardware, agree, average, fast_precision, interruption, launch, on_first
 from .feed import Batch, Pictures, loader, normalise, one_opencv_thread
 from .settings import SegmentSettings
-from .unfold import unfold
+from .trained import load_trained
 
 __all__ = ["Hardware", "normalise", "train", "training_step"]
 
 GOLDEN_SAMPLES = 8
-_MEASURED = 64
-"""Pictures that the statistics of a bundle's network are measured on."""
 _RESUME = "resume.pt"
 _LOG_FIELDS = ("step", "loss", "rate", "pictures_per_s")
 
@@ -189,11 +185,12 @@ def train(
             "devices": world,
             "pretrained_tensors": pretrained,
             "start": begun_from,
+            "hard": pictures.hard_source,
             "final_loss": smoothed,
             "training_s": round(trained_s + time.monotonic() - begun, 1),
         }
         save_checkpoint(
-            checkpoint, network, card.model_copy(update={"provenance": provenance}), _spread(pictures, GOLDEN_SAMPLES)
+            checkpoint, network, card.model_copy(update={"provenance": provenance}), pictures.spread(GOLDEN_SAMPLES)
         )
         save()
 
@@ -222,14 +219,12 @@ def _start(
     network: Buttonlab, path: Path, settings: SegmentSettings, class_map: ClassMap, pictures: Pictures
 ) -> dict[str, Any]:
     """Take the weights of a checkpoint or a bundle over; its provenance, which becomes part of ours."""
-    found = load_bundle(path) if (path / MANIFEST).is_file() or path.suffix == ".zip" else load_checkpoint(path)
-    card = found.card
+    learnt, card = load_trained(path, lambda _: pictures)
     if card.network.get("backbone") != settings.backbone or card.classes != class_map.names:
         raise ConfigError(
             f"{path}: is a {card.network.get('backbone')} for {', '.join(card.classes)}; "
             f"this training is of a {settings.backbone} for {', '.join(class_map.names)}"
         )
-    learnt = found.network if isinstance(found, Checkpoint) else unfold(found, _spread(pictures, _MEASURED))
     network.load_state_dict(learnt.state_dict())
     return card.provenance
 
@@ -350,17 +345,6 @@ def _cut_log(path: Path, step: int) -> None:
         draft.write_text("\n".join([lines[0], *kept]) + "\n")
 
 
-def _spread(pictures: Pictures, count: int) -> NDArray[np.uint8]:
-    """Up to `count` pictures uint8 [n, H, W, C], half of them defective, evenly spread."""
-    defective = [index for index, sample in enumerate(pictures.samples) if sample.masks]
-    good = [index for index, sample in enumerate(pictures.samples) if not sample.masks]
-    chosen: list[int] = []
-    for members in (defective, good):
-        spread = np.linspace(0, len(members) - 1, min(len(members), count // 2)).astype(int)
-        chosen += [members[place] for place in spread]
-    return np.stack([pictures.plain(index)[0] for index in chosen])
-
-
 def _card(dataset: Dataset, settings: SegmentSettings, class_map: ClassMap, preprocess: Preprocess) -> ModelCard:
     samples = dataset.select(*settings.roles)
     listing = hashlib.sha256()
@@ -382,7 +366,8 @@ def _card(dataset: Dataset, settings: SegmentSettings, class_map: ClassMap, prep
             "data_sha256": listing.hexdigest(),
             # Names, not paths: the card travels to other machines.
             "settings": settings.model_dump(mode="json")
-            | {"weights": Path(settings.weights).name, "start": settings.start and Path(settings.start).name},
+            | {"weights": Path(settings.weights).name, "start": settings.start and Path(settings.start).name}
+            | {"hard": settings.hard and Path(settings.hard).name},
             "date": dt.datetime.now(dt.timezone.utc).date().isoformat(),
             "versions": {
                 "inspectd": inspectd.__version__,

@@ -90,18 +90,26 @@ class Pictures(Dataset[_Item]):
         return len(self.samples)
 
     def plain(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """A picture uint8 [H, W, C] and its labels uint8 [H, W] at the network's size, as they are."""
+        """What `read` gives, kept in memory where there is room."""
         if (kept := self._cache[index]) is not None:
             return kept
-        sample = self.samples[index]
-        pixels = read_image(sample.image, bits=self.settings.bits)
-        labels = read_labels(sample, self._classes, pixels.shape[:2])
-        pair = self._preprocess.image(pixels), self._preprocess.letterbox(labels.shape).apply_mask(labels)
+        pair = self.read(index)
         # Every worker has a memory of its own.
         worker = get_worker_info()
         if self._bytes * (worker.num_workers if worker else 1) <= CACHE_BYTES:
             self._cache[index] = pair
         return pair
+
+    def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """A picture uint8 [H, W, C] and its labels uint8 [H, W] at the network's size, as they are.
+
+        Raises:
+            DatasetError: a file that cannot be used.
+        """
+        sample = self.samples[index]
+        pixels = read_image(sample.image, bits=self.settings.bits)
+        labels = read_labels(sample, self._classes, pixels.shape[:2])
+        return self._preprocess.image(pixels), self._preprocess.letterbox(labels.shape).apply_mask(labels)
 
     def __getitem__(self, picture: Picture) -> _Item:
         pixels, labels = self.plain(picture.index)

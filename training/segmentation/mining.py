@@ -84,7 +84,7 @@ def mine(
     network = network.eval().to(memory_format=torch.channels_last)
     found: list[HardExample] = []
     for start in range(0, len(pictures), _BATCH):
-        pairs = [pictures.plain(index) for index in range(start, min(start + _BATCH, len(pictures)))]
+        pairs = [pictures.read(index) for index in range(start, min(start + _BATCH, len(pictures)))]
         images = torch.from_numpy(np.stack([image for image, _ in pairs])).permute(0, 3, 1, 2)
         normalised = normalise(images, preprocess).expand(-1, 3, -1, -1)
         logits = network(normalised.contiguous(memory_format=torch.channels_last)).float()

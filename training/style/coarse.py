@@ -1,0 +1,242 @@
+"""Step 1 of DST, the coarse defect, and the simpler ways to paint one that DST is measured against.
+
+Wei, Cao, Jiang, Zheng, Liu: "Defective samples simulation through Neural Style Transfer for automatic surface
+defect segment", algorithm 2. All ways take the same placement, hence the same L, and paint on a window around it:
+
+- `histmatch`: the paper's coarse step, S's own pixels in H[M]'s colours.
+- `histmatch-gauss`: the same, fused with S by a Gaussian mask.
+- `cutpaste`: H's pixels, carried by the placement.
+- `poisson`: H's gradients between S's colours along the edge of L (Perez, Gangnet, Blake: "Poisson image editing", 2003).
+- `residual`: what H's defect changes, H minus the good surface guessed under it, times the placement's gain, added to S.
+  It carries structure as well as colour, keeps S's own texture, and reaches a little beyond M, where a defect's
+  shadow lies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, get_args
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.sparse import linalg
+
+from inspectd.errors import DatasetError
+
+from .histmatch import Method, Space, match_pixels
+from .placement import Placement, place_mask, warp
+from .region import BoolMask, Floats
+from .transfernet import blur_reach
+
+__all__ = ["COARSE", "Coarse", "Exemplar", "Scene", "membrane", "paint", "scene_of"]
+
+Coarse = Literal["histmatch", "histmatch-gauss", "cutpaste", "poisson", "residual"]
+COARSE: tuple[Coarse, ...] = get_args(Coarse)
+
+_EDGE_PX = 2
+"""A label's edge is drawn to a pixel or two: so far around M nothing counts as the good surface, at 256 px."""
+
+
+@dataclass(frozen=True, eq=False)
+class Exemplar:
+    """A labelled defect to paint from: `image` uint8 [h, w, 3 or 1], `mask` bool [h, w].
+
+    Raises:
+        DatasetError: an empty mask, one of another size, or one that leaves nothing of the good surface.
+    """
+
+    name: str
+    defect: str
+    image: NDArray[np.uint8]
+    mask: BoolMask
+
+    def __post_init__(self) -> None:
+        if self.mask.shape != self.image.shape[:2]:
+            raise DatasetError(
+                f"reference {self.name!r}: its mask is {self.mask.shape[1]} x {self.mask.shape[0]} px and its picture "
+                f"{self.image.shape[1]} x {self.image.shape[0]} px (width x height); expected the same size"
+            )
+        if not self.mask.any():
+            raise DatasetError(f"reference {self.name!r}: its mask is empty; label the defect's pixels")
+        if self.mask.all():
+            raise DatasetError(f"reference {self.name!r}: its mask covers the whole picture; leave some good surface")
+
+    @cached_property
+    def residual(self) -> NDArray[np.float32]:
+        """What the defect changes: H minus the good surface under M and its edge, levels [h, w, C]; 0 elsewhere."""
+        size = 2 * _EDGE_PX + 1
+        unknown = cv2.dilate(self.mask.astype(np.uint8), np.ones((size, size), np.uint8)) > 0
+        if unknown.all():
+            unknown = self.mask
+        image = self.image.astype(np.float64)
+        return (image - membrane(image, unknown)).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scene:
+    """A place on a good picture where a defect is to be painted.
+
+    Attributes:
+        good: S in the window, uint8 [h, w, C].
+        label: L in the window, bool [h, w].
+        rows: of the picture, which the window covers.
+        columns: of the picture.
+        placement: how the reference gets there.
+        shape: (height, width) of the picture.
+    """
+
+    good: NDArray[np.uint8]
+    label: BoolMask
+    rows: slice
+    columns: slice
+    placement: Placement
+    shape: tuple[int, int]
+
+    def carried(self, field: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
+        """What is known at the reference's pixels [H, W, C], where the placement carries it: float32 [h, w, C]."""
+        return warp(self.placement, field, self.shape, (self.rows, self.columns))
+
+
+def scene_of(
+    good: NDArray[np.uint8], exemplar: Exemplar, placement: Placement, *, margin_px: int, multiple: int = 1
+) -> Scene:
+    """The window of a picture around a placement's label.
+
+    Args:
+        good: S, uint8 [H, W, C], of as many channels as the exemplar.
+        exemplar: the reference that the placement names.
+        placement: where and how.
+        margin_px: pixels around L that are wanted, where the picture has them.
+        multiple: sides of the window are multiples of this, where the picture is large enough.
+
+    Raises:
+        DatasetError: nothing of the label lies in the picture, or the channels differ.
+    """
+    if good.shape[2] != exemplar.image.shape[2]:
+        raise DatasetError(
+            f"background {placement.background!r} has {good.shape[2]} channels and reference {exemplar.name!r} has "
+            f"{exemplar.image.shape[2]}; use colour pictures or grey ones, not both"
+        )
+    height, width = good.shape[:2]
+    label = place_mask(placement, exemplar.mask, (height, width))
+    if not label.any():
+        raise DatasetError(
+            f"reference {exemplar.name!r} on {placement.background!r}: its placement lies outside the picture; draw the "
+            "placements for these pictures"
+        )
+    found = np.nonzero(label)
+    rows, columns = (
+        _span(int(at.min()), int(at.max()) + 1, side, margin_px, multiple)
+        for at, side in zip(found, (height, width), strict=True)
+    )
+    return Scene(good[rows, columns], label[rows, columns], rows, columns, placement, (height, width))
+
+
+def _span(start: int, stop: int, side: int, margin: int, multiple: int) -> slice:
+    length = min(stop - start + 2 * margin, side)
+    length = min(-(-length // multiple) * multiple, side // multiple * multiple or side)
+    begin = min(max((start + stop - length) // 2, 0), side - length)
+    return slice(begin, begin + length)
+
+
+def paint(
+    way: Coarse,
+    scene: Scene,
+    exemplar: Exemplar,
+    *,
+    sigma_px: float = 2.0,
+    method: Method = "quantile",
+    space: Space = "rgb",
+) -> NDArray[np.uint8]:
+    """The window with its coarse defect.
+
+    Args:
+        way: see the module.
+        scene: where.
+        exemplar: the reference.
+        sigma_px: of the Gaussian mask of `histmatch-gauss`, and of the edge of `residual`.
+        method: of histogram matching.
+        space: of histogram matching.
+
+    Returns:
+        uint8 [h, w, C]; S itself outside L, for `histmatch-gauss` and `residual` some pixels further outside.
+    """
+    good, label = scene.good, scene.label
+    if way == "histmatch":
+        return match_pixels(good, label, exemplar.image, exemplar.mask, method=method, space=space)
+    if way == "histmatch-gauss":
+        matched = match_pixels(good, label, exemplar.image, exemplar.mask, method=method, space=space)
+        return _levels(good + soft(label, sigma_px)[..., None] * (matched.astype(np.float32) - good))
+    if way == "residual":
+        change = scene.carried(exemplar.residual) * np.float32(scene.placement.gain)
+        return _levels(good + _reach(label, sigma_px)[..., None] * change)
+    pasted = scene.carried(exemplar.image)
+    if way == "poisson":
+        difference = good.astype(np.float64) - pasted
+        pasted = pasted + membrane(difference, label).astype(np.float32)
+    return _levels(np.where(label[..., None], pasted, good))
+
+
+def soft(mask: BoolMask, sigma_px: float) -> NDArray[np.float32]:
+    """The mask blurred as `transfernet.gaussian_mask` does it: float32 [h, w], 0..1."""
+    if not sigma_px:
+        return mask.astype(np.float32)
+    size = 2 * blur_reach(sigma_px) + 1
+    blurred = cv2.GaussianBlur(mask.astype(np.float32), (size, size), sigma_px, borderType=cv2.BORDER_REPLICATE)
+    return np.asarray(blurred, np.float32)
+
+
+def _reach(label: BoolMask, sigma_px: float) -> NDArray[np.float32]:
+    """1 on the label and its edge, then down to 0."""
+    size = 2 * _EDGE_PX + 1
+    wide = cv2.dilate(label.astype(np.uint8), np.ones((size, size), np.uint8)) > 0
+    return np.maximum(soft(wide, min(sigma_px, _EDGE_PX / 2.0)), label.astype(np.float32))
+
+
+def membrane(values: Floats, unknown: BoolMask) -> Floats:
+    """Values with the unknown pixels replaced by the smoothest surface through those around them.
+
+    The discrete Laplace equation with the known neighbours as its boundary; the picture's edge bounds nothing.
+
+    Args:
+        values: [H, W, C].
+        unknown: bool [H, W]; not all pixels.
+
+    Returns:
+        float64 [H, W, C].
+
+    Raises:
+        ValueError: no pixel is known.
+    """
+    if unknown.all():
+        raise ValueError("no pixel is known: expected at least one outside of the mask")
+    filled = np.array(values, np.float64)
+    count = int(unknown.sum())
+    if not count:
+        return filled
+    height, width = unknown.shape
+    number = np.full((height, width), -1, np.int64)
+    number[unknown] = np.arange(count)
+    rows, columns = np.nonzero(unknown)
+    neighbours, right = np.zeros(count), np.zeros((count, values.shape[2]))
+    entries: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+    for down, across in ((-1, 0), (1, 0), (0, -1), (0, 1)):
+        y, x = rows + down, columns + across
+        inside = np.flatnonzero((y >= 0) & (y < height) & (x >= 0) & (x < width))
+        y, x = y[inside], x[inside]
+        neighbours[inside] += 1
+        free = number[y, x] >= 0
+        entries.append((inside[free], number[y[free], x[free]]))
+        right[inside[~free]] += filled[y[~free], x[~free]]
+    at = np.concatenate([first for first, _ in entries])
+    other = np.concatenate([second for _, second in entries])
+    system = sparse.diags(neighbours) - sparse.csr_matrix((np.ones(at.size), (at, other)), (count, count))
+    filled[unknown] = linalg.splu(system.tocsc()).solve(right)
+    return filled
+
+
+def _levels(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)

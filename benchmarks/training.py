@@ -31,9 +31,9 @@ from inspectd.buttons import DEFECTS, LINES, render
 from inspectd.preprocess import Preprocess
 from inspectd.training.data.dataset import open_dataset
 from inspectd.training.data.writing import Row, write_png, write_split
+from inspectd.training.devices import fast_precision
 from inspectd.training.segmentation import train as recipe
 from inspectd.training.segmentation.buttonlab import Buttonlab, Crop
-from inspectd.training.segmentation.devices import fast_precision
 from inspectd.training.segmentation.feed import Pictures, loader
 from inspectd.training.segmentation.settings import SegmentSettings
 

@@ -93,6 +93,9 @@ if heavy:
     torch_only = (
         "inspectd.training.segmentation.",
         "inspectd.training.style.",
+        "inspectd.training.devices",
+        "inspectd.training.files",
+        "inspectd.training.log",
         "inspectd.training.weights",
         "inspectd.export.",
     )

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
-from inspectd.optional import require
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from inspectd.training.data.dataset import Dataset
-
-_T = TypeVar("_T")
+from .style import cli as style
+from .terminal import bar, require_torch, summary, validated
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -30,6 +23,8 @@ app = typer.Typer(
 )
 importers = typer.Typer(no_args_is_help=True, help="Turn the labels of other tools into a dataset.")
 app.add_typer(importers, name="import")
+app.command()(style.dst)
+app.command()(style.simulate)
 
 Data = Annotated[Path, typer.Argument(metavar="DATA", help="Folder with split.csv, or an MVTec-style tree.")]
 
@@ -150,7 +145,7 @@ def segment(
 
         inspectd-train segment DATA --out out/slim --backbone slim --steps 6000 --schedule onecycle --crop-bias 0.5
     """
-    _require_torch()
+    require_torch()
     import torch
     from lightning.fabric.utilities.rank_zero import rank_zero_only
 
@@ -159,7 +154,7 @@ def segment(
     from inspectd.training.segmentation.train import Hardware, train
 
     height, width = _size(size)
-    settings = _validated(
+    settings = validated(
         lambda: SegmentSettings(
             backbone=backbone.value,
             weights=weights,
@@ -219,7 +214,7 @@ def evaluate(
 
     Example: inspectd-train evaluate out/slim DATA --out out/slim-evaluation
     """
-    _require_torch()
+    require_torch()
     import hashlib
 
     import torch
@@ -242,7 +237,7 @@ def evaluate(
     settings = trained.card.provenance.get("settings", {})
     if known := sorted(set(chosen) & set(settings.get("roles", ()))):
         print(f"inspectd-train: note: the network was trained on {', '.join(known)}", file=sys.stderr)
-    with _bar("measuring") as progress:
+    with bar("measuring") as progress:
         result = measure(
             samples,
             TorchPredictor(trained.network, trained.card, device=device),
@@ -282,10 +277,10 @@ def mine(
 
         inspectd-train segment DATA --out out/better --start out/slim --hard hard.json --window 0.5 --crop 1
     """
-    _require_torch()
+    require_torch()
     from inspectd.training.segmentation.mining import mine_dataset
 
-    with _bar("judging") as progress:
+    with bar("judging") as progress:
         examples = mine_dataset(
             network, data, out, roles=tuple(role.strip() for role in roles.split(",")), bits=bits, progress=progress
         )
@@ -298,7 +293,7 @@ def check(data: Data) -> None:
     """Say what a dataset holds, and every fault in it at once. Exit status 2 if there is one."""
     from inspectd.training.data.check import check as survey
 
-    with _bar("reading") as progress:
+    with bar("reading") as progress:
         report = survey(data, progress=progress)
     print(report.text())
     if not report.ok:
@@ -323,7 +318,7 @@ def buttons(
     """
     from inspectd.training.data.buttons import write_buttons
 
-    with _bar("rendering") as progress:
+    with bar("rendering") as progress:
         dataset = write_buttons(
             out,
             protocol=protocol.value,
@@ -334,7 +329,7 @@ def buttons(
             workers=workers,
             progress=progress,
         )
-    _written(dataset)
+    summary(dataset)
 
 
 Role = Annotated[str, typer.Option(help="Role of the labelled pictures: ref, extra, simulated or test.")]
@@ -352,9 +347,9 @@ def coco(
     """Polygons and run lengths of a COCO JSON file."""
     from inspectd.training.data.importers import import_coco
 
-    with _bar("importing") as progress:
+    with bar("importing") as progress:
         dataset = import_coco(labels, images, out, role=role, link=link, progress=progress)
-    _written(dataset)
+    summary(dataset)
 
 
 @importers.command()
@@ -367,32 +362,9 @@ def labelme(
     """Polygons, rectangles and circles of LabelMe's JSON files."""
     from inspectd.training.data.importers import import_labelme
 
-    with _bar("importing") as progress:
+    with bar("importing") as progress:
         dataset = import_labelme(folder, out, role=role, link=link, progress=progress)
-    _written(dataset)
-
-
-def _written(dataset: Dataset) -> None:
-    from collections import Counter
-
-    counts = Counter(sample.role for sample in dataset.samples)
-    print(f"{dataset.root}: {', '.join(f'{count} {role}' for role, count in counts.items())}")
-
-
-@contextlib.contextmanager
-def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _require_torch() -> None:
-    for module in ("torch", "torchvision", "lightning", "safetensors", "tensorboard"):
-        require(module, extra="train")
+    summary(dataset)
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -402,18 +374,6 @@ def _size(text: str) -> tuple[int, int]:
     if not (height.isdecimal() and (width.isdecimal() or not separator)):
         raise ConfigError(f"--size {text}: expected HxW in px, 256x256 for example")
     return int(height), int(width or height)
-
-
-def _validated(make: Callable[[], _T]) -> _T:
-    from pydantic import ValidationError
-
-    from inspectd.bundle import explain
-    from inspectd.errors import ConfigError
-
-    try:
-        return make()
-    except ValidationError as error:
-        raise ConfigError(explain(error)) from error
 
 
 def main() -> None:

@@ -23,9 +23,9 @@ from inspectd.errors import ConfigError, DatasetError
 from inspectd.mask import ClassMap
 from inspectd.preprocess import Preprocess
 from inspectd.training.data.dataset import open_dataset, read_image, read_labels
+from inspectd.training.devices import fast_precision
 from inspectd.training.segmentation.buttonlab import Buttonlab
 from inspectd.training.segmentation.checkpoint import load_checkpoint
-from inspectd.training.segmentation.devices import fast_precision
 from inspectd.training.segmentation.predict import TorchPredictor
 from inspectd.training.segmentation.settings import SegmentSettings
 from inspectd.training.segmentation.train import Hardware, _card, train

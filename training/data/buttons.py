@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +14,9 @@ import cv2
 from inspectd import __version__
 from inspectd.buttons import DEFECTS, LINES, render
 from inspectd.errors import DatasetError
-from inspectd.picture import read_mask, read_pixels
 
 from .dataset import Dataset, open_dataset
+from .resumable import claim, in_processes, is_whole
 from .sheet import dataset_sheet
 from .writing import Row, write_png, write_split
 
@@ -39,7 +34,6 @@ _WITH_DEFECTS = ("ref", "extra", "test")
 _BLOCK = 100_000
 _BLOCK_ORDER = ("ref", "free", "extra", "test", "ok_test", "ok_calibration")
 
-_PROVENANCE = "provenance.json"
 _SHEET = "contact-sheet.png"
 
 
@@ -136,12 +130,13 @@ def write_buttons(
         DatasetError: what `plan` refuses, or `out` holds something else.
     """
     parts = plan(protocol, seed=seed, lines=lines, train=train)
-    _claim(out, _provenance(protocol, size, seed, parts))
+    claim(out, _provenance(protocol, size, seed, parts), "rendered buttons")
     pending = [part for part in parts if not _whole(out, part, size)]
     done = len(parts) - len(pending)
     if progress is not None:
         progress(done, len(parts))
-    with _rendering(out, pending, size, workers or os.cpu_count() or 1) as rendered:
+    jobs = [(out, part, size) for part in pending]
+    with in_processes(_write_part, jobs, workers or os.cpu_count() or 1, _one_thread, out) as rendered:
         for _ in rendered:
             done += 1
             if progress is not None:
@@ -167,59 +162,8 @@ def _provenance(protocol: str, size: int, seed: int, parts: Iterable[Part]) -> d
     }
 
 
-def _claim(out: Path, provenance: dict[str, Any]) -> None:
-    """Make the folder and write its provenance, or find the same one there."""
-    path = out / _PROVENANCE
-    if not path.is_file():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise DatasetError(f"{out}: already there and not a folder of rendered buttons; name another")
-        out.mkdir(parents=True, exist_ok=True)
-        partial = out / f".{_PROVENANCE}.partial"
-        partial.write_text(json.dumps(provenance, indent=1) + "\n", encoding="utf-8")
-        partial.replace(path)
-        return
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DatasetError(f"{path}: not JSON ({error}); name another folder, or delete this one") from None
-    if found != provenance:
-        differing = [key for key in provenance if not isinstance(found, dict) or found.get(key) != provenance[key]]
-        raise DatasetError(
-            f"{out}: holds rendered buttons with another {', '.join(differing) or 'layout'}; "
-            "name another folder, or delete this one"
-        )
-
-
 def _whole(out: Path, part: Part, size: int) -> bool:
-    """Whether a part's files are there from an earlier run."""
-    files = [out / part.image, *([out / part.mask] if part.mask else [])]
-    if not all(path.is_file() for path in files):
-        return False
-    try:
-        sizes = [read_pixels(files[0]).shape[:2], *(read_mask(path).shape for path in files[1:])]
-    except DatasetError:
-        return False
-    return all(found == (size, size) for found in sizes)
-
-
-@contextmanager
-def _rendering(out: Path, parts: list[Part], size: int, workers: int) -> Iterator[Iterator[None]]:
-    """Renders the parts while the iterator is consumed."""
-    jobs = [(out, part, size) for part in parts]
-    if workers == 1 or len(jobs) < 2 * workers:
-        yield map(_write_part, jobs)
-        return
-    # spawn: OpenCV's threads do not survive a fork.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
-        try:
-            yield pool.map(_write_part, jobs, chunksize=4)
-        except BrokenProcessPool:
-            raise DatasetError(
-                f"{out}: a rendering process was killed (out of memory?); run again with fewer workers, it continues"
-            ) from None
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+    return is_whole(out / part.image, [out / part.mask] if part.mask else [], (size, size))
 
 
 def _one_thread() -> None:

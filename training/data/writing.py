@@ -19,7 +19,7 @@ from inspectd.picture import read_pixels
 
 from .dataset import COLUMNS, SPLIT_FILE, Dataset, open_dataset
 
-__all__ = ["Row", "SplitWriter", "require_new", "write_dataset", "write_png", "write_split"]
+__all__ = ["Row", "SplitWriter", "require_new", "take", "write_dataset", "write_png", "write_split"]
 
 Row = tuple[str, str, str, str, str]
 """image, mask, defect, role, tile: a row of split.csv."""
@@ -42,6 +42,18 @@ def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.write_bytes(cv2.imencode(".png", np.ascontiguousarray(stored))[1].tobytes())
     partial.replace(path)
+
+
+def take(source: Path, target: Path, *, link: bool) -> None:
+    """Take a file over as a hard link, where that is asked for and possible, or as a copy; folders are made."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if link:
+        try:
+            os.link(source.resolve(), target)
+            return
+        except OSError:  # another file system, or one without links: the copy below does the same
+            pass
+    shutil.copyfile(source, target)
 
 
 def require_new(out: Path) -> None:
@@ -114,9 +126,7 @@ class SplitWriter:
             self.faults.append(f"{source}: two images would be {image}; rename one")
             return
         self._names.add(str(image))
-        target = self._root / image
-        target.parent.mkdir(parents=True, exist_ok=True)
-        self._take(source, target)
+        take(source, self._root / image, link=self._link)
         if not masks:
             self.rows.append((str(image), "", "", role, ""))
         for defect, mask in masks.items():
@@ -124,15 +134,6 @@ class SplitWriter:
             path = PurePosixPath("masks") / folder / name.with_name(f"{name.name}.png")
             write_png(self._root / path, mask.astype(np.uint8) * 255)
             self.rows.append((str(image), str(path), defect, role, ""))
-
-    def _take(self, source: Path, target: Path) -> None:
-        if self._link:
-            try:
-                os.link(source.resolve(), target)
-                return
-            except OSError:  # another file system, or one without links: the copy below does the same
-                pass
-        shutil.copyfile(source, target)
 
     def _folder(self, defect: str) -> str:
         """Folder name of a defect's masks; two defects that would share one are a fault."""

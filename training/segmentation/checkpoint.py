@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +15,11 @@ from torch import Tensor, nn
 
 from inspectd.bundle import ModelCard, explain
 from inspectd.errors import ConfigError, DatasetError
+from inspectd.training.files import written_whole
 
 from .buttonlab import Buttonlab
 
-__all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint", "written_whole"]
+__all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint"]
 
 _GOLDEN = "golden.inputs"
 
@@ -33,26 +31,6 @@ class Checkpoint:
     network: nn.Module
     card: ModelCard
     golden: NDArray[np.uint8]
-
-
-@contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A draft to write, which takes the place of `path` when it is complete and on the disk.
-
-    Raises:
-        ConfigError: it could not be written; nothing is left of it, and `path` is as it was.
-    """
-    draft = path.with_name(f".{path.name}.part")
-    try:
-        yield draft
-        with draft.open("rb") as file:
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        draft.unlink(missing_ok=True)
-        # torch.save hides the system's words behind its own.
-        cause = error.__context__ if isinstance(error.__context__, OSError) else error
-        raise ConfigError(f"{path}: cannot be written: {cause}") from error
 
 
 def save_checkpoint(path: Path, network: nn.Module, card: ModelCard, golden: NDArray[np.uint8]) -> None:

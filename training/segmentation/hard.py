@@ -17,8 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from inspectd.bundle import explain
 from inspectd.errors import DatasetError
-
-from .checkpoint import written_whole
+from inspectd.training.files import written_whole
 
 __all__ = ["HardExample", "HardExamples", "find_hard", "read_hard", "write_hard"]
 

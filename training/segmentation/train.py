@@ -7,8 +7,6 @@ folder: `checkpoint.safetensors` at its end, `resume.pt` for going on after a st
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import datetime as dt
 import functools
 import hashlib
@@ -18,16 +16,13 @@ import pickle
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.tensorboard import SummaryWriter
 
 import inspectd
 from inspectd.bundle import ModelCard
@@ -35,11 +30,13 @@ from inspectd.errors import ConfigError, DatasetError
 from inspectd.mask import ClassMap
 from inspectd.preprocess import Preprocess
 from inspectd.training.data.dataset import Dataset, open_dataset
+from inspectd.training.devices import Hardware, agree, average, fast_precision, interruption, launch, on_first
+from inspectd.training.files import written_whole
+from inspectd.training.log import training_log
 
 from .backbones import load_weights
 from .buttonlab import Buttonlab, Crop
-from .checkpoint import save_checkpoint, written_whole
-from .devices import Hardware, agree, average, fast_precision, interruption, launch, on_first
+from .checkpoint import save_checkpoint
 from .feed import Batch, Pictures, loader, normalise, one_opencv_thread
 from .settings import SegmentSettings
 from .trained import load_trained
@@ -48,7 +45,7 @@ __all__ = ["Hardware", "normalise", "train", "training_step"]
 
 GOLDEN_SAMPLES = 8
 _RESUME = "resume.pt"
-_LOG_FIELDS = ("step", "loss", "rate", "pictures_per_s")
+_LOG_FIELDS = ("loss", "rate", "pictures_per_s")
 
 
 def training_step(network: nn.Module, batch: Batch, preprocess: Preprocess, weights: Tensor) -> Tensor:
@@ -145,7 +142,7 @@ def train(
 
     batches = loader(pictures, rank=rank, world=world, steps=range(step, steps), workers=hardware.workers)
     with (
-        _reporter(out, console, steps, step, active=rank == 0) as report,
+        training_log(out, console, _LOG_FIELDS, steps=steps, done=step, active=rank == 0) as report,
         interruption() as interrupted,
         one_opencv_thread(),
     ):
@@ -173,7 +170,12 @@ def train(
             step += 1
             smoothed = value if smoothed is None else 0.98 * smoothed + 0.02 * value
             now = time.monotonic()
-            report(step, value, smoothed, rate, settings.batch * world / (now - last))
+            speed = settings.batch * world / (now - last)
+            report(
+                step,
+                {"loss": value, "rate": rate, "pictures_per_s": speed},
+                f"loss {smoothed:.4f}  rate {rate:.1e}  {speed:.1f} pictures/s",
+            )
             last = now
             if step % hardware.save_every == 0 and step < steps:
                 on_first(fabric, save)
@@ -278,71 +280,6 @@ def _load_state(path: Path, extent: dict[str, int]) -> dict[str, Any]:
             f"{path}: is of a training with {changed}, this would be {now}; use the same data and number of devices"
         )
     return state
-
-
-@contextlib.contextmanager
-def _reporter(
-    out: Path, console: Console, steps: int, done: int, *, active: bool
-) -> Iterator[Callable[[int, float, float, float, float], None]]:
-    """Progress bar, log.csv and TensorBoard; silent on all devices but the first.
-
-    Raises:
-        ConfigError: the log cannot be written.
-    """
-    if not active:
-        yield lambda *_: None
-        return
-    bar = Progress(
-        TextColumn("training"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.4f}  rate {task.fields[rate]:.1e}  {task.fields[speed]:.1f} pictures/s"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        refresh_per_second=2,
-    )
-    _cut_log(out / "log.csv", done)
-    try:
-        with (
-            bar,
-            (out / "log.csv").open("a", newline="") as file,
-            contextlib.closing(SummaryWriter(out / "tensorboard", purge_step=done + 1)) as board,
-        ):
-            writer = csv.writer(file)
-            if file.tell() == 0:
-                writer.writerow(_LOG_FIELDS)
-            task = bar.add_task("training", total=steps, completed=done, loss=math.nan, rate=0.0, speed=0.0)
-
-            def report(step: int, loss: float, smoothed: float, rate: float, speed: float) -> None:
-                bar.update(task, completed=step, loss=smoothed, rate=rate, speed=speed)
-                writer.writerow((step, f"{loss:.6g}", f"{rate:.6g}", f"{speed:.3g}"))
-                # Each row at once: what a saved state has behind it must be in the log when the process is killed.
-                file.flush()
-                if step % 10 == 0 or step == steps:
-                    board.add_scalar("loss", loss, step)
-                    board.add_scalar("rate", rate, step)
-                    board.add_scalar("pictures_per_s", speed, step)
-                if not console.is_terminal and (step % max(1, steps // 50) == 0 or step == steps):
-                    console.print(
-                        f"update {step} of {steps}  loss {smoothed:.4f}  rate {rate:.1e}  {speed:.1f} pictures/s"
-                    )
-
-            yield report
-    except OSError as error:
-        # A write that fails names no file, and fails again when the file is closed.
-        raise ConfigError(f"{out}: the log cannot be written: {error.strerror}; then go on with --resume") from error
-
-
-def _cut_log(path: Path, step: int) -> None:
-    """Drop what was logged after the state that the training goes on from."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    if not lines:
-        return
-    kept = [line for line in lines[1:] if line.partition(",")[0].isdigit() and int(line.partition(",")[0]) <= step]
-    with written_whole(path) as draft:
-        draft.write_text("\n".join([lines[0], *kept]) + "\n")
 
 
 def _card(dataset: Dataset, settings: SegmentSettings, class_map: ClassMap, preprocess: Preprocess) -> ModelCard:

@@ -6,17 +6,20 @@ defect segment", algorithm 2. All ways take the same placement, hence the same L
 - `histmatch`: the paper's coarse step, S's own pixels in H[M]'s colours.
 - `histmatch-gauss`: the same, fused with S by a Gaussian mask.
 - `cutpaste`: H's pixels, carried by the placement.
-- `poisson`: H's gradients between S's colours along the edge of L (Perez, Gangnet, Blake: "Poisson image editing", 2003).
-- `residual`: what H's defect changes, H minus the good surface guessed under it, times the placement's gain, added to S.
-  It carries structure as well as colour, keeps S's own texture, and reaches a little beyond M, where a defect's
-  shadow lies.
+- `poisson`: H's gradients between S's colours along the edge of L (Perez, Gangnet, Blake: "Poisson image editing",
+  2003).
+- `ratio`: what H's defect multiplies by, H over the good surface guessed under it, times S. It carries structure as
+  well as colour, keeps S's own texture, is as dark on a dark part as on a bright one, and reaches a little beyond M,
+  where a defect's shadow lies. For defects that one sees the surface through, and for uniform surfaces.
+- `relit`: H's pixels, as much brighter or darker as S is around L than H is around M, fused by the Gaussian mask. For
+  defects that hide the surface.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import cv2
 import numpy as np
@@ -31,11 +34,15 @@ from .placement import Placement, place_mask, warp
 from .region import BoolMask, Floats
 from .transfernet import blur_reach
 
-__all__ = ["COARSE", "Coarse", "Exemplar", "Scene", "membrane", "paint", "scene_of"]
+__all__ = ["COARSE", "Coarse", "Exemplar", "Scene", "membrane", "paint", "scene_of", "soft", "with_gain"]
 
-Coarse = Literal["histmatch", "histmatch-gauss", "cutpaste", "poisson", "residual"]
+Coarse = Literal["histmatch", "histmatch-gauss", "cutpaste", "poisson", "ratio", "relit"]
 COARSE: tuple[Coarse, ...] = get_args(Coarse)
 
+_DARK = np.float32(16.0)
+"""Levels added before dividing: in the dark a ratio would be one of noise."""
+_AROUND_PX = 16
+"""How far around a defect the light is measured."""
 _EDGE_PX = 2
 """A label's edge is drawn to a pixel or two: so far around M nothing counts as the good surface, at 256 px."""
 
@@ -65,14 +72,21 @@ class Exemplar:
             raise DatasetError(f"reference {self.name!r}: its mask covers the whole picture; leave some good surface")
 
     @cached_property
-    def residual(self) -> NDArray[np.float32]:
-        """What the defect changes: H minus the good surface under M and its edge, levels [h, w, C]; 0 elsewhere."""
-        size = 2 * _EDGE_PX + 1
-        unknown = cv2.dilate(self.mask.astype(np.uint8), np.ones((size, size), np.uint8)) > 0
-        if unknown.all():
-            unknown = self.mask
-        image = self.image.astype(np.float64)
-        return (image - membrane(image, unknown)).astype(np.float32)
+    def surface(self) -> Floats:
+        """The good surface as it may have been under M and its edge, H elsewhere: float64 [h, w, C], levels."""
+        unknown = _grown(self.mask)
+        return membrane(self.image.astype(np.float64), self.mask if unknown.all() else unknown)
+
+    @cached_property
+    def ratio(self) -> NDArray[np.float32]:
+        """What the defect multiplies the surface by, as a logarithm [h, w, C]; 0 away from it."""
+        return np.log((self.image + _DARK) / (self.surface + _DARK)).astype(np.float32)
+
+    @cached_property
+    def light(self) -> NDArray[np.float32]:
+        """How bright the good surface is around M, levels [C]."""
+        rows, columns = (_span(*box, _AROUND_PX, 1) for box in _boxes(self.mask))
+        return _light(self.image[rows, columns], self.mask[rows, columns])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,6 +100,7 @@ class Scene:
         columns: of the picture.
         placement: how the reference gets there.
         shape: (height, width) of the picture.
+        light: how bright the good surface is around L, levels [C].
     """
 
     good: NDArray[np.uint8]
@@ -94,6 +109,7 @@ class Scene:
     columns: slice
     placement: Placement
     shape: tuple[int, int]
+    light: NDArray[np.float32]
 
     def carried(self, field: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
         """What is known at the reference's pixels [H, W, C], where the placement carries it: float32 [h, w, C]."""
@@ -101,7 +117,7 @@ class Scene:
 
 
 def scene_of(
-    good: NDArray[np.uint8], exemplar: Exemplar, placement: Placement, *, margin_px: int, multiple: int = 1
+    good: NDArray[np.uint8], exemplar: Exemplar, placement: Placement, *, margin_px: int, least_px: int = 1
 ) -> Scene:
     """The window of a picture around a placement's label.
 
@@ -110,7 +126,7 @@ def scene_of(
         exemplar: the reference that the placement names.
         placement: where and how.
         margin_px: pixels around L that are wanted, where the picture has them.
-        multiple: sides of the window are multiples of this, where the picture is large enough.
+        least_px: sides of the window are at least this, where the picture is large enough.
 
     Raises:
         DatasetError: nothing of the label lies in the picture, or the channels differ.
@@ -124,22 +140,33 @@ def scene_of(
     label = place_mask(placement, exemplar.mask, (height, width))
     if not label.any():
         raise DatasetError(
-            f"reference {exemplar.name!r} on {placement.background!r}: its placement lies outside the picture; draw the "
-            "placements for these pictures"
+            f"reference {exemplar.name!r} on {placement.background!r}: its placement lies outside the picture; "
+            "draw the placements for these pictures"
         )
-    found = np.nonzero(label)
-    rows, columns = (
-        _span(int(at.min()), int(at.max()) + 1, side, margin_px, multiple)
-        for at, side in zip(found, (height, width), strict=True)
-    )
-    return Scene(good[rows, columns], label[rows, columns], rows, columns, placement, (height, width))
+    near = tuple(_span(*box, _AROUND_PX, 1) for box in _boxes(label))
+    light = _light(good[near], label[near])
+    rows, columns = (_span(*box, margin_px, least_px) for box in _boxes(label))
+    return Scene(good[rows, columns], label[rows, columns], rows, columns, placement, (height, width), light)
 
 
-def _span(start: int, stop: int, side: int, margin: int, multiple: int) -> slice:
-    length = min(stop - start + 2 * margin, side)
-    length = min(-(-length // multiple) * multiple, side // multiple * multiple or side)
+def _boxes(mask: BoolMask) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """For rows and columns: the first of the mask, the one after its last, and how many the picture has."""
+    rows, columns = np.nonzero(mask)
+    height, width = mask.shape
+    return (int(rows.min()), int(rows.max()) + 1, height), (int(columns.min()), int(columns.max()) + 1, width)
+
+
+def _span(start: int, stop: int, side: int, margin: int, least: int) -> slice:
+    """`start` to `stop` with a margin, at least `least` long, as far as the picture's `side` allows."""
+    length = min(max(stop - start + 2 * margin, least), side)
     begin = min(max((start + stop - length) // 2, 0), side - length)
     return slice(begin, begin + length)
+
+
+def _light(image: NDArray[np.uint8], mask: BoolMask) -> NDArray[np.float32]:
+    around = ~_grown(mask)
+    pixels = image[around] if around.any() else image[~mask] if not mask.all() else image.reshape(-1, image.shape[2])
+    return np.asarray(np.median(pixels, axis=0), np.float32)
 
 
 def paint(
@@ -151,18 +178,19 @@ def paint(
     method: Method = "quantile",
     space: Space = "rgb",
 ) -> NDArray[np.uint8]:
-    """The window with its coarse defect.
+    """The window with its coarse defect; the placement's gain is not in it (see `with_gain`).
 
     Args:
         way: see the module.
         scene: where.
         exemplar: the reference.
-        sigma_px: of the Gaussian mask of `histmatch-gauss`, and of the edge of `residual`.
+        sigma_px: of the Gaussian mask of `histmatch-gauss`, of `relit`'s, and of the edge of `ratio`.
         method: of histogram matching.
         space: of histogram matching.
 
     Returns:
-        uint8 [h, w, C]; S itself outside L, for `histmatch-gauss` and `residual` some pixels further outside.
+        uint8 [h, w, C]; S itself outside L, but for some pixels around it with
+        `histmatch-gauss`, `ratio` and `relit`.
     """
     good, label = scene.good, scene.label
     if way == "histmatch":
@@ -170,14 +198,24 @@ def paint(
     if way == "histmatch-gauss":
         matched = match_pixels(good, label, exemplar.image, exemplar.mask, method=method, space=space)
         return _levels(good + soft(label, sigma_px)[..., None] * (matched.astype(np.float32) - good))
-    if way == "residual":
-        change = scene.carried(exemplar.residual) * np.float32(scene.placement.gain)
-        return _levels(good + _reach(label, sigma_px)[..., None] * change)
+    if way == "ratio":
+        share = _reach(label, sigma_px)[..., None] * scene.carried(exemplar.ratio)
+        return _levels((good + _DARK) * np.exp(share) - _DARK)
     pasted = scene.carried(exemplar.image)
+    if way == "relit":
+        lit = (pasted + _DARK) * ((scene.light + _DARK) / (exemplar.light + _DARK)) - _DARK
+        return _levels(good + soft(label, sigma_px)[..., None] * (lit - good))
     if way == "poisson":
         difference = good.astype(np.float64) - pasted
         pasted = pasted + membrane(difference, label).astype(np.float32)
     return _levels(np.where(label[..., None], pasted, good))
+
+
+def with_gain(painted: NDArray[np.uint8], good: NDArray[np.uint8], gain: float) -> NDArray[np.uint8]:
+    """A painted defect made fainter (gain below 1) or stronger: S + gain (painted - S), uint8 like both."""
+    if gain == 1.0:
+        return painted
+    return _levels(good + np.float32(gain) * (painted.astype(np.float32) - good))
 
 
 def soft(mask: BoolMask, sigma_px: float) -> NDArray[np.float32]:
@@ -191,9 +229,12 @@ def soft(mask: BoolMask, sigma_px: float) -> NDArray[np.float32]:
 
 def _reach(label: BoolMask, sigma_px: float) -> NDArray[np.float32]:
     """1 on the label and its edge, then down to 0."""
+    return np.maximum(soft(_grown(label), min(sigma_px, _EDGE_PX / 2.0)), label.astype(np.float32))
+
+
+def _grown(mask: BoolMask) -> BoolMask:
     size = 2 * _EDGE_PX + 1
-    wide = cv2.dilate(label.astype(np.uint8), np.ones((size, size), np.uint8)) > 0
-    return np.maximum(soft(wide, min(sigma_px, _EDGE_PX / 2.0)), label.astype(np.float32))
+    return np.asarray(cv2.dilate(mask.astype(np.uint8), np.ones((size, size), np.uint8)) > 0)
 
 
 def membrane(values: Floats, unknown: BoolMask) -> Floats:
@@ -238,5 +279,5 @@ def membrane(values: Floats, unknown: BoolMask) -> Floats:
     return filled
 
 
-def _levels(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+def _levels(values: NDArray[Any]) -> NDArray[np.uint8]:
     return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)

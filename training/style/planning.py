@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -56,6 +56,8 @@ def plan(
     count: int,
     settings: PlacementSettings,
     seed: int,
+    *,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Plan:
     """Draw the placements of `count` simulated images.
 
@@ -75,6 +77,7 @@ def plan(
         count: images to simulate.
         settings: how to draw.
         seed: of the whole list.
+        progress: called with (images placed, images in all).
 
     Raises:
         DatasetError: no reference or background, two of one name, an unusable one, or a reference for which no
@@ -93,6 +96,8 @@ def plan(
     search = _Search(subjects, backgrounds, settings, seed)
     for sample in range(count):
         search.fill(sample)
+        if progress is not None:
+            progress(sample + 1, count)
     return Plan(tuple(search.placements), tuple(search.skipped), search.dropped)
 
 

@@ -1,0 +1,34 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from inspectd.errors import ConfigError
+
+__all__ = ["written_whole"]
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A draft to write, which takes the place of `path` when it is complete and on the disk.
+
+    Raises:
+        ConfigError: it could not be written; nothing is left of it, and `path` is as it was.
+    """
+    draft = path.with_name(f".{path.name}.part")
+    try:
+        yield draft
+        with draft.open("rb") as file:
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        draft.unlink(missing_ok=True)
+        # torch.save hides the system's words behind its own.
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error
+        raise ConfigError(f"{path}: cannot be written: {cause}") from error

@@ -1,0 +1,105 @@
+"""Checkpoints of DST networks: weights, card and the reference in one safetensors file.
+
+The reference travels with the network, since the coarse step needs it: a checkpoint and good pictures are all that
+simulating takes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from inspectd.bundle import ModelCard, explain
+from inspectd.errors import ConfigError, DatasetError
+from inspectd.training.files import written_whole
+
+from .coarse import Exemplar
+from .dst import DstSettings
+from .transfernet import TransferNet
+
+__all__ = ["CHECKPOINT", "DstCheckpoint", "load_dst", "save_dst"]
+
+CHECKPOINT = "checkpoint.safetensors"
+_IMAGE, _MASK, _REGION = "reference.image", "reference.mask", "reference.region"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DstCheckpoint:
+    """A trained network in evaluation mode with its reference.
+
+    Attributes:
+        network: the transfer network.
+        settings: it was trained with; `window` is set.
+        card: of kind dst.
+        exemplar: the reference.
+        region: of the reference's part, bool [h, w].
+        digest: sha256 of the file.
+    """
+
+    network: TransferNet
+    settings: DstSettings
+    card: ModelCard
+    exemplar: Exemplar
+    region: torch.Tensor
+    digest: str
+
+
+def save_dst(path: Path, network: TransferNet, card: ModelCard, exemplar: Exemplar, region: Tensor) -> None:
+    """Write a checkpoint whole or not at all.
+
+    Raises:
+        ConfigError: it could not be written.
+    """
+    tensors = {f"network.{name}": value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    tensors[_IMAGE] = torch.from_numpy(exemplar.image.copy())
+    tensors[_MASK] = torch.from_numpy(exemplar.mask.copy())
+    tensors[_REGION] = region.contiguous()
+    with written_whole(path) as draft:
+        save_file(tensors, draft, metadata={"inspectd": card.model_dump_json()})
+
+
+def load_dst(path: Path) -> DstCheckpoint:
+    """Read a checkpoint.
+
+    Args:
+        path: the .safetensors file, or the folder of a training that holds it.
+
+    Raises:
+        DatasetError: there is none, it is damaged, or it is not a checkpoint of DST.
+    """
+    file_path = path / CHECKPOINT if path.is_dir() else path
+    if not file_path.is_file():
+        raise DatasetError(f"{file_path}: no such checkpoint; make one with inspectd-train dst DATA --out FOLDER")
+    try:
+        with safe_open(file_path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError, ValueError) as error:
+        raise DatasetError(f"{file_path}: cannot be read as safetensors: {error}") from error
+    if "inspectd" not in metadata:
+        raise DatasetError(f"{file_path}: has no model card, so it is not a checkpoint of inspectd-train")
+    try:
+        card = ModelCard.model_validate_json(metadata["inspectd"])
+        if card.kind != "dst":
+            raise DatasetError(
+                f"{file_path}: holds a network of kind {card.kind!r}; expected one of inspectd-train dst"
+            )
+        settings = DstSettings.model_validate(card.provenance.get("settings"))
+    except ValidationError as error:
+        raise DatasetError(f"{file_path}: its card is not valid: {explain(error)}") from error
+    try:
+        image, mask, region = (tensors.pop(name) for name in (_IMAGE, _MASK, _REGION))
+        network = TransferNet(settings.channels, settings.head, settings.blocks)
+        network.load_state_dict({name.removeprefix("network."): value for name, value in tensors.items()})
+    except (KeyError, ConfigError, RuntimeError) as error:
+        raise DatasetError(f"{file_path}: does not fit its card: {' '.join(str(error).split())[:300]}") from error
+    exemplar = Exemplar(card.name, card.classes[0], image.numpy(), mask.numpy())
+    digest = hashlib.sha256(file_path.read_bytes()).hexdigest()
+    return DstCheckpoint(network.eval(), settings, card, exemplar, region, digest)

@@ -1,0 +1,85 @@
+"""All that decides a defect style transfer network; written into the card of its checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from inspectd.training.devices import Precision
+
+from .coarse import Coarse
+from .histmatch import Method, Space
+from .placement import PlacementSettings
+from .settings import PRESETS as LOSS_PRESETS
+from .settings import LossSettings
+
+__all__ = ["DST_PRESETS", "DstSettings"]
+
+
+class DstSettings(BaseModel):
+    """Settings of one DST network. Lengths are px of the pictures; the defaults are the preset `default`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    coarse: Coarse = "relit"
+    """How the coarse defect y is painted; the paper's is histmatch."""
+    method: Method = "quantile"
+    """Of histogram matching, where y is painted by it."""
+    space: Space = "rgb"
+    """Of histogram matching, where y is painted by it."""
+    loss: LossSettings = LOSS_PRESETS["auto"]
+    """Losses and their weights."""
+    style_target: Literal["background", "ring", "reference"] = "background"
+    """Whose style the painting gets: S inside L (the paper's, as it is read here), S around L, or H inside M."""
+    head: Literal["residual", "plain"] = "residual"
+    """How the network's last convolution becomes a picture."""
+    channels: int = Field(32, ge=1)
+    """Channels of the network's first convolution."""
+    blocks: int = Field(4, ge=0)
+    """Residual blocks."""
+    sigma_px: float = Field(1.0, ge=0)
+    """Of the Gaussian mask."""
+    window: int | None = Field(None, ge=32, le=512, multiple_of=16)
+    """Side of the windows that are trained on and painted; None is what the reference needs, 64 to 128."""
+    margin_px: int = Field(8, ge=0)
+    """Good surface that a window shows around the defect."""
+    epochs: int = Field(10, ge=1)
+    """Passes; the paper's 10."""
+    pictures: int | None = Field(None, ge=1)
+    """Placements of one pass; None is one for each background (the paper's 238)."""
+    batch: int = Field(4, ge=1)
+    """Windows of one update."""
+    rate: float = Field(1e-3, gt=0)
+    """Adam's rate."""
+    clip: float = Field(0.0, ge=0)
+    """Longest gradient of an update, Euclidean norm over all weights; 0 leaves it."""
+    placement: PlacementSettings = PlacementSettings()
+    """Where defects are put while training."""
+    vgg: str = "imagenet"
+    """Weights of VGG-19: imagenet (torchvision's, downloaded once), or a file with torchvision's names."""
+    bits: int = Field(16, ge=9, le=16)
+    """Bits that 16-bit files really use."""
+    precision: Literal["auto"] | Precision = "auto"
+    """Arithmetic of the networks; the losses stay in fp32."""
+    seed: int = Field(0, ge=0)
+    """Of weights, placements and order."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DstSettings:
+        if self.method == "cdf256" and self.space != "rgb":
+            raise ValueError(f"method cdf256 works on 8-bit channels, which the space {self.space} has not; use rgb")
+        return self
+
+
+DST_PRESETS: Mapping[str, DstSettings] = MappingProxyType(
+    {
+        "default": DstSettings(),
+        # The paper's steps; its weights do not balance on features of VGG-19 (docs/results/dst.md), so `auto` stays.
+        "paper": DstSettings(coarse="histmatch", method="cdf256", sigma_px=2.0, placement=PlacementSettings()),
+    }
+)
+"""`default`, and `paper`: histogram matching by 256 levels and nothing else in the coarse step. One with changes:
+`DST_PRESETS[name].model_copy(update=...)`, or `DstSettings(**(DST_PRESETS[name].model_dump() | changes))`."""

@@ -1,0 +1,158 @@
+"""References and backgrounds of a dataset, with the regions of their parts."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inspectd.errors import DatasetError
+from inspectd.picture import read_mask
+from inspectd.training.data.dataset import Dataset, Sample, read_image
+
+from .coarse import Exemplar
+from .region import BoolMask, find_region, read_region, reference_region
+from .site import Background, Reference
+
+__all__ = ["Backgrounds", "MaskFolders", "as_reference", "file_name", "read_exemplars"]
+
+_KEPT = 512
+"""Pictures and regions that stay in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class MaskFolders:
+    """Where masks of the part's region and of forbidden pixels are, if anywhere.
+
+    A mask has the name of its picture with the ending .png, in the same subfolders or in none. A picture without one
+    has its region found by itself, or no forbidden pixel.
+    """
+
+    regions: Path | None = None
+    forbidden: Path | None = None
+
+    def __post_init__(self) -> None:
+        for folder in (self.regions, self.forbidden):
+            if folder is not None and not folder.is_dir():
+                raise DatasetError(f"{folder}: no such folder; expected masks named like the pictures, with .png")
+
+    def region(self, sample: Sample, shape: tuple[int, int]) -> BoolMask | None:
+        """The region given for a picture."""
+        path = _like(self.regions, sample)
+        return None if path is None else read_region(path, shape)
+
+    def barred(self, sample: Sample, shape: tuple[int, int]) -> BoolMask | None:
+        """The forbidden pixels given for a picture.
+
+        Raises:
+            DatasetError: an unusable mask, or one of another size.
+        """
+        path = _like(self.forbidden, sample)
+        if path is None:
+            return None
+        mask = read_mask(path) > 0
+        if mask.shape != shape:
+            raise DatasetError(
+                f"{path}: the mask is {mask.shape[1]} x {mask.shape[0]} px, but {sample.image} is "
+                f"{shape[1]} x {shape[0]} px (width x height)"
+            )
+        return mask
+
+
+def _like(folder: Path | None, sample: Sample) -> Path | None:
+    if folder is None:
+        return None
+    name = Path(sample.name).with_suffix(".png")
+    return next((path for path in (folder / name, folder / name.name) if path.is_file()), None)
+
+
+def read_exemplars(dataset: Dataset, *, bits: int = 16) -> tuple[Exemplar, ...]:
+    """Every labelled defect of the role ref; a picture with several defects gives several.
+
+    Raises:
+        DatasetError: there is none, one without a mask, or one whose files cannot be used.
+    """
+    samples = dataset.select("ref")
+    if not samples:
+        raise DatasetError(f"{dataset.root}: holds no picture of the role ref; label one photograph per defect type")
+    if bare := [sample for sample in samples if not sample.masks]:
+        raise DatasetError(f"{bare[0].image}: a reference without a mask; label its defect, or give it another role")
+    found = []
+    for sample in samples:
+        image = read_image(sample.image, bits=bits)
+        for defect, path in sample.masks:
+            name = sample.name if len(sample.masks) == 1 else f"{sample.name}#{defect}"
+            mask = read_mask(path) > 0
+            if mask.shape != image.shape[:2] or not mask.any():
+                what = "is empty" if mask.shape == image.shape[:2] else "has another size than its picture"
+                raise DatasetError(f"{path}: the mask of {sample.name} {what}; label the defect's pixels again")
+            found.append(Exemplar(name, defect, image, mask))
+    return tuple(found)
+
+
+def as_reference(exemplar: Exemplar, region: BoolMask | None = None) -> Reference:
+    """The exemplar as placement takes it; its region is found by itself where none is given."""
+    found = reference_region(exemplar.image, exemplar.mask) if region is None else region
+    return Reference(exemplar.name, exemplar.defect, exemplar.mask, found)
+
+
+def file_name(name: str) -> str:
+    """The name of a reference as that of a file or folder."""
+    return re.sub(r"[^\w.-]+", "_", str(Path(name).with_suffix("")) if "#" not in name else name)
+
+
+class Backgrounds(Sequence[Background]):
+    """The defect-free pictures of the role free; read, and their regions found, when they are asked for."""
+
+    def __init__(self, dataset: Dataset, masks: MaskFolders | None = None, *, bits: int = 16) -> None:
+        """List them.
+
+        Raises:
+            DatasetError: there is none.
+        """
+        self.samples = dataset.select("free")
+        if not self.samples:
+            raise DatasetError(f"{dataset.root}: holds no picture of the role free; good parts are what is painted on")
+        self._masks, self._bits = masks or MaskFolders(), bits
+        self._numbers = {sample.name: number for number, sample in enumerate(self.samples)}
+        self._picture = functools.lru_cache(_KEPT)(self._read)
+        self._background = functools.lru_cache(_KEPT)(self._find)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @overload
+    def __getitem__(self, index: int) -> Background: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Background]: ...
+    def __getitem__(self, index: int | slice) -> Background | Sequence[Background]:
+        """A background with its region."""
+        if isinstance(index, slice):
+            return [self._background(number) for number in range(*index.indices(len(self)))]
+        return self._background(range(len(self))[index])
+
+    def picture(self, name: str) -> NDArray[np.uint8]:
+        """The picture of a name, uint8 [H, W, C]; not to be written to.
+
+        Raises:
+            DatasetError: no background has the name, or its file cannot be used.
+        """
+        if name not in self._numbers:
+            raise DatasetError(f"no background is named {name!r}; draw the placements for this dataset")
+        return self._picture(self._numbers[name])
+
+    def _read(self, number: int) -> NDArray[np.uint8]:
+        return read_image(self.samples[number].image, bits=self._bits)
+
+    def _find(self, number: int) -> Background:
+        sample, picture = self.samples[number], self._picture(number)
+        shape = picture.shape[0], picture.shape[1]
+        region = self._masks.region(sample, shape)
+        found = find_region(picture) if region is None else region
+        return Background(sample.name, found, self._masks.barred(sample, shape))

@@ -1,0 +1,384 @@
+"""Simulated datasets: placements, painted by one of several methods onto good pictures, with their labels."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
+from pathlib import Path, PurePosixPath
+from typing import Literal, get_args
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from inspectd import __version__
+from inspectd.errors import DatasetError
+from inspectd.training.data.dataset import Dataset, Sample, open_dataset
+from inspectd.training.data.resumable import claim, in_processes, is_whole
+from inspectd.training.data.sheet import Tile, contact_sheet, dataset_sheet
+from inspectd.training.data.writing import Row, take, write_png, write_split
+
+from .checkpoint import CHECKPOINT, DstCheckpoint, load_dst
+from .coarse import Coarse, paint, scene_of, with_gain
+from .histmatch import Method, Space
+from .parts import Backgrounds, MaskFolders, as_reference, file_name, read_exemplars
+from .placement import Placement, PlacementSettings, read_placements, write_placements
+from .planning import plan
+from .region import BoolMask
+from .site import Reference
+from .train import coarse_scene, painted_by
+
+__all__ = ["METHODS", "Painted", "Painter", "SimulateSettings", "Work", "simulate"]
+
+Way = Literal["dst", "histmatch", "histmatch-gauss", "cutpaste", "poisson", "ratio", "relit"]
+METHODS: tuple[Way, ...] = get_args(Way)
+
+PLACEMENTS = "placements.jsonl"
+_SHEET, _PANEL = "contact-sheet.png", "figure3.png"
+_MARGIN_PX = 8
+_AROUND_PX = 24
+
+
+class SimulateSettings(BaseModel):
+    """What decides a simulated dataset, beside its data and networks."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    method: Way = "dst"
+    """How the defects are painted."""
+    count: int = Field(2167, ge=1)
+    """Simulated pictures; the paper's 2167."""
+    placement: PlacementSettings = PlacementSettings(gain=(0.7, 1.2))
+    """Where defects are put, and how strong they are."""
+    gains: bool = True
+    """Whether the placements' gain is used: the defect is S + gain (painted - S)."""
+    sigma_px: float = Field(2.0, ge=0)
+    """Of the Gaussian mask of the methods without a network that have one; a network has its own."""
+    histogram: Method = "quantile"
+    """Histogram matching of the methods without a network."""
+    space: Space = "rgb"
+    """Of histogram matching."""
+    roles: tuple[str, ...] = ("ref", "free", "test", "ok_test", "ok_calibration")
+    """Roles of the data that are taken over, so that the dataset can be trained and measured on as it is."""
+    bits: int = Field(16, ge=9, le=16)
+    """Bits that 16-bit files really use."""
+    seed: int = Field(0, ge=0)
+    """Of the placements."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Where everything is; what a process needs to paint.
+
+    Attributes:
+        data: the dataset with references and good pictures.
+        out: the folder to write.
+        networks: checkpoints of DST, for the method dst.
+        masks: regions and forbidden pixels.
+        device: that the networks run on.
+    """
+
+    data: Path
+    out: Path
+    networks: tuple[Path, ...] = ()
+    masks: MaskFolders = field(default_factory=MaskFolders)
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Painted:
+    """A simulated picture uint8 [H, W, C], and the label of each defect type, bool [H, W]."""
+
+    image: NDArray[np.uint8]
+    labels: dict[str, BoolMask]
+
+
+class Painter:
+    """Paints placements; one for each process."""
+
+    def __init__(self, work: Work, settings: SimulateSettings) -> None:
+        """Read references and networks.
+
+        Raises:
+            DatasetError: the data or a network cannot be used.
+        """
+        self._settings, self._device = settings, work.device
+        self.dataset, self._masks = open_dataset(work.data), work.masks
+        self.backgrounds = Backgrounds(self.dataset, work.masks, bits=settings.bits)
+        self._networks: dict[str, DstCheckpoint] = {}
+        if settings.method == "dst":
+            self._networks = {network.exemplar.name: network for network in map(load_dst, work.networks)}
+            for network in self._networks.values():
+                network.network.to(work.device).to(memory_format=torch.channels_last)
+            self.exemplars = {name: network.exemplar for name, network in self._networks.items()}
+        else:
+            found = read_exemplars(self.dataset, bits=settings.bits)
+            self.exemplars = {exemplar.name: exemplar for exemplar in found}
+
+    def references(self) -> list[Reference]:
+        """The references with their regions."""
+        if self._networks:
+            return [as_reference(found.exemplar, found.region.numpy()) for found in self._networks.values()]
+        samples = {sample.name: sample for sample in self.dataset.select("ref")}
+        return [
+            as_reference(exemplar, self._masks.region(samples[exemplar.name.partition("#")[0]], _shape(exemplar.image)))
+            for exemplar in self.exemplars.values()
+        ]
+
+    def paint(self, placements: Sequence[Placement]) -> Painted:
+        """The picture of one sample.
+
+        Raises:
+            DatasetError: a placement is of another dataset or other networks.
+        """
+        picture = self.backgrounds.picture(placements[0].background).copy()
+        labels: dict[str, BoolMask] = {}
+        for placement in placements:
+            rows, columns, patch, label = self._patch(picture, placement)
+            picture[rows, columns] = patch
+            whole = labels.setdefault(placement.defect, np.zeros(_shape(picture), np.bool_))
+            whole[rows, columns] |= label
+        return Painted(picture, labels)
+
+    def _patch(
+        self, picture: NDArray[np.uint8], placement: Placement
+    ) -> tuple[slice, slice, NDArray[np.uint8], BoolMask]:
+        settings = self._settings
+        exemplar = self.exemplars.get(placement.reference)
+        if exemplar is None:
+            known = ", ".join(sorted(self.exemplars))
+            raise DatasetError(f"no reference {placement.reference!r} here, only {known}; these are other placements")
+        if settings.method == "dst":
+            network = self._networks[placement.reference]
+            scene, coarse = coarse_scene(picture, exemplar, placement, network.settings)
+            (patch,) = painted_by(network.network, network.settings, [(scene, coarse)], self._device)
+        else:
+            way: Coarse = settings.method
+            scene = scene_of(picture, exemplar, placement, margin_px=_MARGIN_PX)
+            patch = paint(
+                way,
+                scene,
+                exemplar,
+                sigma_px=settings.sigma_px,
+                method=settings.histogram,
+                space=settings.space,
+            )
+        if settings.gains:
+            patch = with_gain(patch, scene.good, placement.gain)
+        return scene.rows, scene.columns, patch, scene.label
+
+
+def simulate(
+    work: Work,
+    settings: SimulateSettings,
+    *,
+    placements: Path | None = None,
+    workers: int | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Dataset:
+    """Write a dataset of simulated defects: images, masks, split.csv, provenance, placements and sheets.
+
+    The folder holds `images/` and `masks/` of the role simulated, the pictures of `settings.roles` as links or copies,
+    `placements.jsonl`, `provenance.json`, `contact-sheet.png`, and `figure3.png`: reference, background with its label,
+    histogram matching, and this method. A run that was stopped is continued: whole samples are kept.
+
+    Args:
+        work: where everything is.
+        settings: what decides the result.
+        placements: a list to use instead of drawing one, of another method's run for instance.
+        workers: processes that paint; one a core if not given.
+        progress: called with (what is done, number done, number in all).
+
+    Raises:
+        DatasetError: the data, a network or the list cannot be used, or `work.out` holds something else.
+    """
+    if settings.method == "dst" and not work.networks:
+        raise DatasetError("the method dst needs networks: train them with `inspectd-train dst`, and give --dst FOLDER")
+    painter = Painter(work, settings)
+    given = None if placements is None else hashlib.sha256(placements.read_bytes()).hexdigest()
+    claim(work.out, _provenance(work, settings, painter, given), "simulated defects")
+    listed = _placements(work.out, settings, painter, placements, progress)
+    samples = [tuple(group) for _, group in groupby(listed, key=attrgetter("sample"))]
+    pending = [sample for sample in samples if not is_whole(*_files(work.out, sample))]
+    done = len(samples) - len(pending)
+    prepare = functools.partial(_prepare, work, settings)
+    with in_processes(_write, pending, workers or os.cpu_count() or 1, prepare, work.out) as written:
+        if progress is not None:
+            progress("painting", done, len(samples))
+        for _ in written:
+            done += 1
+            if progress is not None:
+                progress("painting", done, len(samples))
+    dataset = painter.dataset
+    tiles = {sample.name: sample.tile for sample in dataset.samples}
+    rows: list[Row] = []
+    for sample in samples:
+        image, masks = _names(sample)
+        tile = tiles[sample[0].background]
+        rows += [(str(image), str(mask), defect, "simulated", tile) for defect, mask in masks.items()]
+    rows += [row for sample in dataset.select(*settings.roles) for row in _taken_over(sample, work.out)]
+    # Last, so that a folder with a split.csv is complete.
+    write_split(work.out, rows)
+    made = open_dataset(work.out)
+    write_png(work.out / _SHEET, dataset_sheet(made))
+    write_png(work.out / _PANEL, _panel(painter, samples, settings))
+    return made
+
+
+def _placements(
+    out: Path,
+    settings: SimulateSettings,
+    painter: Painter,
+    given: Path | None,
+    progress: Callable[[str, int, int], None] | None,
+) -> tuple[Placement, ...]:
+    """The list: what an earlier run drew, the one given, or a new one."""
+    path = out / PLACEMENTS
+    if path.is_file():
+        return read_placements(path)
+    if given is not None:
+        listed = tuple(p for p in read_placements(given) if p.sample < settings.count)
+        if not listed or len({p.sample for p in listed}) < settings.count:
+            raise DatasetError(
+                f"{given}: holds {len({p.sample for p in listed})} samples, {settings.count} are wanted; lower --count"
+            )
+    else:
+        placing = None if progress is None else functools.partial(progress, "placing")
+        references, backgrounds = painter.references(), painter.backgrounds
+        listed = plan(
+            references, backgrounds, settings.count, settings.placement, settings.seed, progress=placing
+        ).placements
+    write_placements(path, listed)
+    return listed
+
+
+def _provenance(work: Work, settings: SimulateSettings, painter: Painter, given: str | None) -> dict[str, object]:
+    dataset = painter.dataset
+    digest = hashlib.sha256()
+    for sample in (*dataset.select("ref"), *painter.backgrounds.samples):
+        digest.update(sample.name.encode())
+        digest.update(sample.image.read_bytes())
+        for _, mask in sample.masks:
+            digest.update(mask.read_bytes())
+    content: dict[str, object] = {
+        "made_by": f"inspectd {__version__}, inspectd-train simulate",
+        "simulated": True,
+        "data": dataset.root.resolve().name,
+        "data_sha256": digest.hexdigest(),
+        "settings": settings.model_dump(mode="json"),
+        "networks": {path.name: hashlib.sha256(_checkpoint(path).read_bytes()).hexdigest() for path in work.networks},
+        "placements_sha256": given,
+    }
+    return dict(json.loads(json.dumps(content)))
+
+
+def _checkpoint(path: Path) -> Path:
+    return path / CHECKPOINT if path.is_dir() else path
+
+
+def _names(sample: Sequence[Placement]) -> tuple[PurePosixPath, dict[str, PurePosixPath]]:
+    """Names of a sample's picture, and of the mask of each defect type."""
+    defects = list(dict.fromkeys(placement.defect for placement in sample))
+    name = f"{sample[0].sample:05}-{file_name('+'.join(defects))}"
+    masks = {
+        defect: PurePosixPath("masks", "simulated", name if len(defects) == 1 else f"{name}.{file_name(defect)}")
+        for defect in defects
+    }
+    image = PurePosixPath("images", "simulated", f"{name}.png")
+    return image, {defect: path.with_name(f"{path.name}.png") for defect, path in masks.items()}
+
+
+def _files(out: Path, sample: Sequence[Placement]) -> tuple[Path, list[Path]]:
+    image, masks = _names(sample)
+    return out / image, [out / mask for mask in masks.values()]
+
+
+def _taken_over(sample: Sample, out: Path) -> list[Row]:
+    """A picture of the data with its masks in the new dataset; its rows."""
+    image = PurePosixPath("images", sample.role, _unique(sample.name))
+    if not (out / image).is_file():
+        take(sample.image, out / image, link=True)
+    if not sample.masks:
+        return [(str(image), "", "", sample.role, sample.tile)]
+    rows: list[Row] = []
+    for defect, mask in sample.masks:
+        target = PurePosixPath("masks", sample.role, file_name(defect), f"{image.name}{mask.suffix}")
+        if not (out / target).is_file():
+            take(mask, out / target, link=True)
+        rows.append((str(image), str(target), defect, sample.role, sample.tile))
+    return rows
+
+
+def _unique(name: str) -> str:
+    """A file name for a path inside a dataset: two paths never share one."""
+    path = PurePosixPath(name)
+    return path.name if path.parts[:-1] in ((), ("images",)) else "_".join(path.parts)
+
+
+_PAINTERS: dict[str, tuple[Painter, Path]] = {}
+"""The painter of this process, under one key: processes get functions, not objects with networks."""
+
+
+def _prepare(work: Work, settings: SimulateSettings) -> None:
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    _PAINTERS["painter"] = Painter(work, settings), work.out
+
+
+def _write(sample: tuple[Placement, ...]) -> None:
+    painter, out = _PAINTERS["painter"]
+    painted = painter.paint(sample)
+    image, masks = _names(sample)
+    for defect, path in masks.items():
+        write_png(out / path, painted.labels[defect].astype(np.uint8) * 255)
+    # The picture last: a sample whose picture is there is whole.
+    write_png(out / image, painted.image if painted.image.shape[2] == 3 else painted.image[..., 0])
+
+
+def _panel(painter: Painter, samples: Sequence[Sequence[Placement]], settings: SimulateSettings) -> NDArray[np.uint8]:
+    """Figure 3 of the paper: reference, background with its label, histogram matching, this method."""
+    tiles: list[Tile] = []
+    for name, exemplar in painter.exemplars.items():
+        placement = next((p for sample in samples for p in sample if p.reference == name), None)
+        if placement is None:
+            continue
+        background = painter.backgrounds.picture(placement.background)
+        painted = painter.paint([placement])
+        label = painted.labels[placement.defect]
+        scene = scene_of(background, exemplar, placement, margin_px=_MARGIN_PX)
+        matched = background.copy()
+        matched[scene.rows, scene.columns] = paint("histmatch", scene, exemplar)
+        box = _box(label)
+        tiles += [
+            Tile(*_cut(exemplar.image, exemplar.mask, _box(exemplar.mask), f"reference: {exemplar.defect}")),
+            Tile(*_cut(background, label, box, "background, label")),
+            Tile(matched[box], "hist match"),
+            Tile(painted.image[box], settings.method),
+        ]
+    return contact_sheet(tiles, columns=4)
+
+
+def _cut(
+    image: NDArray[np.uint8], mask: BoolMask, box: tuple[slice, slice], caption: str
+) -> tuple[NDArray[np.uint8], str, NDArray[np.uint8]]:
+    return image[box], caption, mask[box].astype(np.uint8)
+
+
+def _box(mask: BoolMask) -> tuple[slice, slice]:
+    """A square about a mask with some of its surroundings."""
+    rows, columns = np.nonzero(mask)
+    half = (max(np.ptp(rows), np.ptp(columns)) + 1) // 2 + _AROUND_PX
+    y, x = (int(rows.min()) + int(rows.max())) // 2, (int(columns.min()) + int(columns.max())) // 2
+    return slice(max(y - half, 0), y + half), slice(max(x - half, 0), x + half)
+
+
+def _shape(image: NDArray[np.uint8]) -> tuple[int, int]:
+    return image.shape[0], image.shape[1]

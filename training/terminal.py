@@ -1,0 +1,91 @@
+"""What the commands of `inspectd-train` share: progress, settings, and what must be installed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TypeVar
+
+from inspectd.optional import require
+
+if TYPE_CHECKING:
+    from inspectd.training.data.dataset import Dataset
+
+__all__ = ["bar", "require_torch", "stages", "summary", "validated"]
+
+_T = TypeVar("_T")
+
+
+def require_torch() -> None:
+    """Refuse to begin what the extra `train` is needed for.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    for module in ("torch", "torchvision", "lightning", "safetensors", "tensorboard", "scipy"):
+        require(module, extra="train")
+
+
+def validated(make: Callable[[], _T]) -> _T:
+    """What `make` gives.
+
+    Raises:
+        ConfigError: settings that pydantic refused, in one line.
+    """
+    from pydantic import ValidationError
+
+    from inspectd.bundle import explain
+    from inspectd.errors import ConfigError
+
+    try:
+        return make()
+    except ValidationError as error:
+        raise ConfigError(explain(error)) from error
+
+
+@contextlib.contextmanager
+def stages() -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar on a terminal for work in stages: called with (what is done, number done, number in all)."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(
+        *columns,
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as progress:
+        tasks = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                # What an earlier run has done says nothing of how fast this one is.
+                tasks[what] = progress.add_task(what, total=total, completed=done)
+            progress.update(tasks[what], completed=done, total=total)
+
+        yield report
+
+
+@contextlib.contextmanager
+def bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """`stages` for work of one: called with (number done, number in all)."""
+    with stages() as report:
+        yield lambda done, total: report(what, done, total)
+
+
+def summary(dataset: Dataset) -> None:
+    """Print what a dataset holds, in one line."""
+    counts = Counter(sample.role for sample in dataset.samples)
+    print(f"{dataset.root}: {', '.join(f'{count} {role}' for role, count in counts.items())}")  # noqa: T201 - a command's

@@ -17,24 +17,24 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-def write_dataset(root: Path, *, size: int = 64, defective: int = 6, good: int = 6) -> Path:
-    """A small dataset of rendered buttons with the roles extra, free, test and ok_test."""
+def write_dataset(root: Path, *, size: int = 64, defective: int = 6, good: int = 6, role: str = "extra") -> Path:
+    """A small dataset of rendered buttons with the roles extra (or another), free, test and ok_test."""
     from inspectd.buttons import DEFECTS, LINES, render
 
     (root / "images").mkdir(parents=True)
     (root / "masks").mkdir()
     rows = [("image", "mask", "defect", "role", "tile")]
-    plan = [("extra", True, defective), ("free", False, good), ("test", True, 3), ("ok_test", False, 3)]
+    plan = [(role, True, defective), ("free", False, good), ("test", True, 3), ("ok_test", False, 3)]
     seed = 0
-    for role, with_defect, count in plan:
+    for part_role, with_defect, count in plan:
         for index in range(count):
             defect = DEFECTS[index % len(DEFECTS)] if with_defect else None
             part = render(LINES[0], defect, seed, size)
-            name = f"{role}-{index}.png"
+            name = f"{part_role}-{index}.png"
             cv2.imwrite(str(root / "images" / name), part.image[..., ::-1])
             if defect:
                 cv2.imwrite(str(root / "masks" / name), part.mask * 255)
-            rows.append((f"images/{name}", f"masks/{name}" if defect else "", defect or "", role, f"t{seed}"))
+            rows.append((f"images/{name}", f"masks/{name}" if defect else "", defect or "", part_role, f"t{seed}"))
             seed += 1
     with (root / "split.csv").open("w", newline="") as file:
         csv.writer(file).writerows(rows)

@@ -271,7 +271,7 @@ def _load_state(path: Path, extent: dict[str, int]) -> dict[str, Any]:
         # States of earlier versions name the updates alone.
         before = {name: state.get(name, number) for name, number in extent.items()}
         state["network"], state["optimiser"], state["step"]
-    except (OSError, EOFError, KeyError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError) as error:
+    except (OSError, EOFError, LookupError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError) as error:
         raise DatasetError(f"{path}: is damaged; start the training anew in another folder") from error
     if before != extent:
         changed = ", ".join(f"{before[name]} {name}" for name in extent if before[name] != extent[name])

@@ -159,7 +159,7 @@ def train_dst(
             good, coarse, label = (part.to(fabric.device) for part in batch)
             painted = fuse(module(coarse), good, gaussian_mask(label[:, None], settings.sigma_px))
             value = losses(painted, good, coarse, label)
-            figures = {"loss": float(value.total)} | {name: float(term) for name, term in value.terms.items()}
+            figures = {"loss": float(value.total.detach())} | {name: float(term) for name, term in value.terms.items()}
             if not all(math.isfinite(figure) for figure in figures.values()):
                 shown = ", ".join(f"{name} {figure:g}" for name, figure in figures.items())
                 raise DatasetError(
@@ -385,7 +385,7 @@ def _load_state(path: Path) -> dict[str, Any]:
     try:
         state = dict(torch.load(path, map_location="cpu", weights_only=True))
         state["network"], state["optimiser"], state["step"], state["loss"]
-    except (OSError, EOFError, KeyError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError) as error:
+    except (OSError, EOFError, LookupError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError) as error:
         raise DatasetError(f"{path}: is damaged; start the training anew in another folder") from error
     return state
 

@@ -47,7 +47,7 @@ def fit(scene: Scene, coarse: NDArray[np.uint8], side: int) -> Fitted:
         )
         share = cv2.resize(label.astype(np.float32), target, interpolation=cv2.INTER_AREA)
         # A thin defect would be lost below one half.
-        label = np.asarray(share >= min(0.5, float(share.max())))
+        label = np.asarray(share >= min(0.5, 0.5 * float(share.max())))
     good, painted = (_coloured(np.atleast_3d(image)) for image in (good, painted))
     beyond = ((0, side - size[0]), (0, side - size[1]))
     if beyond != ((0, 0), (0, 0)):

@@ -77,6 +77,7 @@ def test_a_training_that_was_killed_gives_the_same_weights(parts, vgg_file, tmp_
         *(sys.executable, "-m", "inspectd.training.cli", "dst", str(parts), "--out", str(out)),
         *("--reference", "ref-0", "--vgg-weights", str(vgg_file), "--epochs", "8", "--pictures", "6", "--batch", "2"),
         *("--precision", "32-true", "--accelerator", "cpu", "--save-every", "2", "--preview-every", "0"),
+        *("--channels", "4", "--blocks", "1"),
     ]
     folder = out / "ref-0"
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ)
@@ -91,7 +92,7 @@ def test_a_training_that_was_killed_gives_the_same_weights(parts, vgg_file, tmp_
     done = subprocess.run([*command, "--resume"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(folder / CHECKPOINT)
-    settings = small(vgg_file, channels=32, blocks=4, epochs=8)
+    settings = small(vgg_file, epochs=8)
     whole = run(parts, tmp_path / "whole", settings, preview_every=0)
     first, second = load_file(whole), load_file(folder / CHECKPOINT)
     assert first.keys() == second.keys()
@@ -107,6 +108,7 @@ def test_all_references_are_trained_by_one_command_side_by_side(parts, vgg_file,
     command = [
         *(sys.executable, "-m", "inspectd.training.cli", "dst", str(parts), "--out", str(out), "--jobs", "2"),
         *("--vgg-weights", str(vgg_file), "--epochs", "1", "--pictures", "2", "--batch", "2", "--preview-every", "0"),
+        *("--channels", "4", "--blocks", "1"),
     ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from inspectd.errors import DatasetError
+from inspectd.errors import ConfigError, DatasetError
 
 from .checkpoint import CHECKPOINT
 
@@ -37,10 +37,13 @@ def train_side_by_side(
         console: where progress is shown.
 
     Raises:
+        ConfigError: a folder is in use.
         DatasetError: one of them failed; its output is in its folder's `output.txt`.
         KeyboardInterrupt: Ctrl-C, after the processes have saved their states.
     """
     console = console or Console(stderr=True)
+    if not resume and (used := [folder for folder in folders.values() if folder.exists()]):
+        raise ConfigError(f"{used[0]}: exists; name a new --out, or go on with it by --resume")
     waiting = [name for name, folder in folders.items() if not (resume and (folder / CHECKPOINT).is_file())]
     running: dict[str, subprocess.Popen[bytes]] = {}
     threads = str(max(1, (os.cpu_count() or 1) // jobs))

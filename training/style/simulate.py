@@ -115,16 +115,19 @@ class Painter:
         self.backgrounds = Backgrounds(self.dataset, work.masks, bits=settings.bits)
         self._networks: dict[str, DstCheckpoint] = {}
         if settings.method == "dst":
-            self._networks = {network.exemplar.name: network for network in map(load_dst, work.networks)}
+            found = sorted(map(load_dst, work.networks), key=lambda network: network.exemplar.name)
+            self._networks = {network.exemplar.name: network for network in found}
+            if len(self._networks) < len(found):
+                raise DatasetError("two networks of one reference are given; name one folder of `inspectd-train dst`")
             for network in self._networks.values():
                 network.network.to(work.device).to(memory_format=torch.channels_last)
             self.exemplars = {name: network.exemplar for name, network in self._networks.items()}
         else:
-            found = read_exemplars(self.dataset, bits=settings.bits)
-            self.exemplars = {exemplar.name: exemplar for exemplar in found}
+            labelled = sorted(read_exemplars(self.dataset, bits=settings.bits), key=attrgetter("name"))
+            self.exemplars = {exemplar.name: exemplar for exemplar in labelled}
 
     def references(self) -> list[Reference]:
-        """The references with their regions."""
+        """The references with their regions, by name: the order decides the placements, the method must not."""
         if self._networks:
             return [as_reference(found.exemplar, found.region.numpy()) for found in self._networks.values()]
         samples = {sample.name: sample for sample in self.dataset.select("ref")}

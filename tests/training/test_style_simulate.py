@@ -1,0 +1,208 @@
+"""Simulated datasets: the same places for every method, labels that fit, stops and errors."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+from inspectd.errors import DatasetError
+from inspectd.training.data.check import check
+from inspectd.training.data.dataset import open_dataset, read_image, read_labels
+from inspectd.training.devices import Hardware
+from inspectd.training.segmentation.settings import SegmentSettings
+from inspectd.training.segmentation.train import train
+from inspectd.training.style.dst import DstSettings
+from inspectd.training.style.parts import Backgrounds, MaskFolders, read_exemplars
+from inspectd.training.style.placement import read_placements
+from inspectd.training.style.simulate import METHODS, SimulateSettings, Work, simulate
+from inspectd.training.style.train import train_dst
+
+SIMPLE = [method for method in METHODS if method != "dst"]
+
+
+def made(parts, out, method, count=6, **more):
+    settings = SimulateSettings(method=method, count=count, gains=False, **more.pop("settings", {}))
+    return simulate(Work(parts, out, **more.pop("work", {})), settings, workers=1, **more)
+
+
+def rows(out, role="simulated"):
+    with (out / "split.csv").open() as file:
+        return [row for row in csv.DictReader(file) if row["role"] == role]
+
+
+@pytest.fixture(scope="module")
+def networks(parts, vgg_file, tmp_path_factory):
+    """A DST network for each reference, hardly trained."""
+    root = tmp_path_factory.mktemp("networks")
+    dataset = open_dataset(parts)
+    settings = DstSettings(vgg=str(vgg_file), channels=4, blocks=1, epochs=1, pictures=4, precision="32-true")
+    for exemplar in read_exemplars(dataset):
+        folder = root / exemplar.defect
+        train_dst(
+            exemplar, Backgrounds(dataset), folder, settings, hardware=Hardware(accelerator="cpu"), preview_every=0
+        )
+    return tuple(sorted(root.iterdir()))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_labels_and_pictures_agree(parts, networks, tmp_path, method):
+    """A simulated picture is its background, but for the label and a few pixels around it."""
+    work = {"networks": networks} if method == "dst" else {}
+    out = tmp_path / "out"
+    dataset = made(parts, out, method, work=work)
+    assert check(out).ok, check(out).text()
+    good = Backgrounds(open_dataset(parts))
+    for sample, placement in zip(dataset.select("simulated"), read_placements(out / "placements.jsonl"), strict=True):
+        image, background = read_image(sample.image), good.picture(placement.background)
+        label = read_labels(sample, None, image.shape[:2]) > 0
+        assert sample.defect == placement.defect
+        assert label.sum() >= 12
+        change = np.abs(image.astype(int) - background).max(axis=2)
+        assert change[label].mean() > 3
+        near = cv2.dilate(label.astype(np.uint8), np.ones((15, 15), np.uint8)) > 0
+        assert not change[~near].any()
+
+
+def test_every_method_gets_the_same_places_and_labels(parts, networks, tmp_path):
+    first = made(parts, tmp_path / "first", "cutpaste")
+    other = made(parts, tmp_path / "other", "dst", work={"networks": networks})
+    given = made(parts, tmp_path / "given", "poisson", placements=tmp_path / "first" / "placements.jsonl")
+    assert (tmp_path / "first" / "placements.jsonl").read_bytes() == (
+        tmp_path / "other" / "placements.jsonl"
+    ).read_bytes()
+    for one, two, three in zip(*(d.select("simulated") for d in (first, other, given)), strict=True):
+        masks = {sample.masks[0][1].read_bytes() for sample in (one, two, three)}
+        assert len(masks) == 1
+        assert one.image.read_bytes() != two.image.read_bytes()
+
+
+def test_a_longer_run_begins_with_the_shorter_one(parts, tmp_path):
+    short, long = made(parts, tmp_path / "short", "relit", 3), made(parts, tmp_path / "long", "relit", 6)
+    for one, two in zip(short.select("simulated"), long.select("simulated"), strict=False):
+        assert one.image.read_bytes() == two.image.read_bytes()
+
+
+def test_the_dataset_is_trained_and_measured_on_as_it_is(parts, tmp_path):
+    out = tmp_path / "out"
+    dataset = made(parts, out, "relit")
+    roles = {sample.role for sample in dataset.samples}
+    assert roles == {"simulated", "ref", "free", "test", "ok_test"}
+    assert [sample.tile for sample in dataset.select("test")] == [
+        sample.tile for sample in open_dataset(parts).select("test")
+    ]
+    assert dataset.select("free")[0].image.samefile(open_dataset(parts).select("free")[0].image)
+    settings = SegmentSettings(backbone="slim", height=96, width=96, batch=2, steps=1, precision="32-true")
+    train(out, tmp_path / "net", settings, hardware=Hardware(accelerator="cpu"))
+    provenance = json.loads((out / "provenance.json").read_text())
+    assert provenance["simulated"] is True
+    assert provenance["settings"]["seed"] == 0
+    assert all(cv2.imread(str(out / name)) is not None for name in ("contact-sheet.png", "figure3.png"))
+
+
+def test_several_defects_on_a_picture_have_masks_of_their_own(parts, tmp_path):
+    out = tmp_path / "out"
+    settings = {"placement": {"per_image": (2, 2), "margin_px": 2, "scale": (0.5, 0.7)}}
+    dataset = made(parts, out, "relit", 4, settings=settings)
+    assert check(out).ok, check(out).text()
+    counts = [len(sample.masks) for sample in dataset.select("simulated")]
+    assert max(counts) == 2
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_16_bit_and_grey_pictures_work(parts, networks, tmp_path, channels):
+    root = tmp_path / "data"
+    shutil.copytree(parts, root)
+    for path in (root / "images").glob("*.png"):
+        image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR)
+        cv2.imwrite(str(path), image.astype(np.uint16) * 16)
+    dataset = made(root, tmp_path / "out", "relit", 2, settings={"bits": 12})
+    image = read_image(dataset.select("simulated")[0].image)
+    assert image.shape[2] == channels
+    assert image.max() > 100
+
+
+def test_a_killed_run_is_continued_without_doubles_or_gaps(parts, tmp_path):
+    out = tmp_path / "out"
+    command = [
+        *(sys.executable, "-m", "inspectd.training.cli", "simulate", str(parts), "--out", str(out)),
+        *("--method", "relit", "--count", "40", "--workers", "1"),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while len(list((out / "images" / "simulated").glob("*.png"))) < 3:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (out / "split.csv").exists()
+    first = sorted((out / "images" / "simulated").glob("*.png"))[0]
+    before = first.stat().st_mtime_ns
+    # What was torn by the kill is painted again.
+    torn = out / "images" / "simulated" / sorted(path.name for path in first.parent.glob("*.png"))[1]
+    torn.write_bytes(torn.read_bytes()[:100])
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "40 simulated" in done.stdout
+    assert first.stat().st_mtime_ns == before
+    assert len(rows(out)) == len({row["image"] for row in rows(out)}) == 40
+    whole = made(parts, tmp_path / "whole", "relit", 40)
+    for one, two in zip(open_dataset(out).select("simulated"), whole.select("simulated"), strict=True):
+        assert np.array_equal(read_image(one.image), read_image(two.image))
+
+
+def test_regions_and_forbidden_pixels_given_as_masks_are_kept_to(parts, tmp_path):
+    regions, forbidden = tmp_path / "regions", tmp_path / "forbidden"
+    for folder in (regions, forbidden):
+        folder.mkdir()
+    bar = np.zeros((96, 96), np.uint8)
+    bar[:, 60:] = 255
+    for sample in open_dataset(parts).select("free"):
+        cv2.imwrite(str(forbidden / sample.name.split("/")[-1]), bar)
+    out = tmp_path / "out"
+    dataset = made(parts, out, "relit", 8, work={"masks": MaskFolders(None, forbidden)})
+    for sample in dataset.select("simulated"):
+        assert not read_labels(sample, None, (96, 96))[:, 60:].any()
+    cv2.imwrite(str(forbidden / "free-0.png"), bar[:50])
+    with pytest.raises(DatasetError, match=r"free-0.png: the mask is 96 x 50 px"):
+        made(parts, tmp_path / "other", "relit", 8, work={"masks": MaskFolders(None, forbidden)})
+    with pytest.raises(DatasetError, match="no such folder"):
+        MaskFolders(tmp_path / "none")
+
+
+def test_what_cannot_be_simulated_is_answered(parts, tmp_path):
+    with pytest.raises(DatasetError, match="inspectd-train dst"):
+        made(parts, tmp_path / "out", "dst")
+    made(parts, tmp_path / "few", "relit", 2)
+    with pytest.raises(DatasetError, match="holds 2 samples, 6 are wanted"):
+        made(parts, tmp_path / "out", "relit", placements=tmp_path / "few" / "placements.jsonl")
+    with pytest.raises(DatasetError, match="another settings"):
+        made(parts, tmp_path / "few", "relit", 3)
+    root = tmp_path / "data"
+    shutil.copytree(parts, root)
+    (root / "split.csv").write_text(
+        "\n".join(line for line in (root / "split.csv").read_text().splitlines() if ",free," not in line) + "\n"
+    )
+    with pytest.raises(DatasetError, match="no picture of the role free"):
+        made(root, tmp_path / "none", "relit")
+
+
+def test_a_reference_larger_than_the_part_is_answered(parts, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(parts, root)
+    for path in (root / "images").glob("free-*.png"):
+        cv2.imwrite(str(path), cv2.resize(cv2.imread(str(path)), (16, 16)))
+    label = np.zeros((96, 96), np.uint8)
+    label[35:62, 35:62] = 255
+    cv2.imwrite(str(root / "masks" / "ref-0.png"), label)
+    with pytest.raises(DatasetError, match=r"ref-0.png' \(stain\): larger than the part"):
+        made(root, tmp_path / "out", "relit")

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from .experiments import cli as experiments
 from .style import cli as style
 from .terminal import bar, require_torch, summary, validated
 
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 importers = typer.Typer(no_args_is_help=True, help="Turn the labels of other tools into a dataset.")
 app.add_typer(importers, name="import")
+app.add_typer(experiments.app, name="experiment")
 app.command()(style.dst)
 app.command()(style.simulate)
 

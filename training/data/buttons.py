@@ -136,7 +136,7 @@ def write_buttons(
     if progress is not None:
         progress(done, len(parts))
     jobs = [(out, part, size) for part in pending]
-    with in_processes(_write_part, jobs, workers or os.cpu_count() or 1, _one_thread, out) as rendered:
+    with in_processes(_write_part, jobs, workers or os.cpu_count() or 1, _one_thread, out=out) as rendered:
         for _ in rendered:
             done += 1
             if progress is not None:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from multiprocessing import parent_process
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
@@ -43,6 +44,8 @@ METHODS: tuple[Way, ...] = get_args(Way)
 
 PLACEMENTS = "placements.jsonl"
 _SHEET, _PANEL = "contact-sheet.png", "figure3.png"
+_WORTH = 50
+"""Pictures for which a further process, which has to load torch, is worth its while."""
 _MARGIN_PX = 8
 _AROUND_PX = 24
 
@@ -213,7 +216,8 @@ def simulate(
     pending = [sample for sample in samples if not is_whole(*_files(work.out, sample))]
     done = len(samples) - len(pending)
     prepare = functools.partial(_prepare, work, settings)
-    with in_processes(_write, pending, workers or os.cpu_count() or 1, prepare, work.out) as written:
+    processes = workers or os.cpu_count() or 1
+    with in_processes(_write, pending, processes, prepare, out=work.out, worth=_WORTH) as written:
         if progress is not None:
             progress("painting", done, len(samples))
         for _ in written:
@@ -331,8 +335,9 @@ _PAINTERS: dict[str, tuple[Painter, Path]] = {}
 
 
 def _prepare(work: Work, settings: SimulateSettings) -> None:
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
+    if parent_process() is not None:
+        cv2.setNumThreads(1)
+        torch.set_num_threads(1)
     _PAINTERS["painter"] = Painter(work, settings), work.out
 
 

@@ -1,0 +1,64 @@
+"""The comparison of methods: a small one from beginning to end, and its parts."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from inspectd.errors import ConfigError
+from inspectd.training.experiments.cells import METRICS
+from inspectd.training.experiments.methods import MethodsSettings, Variant, compare_methods
+from inspectd.training.segmentation.settings import SegmentSettings
+
+SEGMENT = {
+    "backbone": "slim",
+    "height": 96,
+    "width": 96,
+    "batch": 2,
+    "steps": 2,
+    "precision": "32-true",
+    "roles": ("ref", "free", "simulated"),
+}
+
+
+def test_names_say_what_is_compared():
+    assert Variant.of("dst").gains
+    assert not Variant.of("dst-gain").gains
+    assert not Variant.of("cutpaste").gains
+    assert Variant.of("cutpaste+gain").gains
+    found = Variant.of("dst:style_target=ring;loss.weights.hist=0;epochs=2+gain")
+    assert (found.base, found.gains) == ("dst", True)
+    assert found.changes == {"style_target": "ring", "loss": {"weights": {"hist": 0}}, "epochs": 2}
+    assert Variant.of("dst").networks == Variant.of("dst-gain").networks
+    assert Variant.of("dst").folder != Variant.of("dst-gain").folder
+    with pytest.raises(ConfigError, match="expected only-real, dst-paper or one of dst, histmatch"):
+        Variant.of("gan")
+    with pytest.raises(ConfigError, match="only dst and dst-paper have settings"):
+        Variant.of("cutpaste:epochs=2")
+
+
+def test_methods_are_compared_and_a_second_run_does_nothing_again(parts, vgg_file, tmp_path):
+    settings = MethodsSettings(
+        methods=("only-real", "cutpaste", "dst", "dst-gain"),
+        seeds=2,
+        count=4,
+        dst={"vgg": str(vgg_file), "channels": 4, "blocks": 1, "epochs": 1, "pictures": 2, "batch": 2},
+        segment=SegmentSettings(**SEGMENT),
+    )
+    seen = []
+    text = compare_methods(parts, tmp_path / "out", settings, progress=lambda *at: seen.append(at))
+    assert seen[-1] == ("training", 8, 8)
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert [row.split("|")[1].strip() for row in rows] == ["method", *settings.methods]
+    assert "±" in rows[1]
+    assert "**" in text
+    figures = json.loads((tmp_path / "out" / "report.json").read_text())["figures"]
+    assert {len(results) for results in figures.values()} == {2}
+    lists = {(tmp_path / "out" / "simulated" / name / "placements.jsonl").read_bytes() for name in ("cutpaste", "dst")}
+    assert len(lists) == 1, "the same places for every method"
+    assert sorted(path.name for path in (tmp_path / "out" / "networks").iterdir()) == ["dst"]
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob(METRICS)}
+    assert len(before) == 8
+    assert compare_methods(parts, tmp_path / "out", settings) == text
+    assert {path: path.stat().st_mtime_ns for path in before} == before

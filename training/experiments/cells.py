@@ -1,0 +1,134 @@
+"""A cell of an experiment: one training and its evaluation, in a folder of its own, skipped where it is done."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import cv2
+import torch
+from rich.console import Console
+
+from inspectd.errors import DatasetError
+from inspectd.mask import ClassMap
+from inspectd.training.data.dataset import open_dataset
+from inspectd.training.devices import Hardware
+from inspectd.training.files import written_whole
+from inspectd.training.segmentation.checkpoint import load_checkpoint
+from inspectd.training.segmentation.evaluate import evaluate
+from inspectd.training.segmentation.predict import TorchPredictor
+from inspectd.training.segmentation.settings import SegmentSettings
+from inspectd.training.segmentation.train import train
+
+__all__ = ["METRICS", "Cell", "run_cells"]
+
+METRICS = "metrics.json"
+_TRAINING, _EVALUATION = "training", "evaluation"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One training and its evaluation.
+
+    Attributes:
+        folder: of the cell; `metrics.json` in it says that it is done.
+        data: dataset that is trained on.
+        measured: dataset that is measured on.
+        roles: roles that are measured.
+        settings: of the training.
+        accelerator: auto, cpu or gpu.
+    """
+
+    folder: Path
+    data: Path
+    measured: Path
+    roles: tuple[str, ...]
+    settings: SegmentSettings
+    accelerator: str = "auto"
+
+    @property
+    def done(self) -> bool:
+        """Whether it was measured."""
+        return (self.folder / METRICS).is_file()
+
+    def run(self) -> None:
+        """Train, from the state that an earlier run left where there is one, and measure.
+
+        Raises:
+            DatasetError: the data cannot be used.
+            ConfigError: the folder is of a training with other settings.
+        """
+        if self.done:
+            return
+        training = self.folder / _TRAINING
+        checkpoint = training / "checkpoint.safetensors"
+        if not checkpoint.is_file():
+            hardware = Hardware(accelerator=self.accelerator)
+            resume = (training / "settings.json").is_file()
+            train(self.data, training, self.settings, hardware=hardware, resume=resume, console=Console(quiet=True))
+        found = load_checkpoint(checkpoint)
+        samples = open_dataset(self.measured).select(*self.roles)
+        result = evaluate(
+            samples,
+            TorchPredictor(found.network, found.card),
+            ClassMap(found.card.classes),
+            thresholds=found.card.thresholds,
+            bits=self.settings.bits,
+            resamples=0,
+            provenance={"card": found.card.model_dump(mode="json"), "roles": list(self.roles)},
+        )
+        with written_whole(self.folder / METRICS) as draft:
+            draft.write_text(result.to_json())
+        # The state of the training is three times its weights, and no longer needed.
+        (training / "resume.pt").unlink(missing_ok=True)
+
+
+def run_cells(cells: Sequence[Cell], *, jobs: int, progress: Callable[[int, int], None] | None = None) -> None:
+    """Run what is not done; several side by side, each in a process with its share of the cores.
+
+    Args:
+        cells: of the experiment.
+        jobs: processes.
+        progress: called with (cells done, cells in all).
+
+    Raises:
+        DatasetError: a process was killed, or what a cell raised; the others go on when the experiment is run again.
+    """
+    waiting = [cell for cell in cells if not cell.done]
+    done = len(cells) - len(waiting)
+    if progress is not None:
+        progress(done, len(cells))
+    if jobs == 1:
+        for cell in waiting:
+            cell.run()
+            done += 1
+            if progress is not None:
+                progress(done, len(cells))
+        return
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_share, initargs=(threads,)) as pool:
+        futures = [pool.submit(_run, cell) for cell in waiting]
+        try:
+            for future in as_completed(futures):
+                future.result()
+                done += 1
+                if progress is not None:
+                    progress(done, len(cells))
+        except BrokenProcessPool:
+            raise DatasetError("a training was killed (out of memory?); run again with fewer --jobs") from None
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _share(threads: int) -> None:
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(1)
+
+
+def _run(cell: Cell) -> None:
+    cell.run()

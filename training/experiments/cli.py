@@ -1,0 +1,98 @@
+"""The commands `inspectd-train experiment ...`."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from inspectd.training.terminal import require_torch, stages, validated
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="Many trainings that differ in one thing, and tables of what came out.")
+
+
+class Backbone(str, Enum):
+    """Names on the command line."""
+
+    resnet50 = "resnet50"
+    resnet34 = "resnet34"
+    resnet18 = "resnet18"
+    slim = "slim"
+
+
+@app.callback()
+def _app() -> None:
+    """Keep the names of commands, also while there is one."""
+
+
+@app.command()
+def methods(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Dataset with ref, free, and what is measured.")],
+    out: Annotated[Path, typer.Option(help="Folder of the experiment; a run that was stopped is continued.")],
+    rows: Annotated[
+        str,
+        typer.Option(
+            "--methods",
+            help="With commas: only-real, cutpaste, poisson, histmatch, histmatch-gauss, ratio, "
+            "relit, dst-paper, dst; changes as in 'dst:style_target=ring;loss.weights.hist=0', "
+            "strength as in cutpaste+gain.",
+        ),
+    ] = "only-real,cutpaste,poisson,histmatch,histmatch-gauss,dst-paper,dst",
+    seeds: Annotated[int, typer.Option(help="Trainings of each method.")] = 3,
+    count: Annotated[int, typer.Option(help="Simulated pictures of each method.")] = 900,
+    steps: Annotated[int, typer.Option(help="Updates of each training.")] = 1000,
+    batch: Annotated[int, typer.Option(help="Pictures of an update.")] = 8,
+    size: Annotated[int, typer.Option(help="Side of the pictures, px.")] = 128,
+    backbone: Annotated[Backbone, typer.Option(help="Of Buttonlab.")] = Backbone.resnet18,
+    weights: Annotated[str, typer.Option(help="Start of the backbone, as in `segment`.")] = "none",
+    rate: Annotated[float, typer.Option(help="Adam's rate.")] = 2e-3,
+    vgg_weights: Annotated[str | None, typer.Option(metavar="FILE", help="VGG-19 for DST, as in `dst`.")] = None,
+    dst_epochs: Annotated[int | None, typer.Option(help="Passes of the DST networks.")] = None,
+    dst_pictures: Annotated[int | None, typer.Option(help="Placements of a pass of the DST networks.")] = None,
+    roles: Annotated[
+        str, typer.Option(help="Roles that are measured; extra,ok_calibration to tune something.")
+    ] = "test,ok_test",
+    jobs: Annotated[int, typer.Option(min=1, help="Trainings side by side.")] = 1,
+    accelerator: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
+) -> None:
+    """Compare ways to simulate defects by what Buttonlab learns from each.
+
+    Example: inspectd-train experiment methods data/buttons --out out/methods --jobs 2
+    """
+    require_torch()
+    from inspectd.training.segmentation.settings import SegmentSettings
+
+    from .methods import MethodsSettings, compare_methods
+
+    given = {"vgg": vgg_weights, "epochs": dst_epochs, "pictures": dst_pictures}
+    dst: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    settings = validated(
+        lambda: MethodsSettings(
+            methods=tuple(part.strip() for part in rows.split(",") if part.strip()),
+            seeds=seeds,
+            count=count,
+            dst=dst,
+            roles=tuple(role.strip() for role in roles.split(",")),
+            segment=SegmentSettings(
+                backbone=backbone.value,
+                weights=weights,
+                height=size,
+                width=size,
+                batch=batch,
+                steps=steps,
+                rate=rate,
+                schedule="onecycle",
+                weight_decay=0.01,
+                crop_bias=0.5,
+                defect_share=0.5,
+                roles=("ref", "free", "simulated"),
+            ),
+        )
+    )
+    with stages() as progress:
+        text = compare_methods(data, out, settings, jobs=jobs, accelerator=accelerator, progress=progress)
+    print(text)

@@ -1,0 +1,307 @@
+"""Ways to simulate defects, compared by what Buttonlab learns from each.
+
+Fairness: the same placements, backgrounds, network, crops, augmentation, updates and optimiser for every
+way; several seeds; and the control `only real`, which gets as many updates from the references alone.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import platform
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from rich.console import Console
+
+import inspectd
+from inspectd.errors import ConfigError
+from inspectd.training.data.dataset import open_dataset
+from inspectd.training.devices import Hardware
+from inspectd.training.files import written_whole
+from inspectd.training.segmentation.results import Evaluation, read_evaluation
+from inspectd.training.segmentation.settings import SegmentSettings
+from inspectd.training.style.dst import DST_PRESETS, DstSettings
+from inspectd.training.style.parts import Backgrounds, file_name, read_exemplars
+from inspectd.training.style.placement import PlacementSettings
+from inspectd.training.style.simulate import METHODS, PLACEMENTS, SimulateSettings, Work, simulate
+from inspectd.training.style.train import train_dst
+
+from .cells import METRICS, Cell, run_cells
+
+__all__ = ["ONLY_REAL", "MethodsSettings", "Variant", "compare_methods", "table"]
+
+ONLY_REAL = "only-real"
+Report = Callable[[str, int, int], None]
+
+
+class MethodsSettings(BaseModel):
+    """What decides a comparison."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    methods: tuple[str, ...] = (
+        ONLY_REAL,
+        "cutpaste",
+        "poisson",
+        "histmatch",
+        "histmatch-gauss",
+        "dst-paper",
+        "dst",
+    )
+    """Rows, see `Variant`."""
+    seeds: int = Field(3, ge=1)
+    """Trainings of each method."""
+    count: int = Field(900, ge=1)
+    """Simulated pictures of each method."""
+    dst: dict[str, Any] = {}
+    """Changes to the presets of DST: epochs, pictures, vgg and so on."""
+    placement: PlacementSettings = PlacementSettings(gain=(0.7, 1.2))
+    """Of the one list of placements."""
+    segment: SegmentSettings
+    """Of each training, but for its seed."""
+    roles: tuple[str, ...] = ("test", "ok_test")
+    """Roles that are measured; to tune something, `extra` and `ok_calibration`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A row of the comparison, as its name says it.
+
+    `only-real`, a method of `simulate`, `dst` or `dst-paper` (the presets). Behind a colon, changes to the settings of
+    DST: `dst:style_target=ring;loss.weights.hist=0`. `+gain` or `-gain` at the end says whether the placements' gain is
+    used, which only the default DST does by itself.
+
+    Attributes:
+        name: all of it.
+        base: before the colon.
+        changes: to `DstSettings`, nested.
+        gains: whether gains are used.
+    """
+
+    name: str
+    base: str
+    changes: dict[str, Any]
+    gains: bool
+
+    @classmethod
+    def of(cls, name: str) -> Variant:
+        """Read a name.
+
+        Raises:
+            ConfigError: an unknown method, or changes to something else than DST.
+        """
+        text, gains = name, None
+        for sign in "+-":
+            if text.endswith(f"{sign}gain"):
+                text, gains = text.removesuffix(f"{sign}gain"), sign == "+"
+        base, _, listed = text.partition(":")
+        if base not in (ONLY_REAL, "dst-paper", *METHODS):
+            raise ConfigError(f"method {name!r}: expected {ONLY_REAL}, dst-paper or one of {', '.join(METHODS)}")
+        if listed and not base.startswith("dst"):
+            raise ConfigError(f"method {name!r}: only dst and dst-paper have settings to change")
+        changes: dict[str, Any] = {}
+        for part in filter(None, listed.split(";")):
+            path, _, value = part.partition("=")
+            *outer, last = path.split(".")
+            inner = changes
+            for key in outer:
+                inner = inner.setdefault(key, {})
+            try:
+                inner[last] = json.loads(value)
+            except ValueError:
+                inner[last] = value
+        return cls(name, base, changes, base == "dst" if gains is None else gains)
+
+    @property
+    def folder(self) -> str:
+        """Its name as that of a folder."""
+        return re.sub(r"[^\w.+=-]+", "_", self.name)
+
+    @property
+    def networks(self) -> str:
+        """Name of the folder of its networks: the gain has no part in them."""
+        return re.sub(r"[^\w.+=-]+", "_", self.name.removesuffix("+gain").removesuffix("-gain"))
+
+
+def compare_methods(
+    data: Path,
+    out: Path,
+    settings: MethodsSettings,
+    *,
+    jobs: int = 1,
+    accelerator: str = "auto",
+    progress: Report | None = None,
+) -> str:
+    """Train networks, simulate, train and measure Buttonlab for each method and seed; what is done is kept.
+
+    Args:
+        data: dataset with the roles ref and free, and those that are measured.
+        out: folder of the experiment.
+        settings: what decides the result.
+        jobs: trainings side by side.
+        accelerator: auto, cpu or gpu.
+        progress: called with (what is done, number done, number in all).
+
+    Returns:
+        The table, as Markdown; `report.md` and `report.json` in `out` hold it too.
+
+    Raises:
+        DatasetError: the data cannot be used.
+        ConfigError: `out` is of an experiment with other settings.
+    """
+    say = progress or (lambda *_: None)
+    variants = {name: Variant.of(name) for name in settings.methods}
+    simulation = _Simulation(data, out, settings, accelerator, say)
+    datasets: dict[str, Path] = {}
+    placements: Path | None = None
+    for name, variant in variants.items():
+        datasets[name] = simulation.dataset(variant, placements)
+        if variant.base != ONLY_REAL:
+            # The first list drawn is everyone's.
+            placements = placements or datasets[name] / PLACEMENTS
+    cells = {
+        (method, seed): Cell(
+            folder=out / "cells" / f"{variants[method].folder}-{seed}",
+            data=datasets[method],
+            measured=data,
+            roles=settings.roles,
+            settings=settings.segment.model_copy(update={"seed": seed}),
+            accelerator=accelerator,
+        )
+        for seed in range(settings.seeds)
+        for method in settings.methods
+    }
+    run_cells(list(cells.values()), jobs=jobs, progress=lambda done, total: say("training", done, total))
+    found = {
+        method: [read_evaluation(cells[method, seed].folder / METRICS) for seed in range(settings.seeds)]
+        for method in settings.methods
+    }
+    text = table(data.resolve().name, settings, found)
+    figures = {method: [_figures(result) for result in results] for method, results in found.items()}
+    with written_whole(out / "report.json") as draft:
+        draft.write_text(
+            json.dumps({"settings": settings.model_dump(mode="json"), "figures": figures}, indent=1) + "\n"
+        )
+    with written_whole(out / "report.md") as draft:
+        draft.write_text(text)
+    return text
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`base` with nested changes."""
+    merged = dict(base)
+    for key, value in changes.items():
+        inner = merged.get(key)
+        merged[key] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return merged
+
+
+@dataclass(frozen=True, slots=True)
+class _Simulation:
+    """What all variants share on the way to their datasets."""
+
+    data: Path
+    out: Path
+    settings: MethodsSettings
+    accelerator: str
+    say: Report
+
+    def dataset(self, variant: Variant, placements: Path | None) -> Path:
+        """The dataset of a variant, written where it is not there yet."""
+        if variant.base == ONLY_REAL:
+            return self.data
+        networks = self._networks(variant) if variant.base.startswith("dst") else ()
+        out = self.out / "simulated" / variant.folder
+        simulate(
+            Work(self.data, out, networks),
+            SimulateSettings(
+                method="dst" if networks else variant.base,
+                count=self.settings.count,
+                placement=self.settings.placement,
+                gains=variant.gains,
+                roles=("ref", "free"),
+            ),
+            placements=placements,
+            progress=lambda what, done, total: self.say(f"{what} {variant.name}", done, total),
+        )
+        return out
+
+    def _networks(self, variant: Variant) -> tuple[Path, ...]:
+        """The networks of a variant, trained where they are not there yet."""
+        preset = DST_PRESETS["paper" if variant.base == "dst-paper" else "default"]
+        chosen = DstSettings(**_merged(preset.model_dump() | self.settings.dst, variant.changes))
+        dataset = open_dataset(self.data)
+        exemplars = read_exemplars(dataset, bits=chosen.bits)
+        backgrounds = Backgrounds(dataset, bits=chosen.bits)
+        folders = []
+        for number, exemplar in enumerate(exemplars):
+            self.say(f"networks {variant.name}", number, len(exemplars))
+            folder = self.out / "networks" / variant.networks / file_name(exemplar.name.replace("/", "_"))
+            train_dst(
+                exemplar,
+                backgrounds,
+                folder,
+                chosen,
+                hardware=Hardware(accelerator=self.accelerator),
+                resume=folder.exists(),
+                console=Console(quiet=True),
+            )
+            folders.append(folder)
+        self.say(f"networks {variant.name}", len(exemplars), len(exemplars))
+        return tuple(folders)
+
+
+def _figures(result: Evaluation) -> dict[str, float | None]:
+    """What the table shows of one training."""
+    level = {point.false_reject_rate: point.recall for point in result.image_level.at_false_rejects}
+    return {
+        "pooled F1": result.pooled.pixels.f1,
+        "image F1": result.image_f1.mean,
+        "recall at 1 %": level[0.01],
+        "AUROC": result.image_level.auroc,
+        "best F1": result.pooled.best_f1,
+    } | {f"F1 {name}": found.pixels.f1 for name, found in result.types.items()}
+
+
+def table(name: str, settings: MethodsSettings, found: Mapping[str, Sequence[Evaluation]]) -> str:
+    """The comparison as Markdown: mean ± standard deviation over seeds, the best mean of each column in bold."""
+    figures = {method: [_figures(result) for result in results] for method, results in found.items()}
+    columns = list(next(iter(figures.values()))[0])
+    means: dict[tuple[str, str], float] = {}
+    cells: dict[tuple[str, str], str] = {}
+    for method, results in figures.items():
+        for column in columns:
+            values = [value for result in results if (value := result[column]) is not None]
+            if not values:
+                cells[method, column] = "-"
+                continue
+            means[method, column] = mean(values)
+            spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
+            cells[method, column] = f"{mean(values):.3f}{spread}"
+    for column in columns:
+        ranked = [method for method in figures if (method, column) in means]
+        if ranked:
+            best = max(ranked, key=lambda method: means[method, column])
+            cells[best, column] = f"**{cells[best, column]}**"
+    segment = settings.segment
+    lines = [
+        f"## {name}",
+        "",
+        f"{settings.seeds} seeds, {segment.steps} updates of {segment.batch} at {segment.height}x{segment.width} px, "
+        f"Buttonlab {segment.backbone}, {settings.count} simulated pictures, measured on {' + '.join(settings.roles)}; "
+        f"mean ± standard deviation over seeds. {dt.datetime.now(dt.timezone.utc).date()}, {platform.machine()}, "
+        f"{os.cpu_count()} cores, torch {torch.__version__}, inspectd {inspectd.__version__}.",
+        "",
+        f"| method | {' | '.join(columns)} |",
+        f"|---|{'---|' * len(columns)}",
+        *(f"| {method} | {' | '.join(cells[method, column] for column in columns)} |" for method in figures),
+    ]
+    return "\n".join(lines) + "\n"

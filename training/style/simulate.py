@@ -30,12 +30,12 @@ from inspectd.training.data.writing import Row, take, write_png, write_split
 from .checkpoint import CHECKPOINT, DstCheckpoint, load_dst
 from .coarse import Coarse, paint, scene_of, with_gain
 from .histmatch import Method, Space
+from .painting import coarse_scene, painted_by
 from .parts import Backgrounds, MaskFolders, as_reference, file_name, read_exemplars
 from .placement import Placement, PlacementSettings, read_placements, write_placements
 from .planning import plan
 from .region import BoolMask
 from .site import Reference
-from .train import coarse_scene, painted_by
 
 __all__ = ["METHODS", "Painted", "Painter", "SimulateSettings", "Work", "simulate"]
 

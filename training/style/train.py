@@ -36,17 +36,19 @@ from inspectd.training.files import written_whole
 from inspectd.training.log import training_log
 
 from .checkpoint import CHECKPOINT, save_dst
-from .coarse import Exemplar, Scene, paint, scene_of
+from .coarse import Exemplar, scene_of
 from .dst import DstSettings
 from .features import VGG19, load_vgg19
 from .losses import LossValue, Targets, calibrate, histogram_references, transfer_loss, transfer_terms
+from .painting import coarse_scene, window_of
 from .parts import Backgrounds, as_reference
 from .placement import Placement
 from .planning import plan
 from .region import BoolMask
 from .settings import TERMS, LossSettings
+from .site import Reference
 from .transfernet import TransferNet, fuse, gaussian_mask
-from .window import Fitted, fit, put_back, to_tensor
+from .window import Fitted, fit, to_tensor
 
 __all__ = ["settings_for", "train_dst"]
 
@@ -105,18 +107,16 @@ def train_dst(
     """
     hardware, console = hardware or Hardware(), console or Console(stderr=True)
     settings = settings_for(settings, exemplar)
-    if settings.precision == "auto":
-        settings = settings.model_copy(update={"precision": fast_precision(hardware.accelerator)})
-    side = settings.window
-    if side is None or settings.precision == "auto":
-        raise AssertionError("settings_for has set the window, and the precision is chosen above")
+    precision = fast_precision(hardware.accelerator) if settings.precision == "auto" else settings.precision
+    settings = settings.model_copy(update={"precision": precision})
+    side = window_of(settings)
     _prepare(out, settings, exemplar, resume=resume)
     checkpoint = out / CHECKPOINT
     if checkpoint.is_file():
         return checkpoint
-    fabric = launch(hardware, settings.precision)
+    fabric = launch(hardware, precision)
     reference = as_reference(exemplar, region)
-    windows = _Windows(exemplar, backgrounds, settings, region)
+    windows = _Windows(exemplar, reference, backgrounds, settings)
     vgg = load_vgg19(settings.loss.layers, settings.vgg).to(fabric.device)
     vgg = vgg.to(memory_format=torch.channels_last)
     torch.manual_seed(settings.seed)
@@ -209,10 +209,10 @@ class _Windows:
     """The training windows, each a function of the seed and its number."""
 
     def __init__(
-        self, exemplar: Exemplar, backgrounds: Backgrounds, settings: DstSettings, region: BoolMask | None
+        self, exemplar: Exemplar, reference: Reference, backgrounds: Backgrounds, settings: DstSettings
     ) -> None:
-        self._exemplar, self._backgrounds, self._settings = exemplar, backgrounds, settings
-        self._reference = as_reference(exemplar, region)
+        self._exemplar, self._reference = exemplar, reference
+        self._backgrounds, self._settings = backgrounds, settings
 
     def batches(self, first: int, count: int) -> Iterator[tuple[int, _Batch]]:
         """The updates from `first` on, with their batches; `count` placements a pass."""
@@ -236,22 +236,11 @@ class _Windows:
             scene, coarse = coarse_scene(
                 self._backgrounds.picture(placement.background), self._exemplar, placement, self._settings
             )
-            fitted.append(fit(scene, coarse, self._settings.window or _SMALLEST))
+            fitted.append(fit(scene, coarse, window_of(self._settings)))
         good, coarse_pixels = (
             to_tensor(np.stack([getattr(item, name) for item in fitted])) for name in ("good", "coarse")
         )
         return good, coarse_pixels, torch.from_numpy(np.stack([item.label for item in fitted]))
-
-
-def coarse_scene(
-    good: NDArray[np.uint8], exemplar: Exemplar, placement: Placement, settings: DstSettings
-) -> tuple[Scene, NDArray[np.uint8]]:
-    """Where a network of these settings paints, and the coarse defect there: uint8 [h, w, C]."""
-    scene = scene_of(good, exemplar, placement, margin_px=settings.margin_px, least_px=settings.window or _SMALLEST)
-    coarse = paint(
-        settings.coarse, scene, exemplar, sigma_px=settings.sigma_px, method=settings.method, space=settings.space
-    )
-    return scene, coarse
 
 
 class _Losses:
@@ -393,7 +382,7 @@ def _load_state(path: Path) -> dict[str, Any]:
 def _card(
     exemplar: Exemplar, backgrounds: Backgrounds, settings: DstSettings, losses: LossSettings, vgg: VGG19
 ) -> ModelCard:
-    side = settings.window or _SMALLEST
+    side = window_of(settings)
     return ModelCard(
         kind="dst",
         name=exemplar.name,
@@ -422,17 +411,3 @@ def _card(
             },
         },
     )
-
-
-def painted_by(
-    network: TransferNet, settings: DstSettings, scenes: list[tuple[Scene, NDArray[np.uint8]]], device: str = "cpu"
-) -> list[NDArray[np.uint8]]:
-    """Scenes with their coarse defects, painted over by a network in one batch: uint8 [h, w, C] each."""
-    side = settings.window or _SMALLEST
-    fitted = [fit(scene, coarse, side) for scene, coarse in scenes]
-    with torch.inference_mode():
-        painted = network(to_tensor(np.stack([item.coarse for item in fitted]), device))
-    return [
-        put_back(scene, coarse, item, picture, settings.sigma_px)
-        for (scene, coarse), item, picture in zip(scenes, fitted, painted, strict=True)
-    ]

@@ -13,7 +13,7 @@ from inspectd.errors import InspectdError
 
 from .measure import Report, machine, machine_text
 
-BENCHMARKS = ("render", "line", "training")
+BENCHMARKS = ("render", "line", "training", "dst")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,6 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
         "render": _render,
         "line": _line,
         "training": _training,
+        "dst": _dst,
     }
     # Asked before anything is measured: the benchmarks are a load themselves.
     found: dict[str, Any] = {"machine": machine()}
@@ -123,6 +124,15 @@ def _training(options: argparse.Namespace) -> Report:
         workers=options.workers,
         accelerator=options.accelerator,
     )
+
+
+def _dst(options: argparse.Namespace) -> Report:
+    from inspectd.optional import require
+
+    require("lightning", extra="train")
+    from .dst import run
+
+    return run(repeats=options.repeats, size=options.size, updates=options.steps + 2, accelerator=options.accelerator)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
@@ -22,8 +22,10 @@ from .site import Background, Reference
 
 __all__ = ["Backgrounds", "MaskFolders", "as_reference", "file_name", "read_exemplars"]
 
-_KEPT = 512
-"""Pictures and regions that stay in memory."""
+_KEPT_BYTES = 1 << 30
+"""Memory for pictures and what is known of them."""
+_BYTES_PER_PIXEL = 16
+"""Picture, region, depth and the masks of a site."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,15 +116,17 @@ class Backgrounds(Sequence[Background]):
         """List them.
 
         Raises:
-            DatasetError: there is none.
+            DatasetError: there is none, or the first cannot be read.
         """
         self.samples = dataset.select("free")
         if not self.samples:
             raise DatasetError(f"{dataset.root}: holds no picture of the role free; good parts are what is painted on")
         self._masks, self._bits = masks or MaskFolders(), bits
         self._numbers = {sample.name: number for number, sample in enumerate(self.samples)}
-        self._picture = functools.lru_cache(_KEPT)(self._read)
-        self._background = functools.lru_cache(_KEPT)(self._find)
+        height, width = self._read(0).shape[:2]
+        kept = max(4, _KEPT_BYTES // (_BYTES_PER_PIXEL * height * width))
+        self._picture: Callable[[int], NDArray[np.uint8]] = functools.lru_cache(kept)(self._read)
+        self._background: Callable[[int], Background] = functools.lru_cache(kept)(self._find)
 
     def __len__(self) -> int:
         return len(self.samples)

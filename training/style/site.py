@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import cv2
@@ -32,13 +33,18 @@ class Reference:
     region: BoolMask
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Background:
     """A good picture: the part's `region` bool [H, W], and where nothing may be put, `forbidden` bool [H, W]."""
 
     name: str
     region: BoolMask
     forbidden: BoolMask | None = None
+
+    @cached_property
+    def sites(self) -> dict[float, Site]:
+        """What `site_of` has worked out, by `rim_px`: every pass over the backgrounds asks for it again."""
+        return {}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,7 +68,7 @@ class Subject:
     """Some of its pixels [n, 2] (x, y)."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Site:
     """A background and where defects may be put on it."""
 
@@ -73,7 +79,11 @@ class Site:
     """Free for a face defect."""
     barred: BoolMask
     """Never to be touched: holes of the part and forbidden pixels."""
-    edge: Outline
+
+    @cached_property
+    def edge(self) -> Outline:
+        """The part's outline; only rim defects need it."""
+        return outline(self.background.region)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -133,11 +143,13 @@ def _largest_group(mask: BoolMask) -> BoolMask:
 
 
 def site_of(background: Background, rim_px: float) -> Site:
-    """Work out where defects may go.
+    """Work out where defects may go, once for each background.
 
     Raises:
         DatasetError: an empty region, or a forbidden mask of another size.
     """
+    if rim_px in background.sites:
+        return background.sites[rim_px]
     region, forbidden = background.region, background.forbidden
     if not region.any():
         raise DatasetError(f"background {background.name!r}: its region has no pixel; mark the part in it")
@@ -153,4 +165,5 @@ def site_of(background: Background, rim_px: float) -> Site:
     face = region & (depth > rim_px) & ~forbidden
     face[[0, -1]] = False
     face[:, [0, -1]] = False
-    return Site(background, inside, depth, face, (inside & ~region) | forbidden, outline(region))
+    background.sites[rim_px] = Site(background, inside, depth, face, (inside & ~region) | forbidden)
+    return background.sites[rim_px]

@@ -7,7 +7,8 @@
     golden/*.png
 
 A bundle is a folder or the same files in a .zip. Files are checked each time they are read, so nothing
-can be swapped between the check and the use.
+can be swapped between the check and the use. bundle.json holds those checksums and so has none itself: the
+card in it is held against the one inside the graph when the engine is opened.
 """
 
 from __future__ import annotations
@@ -49,6 +50,9 @@ MANIFEST = "bundle.json"
 MODEL = "model.onnx"
 PARITY = "parity.json"
 GOLDEN = "golden/golden.json"
+_ABSENT = "nothing"
+CARD_KEY = "inspectd.card"
+"""Key of the graph's metadata under which the card travels in it."""
 
 
 class ModelCard(BaseModel):
@@ -169,6 +173,38 @@ class Bundle:
         """
         for name in self._files:
             self.read(name)
+
+    def check_card(self, exported: str | None) -> None:
+        """Hold the card of bundle.json against the one that `export-trt` put into the graph.
+
+        Args:
+            exported: JSON of the graph's card, None where the graph has none.
+
+        Raises:
+            ChecksumError: they differ; each differing field is named with both values.
+            BundleError: the graph has no card, or one that cannot be read.
+        """
+        if exported is None:
+            raise BundleError(
+                f"{self.path}: {MODEL} carries no card to hold {MANIFEST} against; export it again with export-trt"
+            )
+        try:
+            card = ModelCard.model_validate_json(exported)
+        except ValidationError as error:
+            raise BundleError(
+                f"{self.path}: the card in {MODEL} is not valid: {explain(error)}; export it again with export-trt"
+            ) from error
+        here, there = (_flat(side.model_dump(mode="json")) for side in (self.card, card))
+        names = dict.fromkeys((*here, *there))
+        if differing := [name for name in names if here.get(name, _ABSENT) != there.get(name, _ABSENT)]:
+            listed = ", ".join(
+                f"{name} ({_short(here.get(name, _ABSENT))}, exported {_short(there.get(name, _ABSENT))})"
+                for name in differing
+            )
+            raise ChecksumError(
+                f"{self.path}: the card in {MANIFEST} was changed after export: {listed}; copy the bundle again "
+                "(scores of a line are set in [acceptance] of its configuration)"
+            )
 
     def golden(self) -> Golden:
         """The self-test's samples.
@@ -298,6 +334,21 @@ def explain(error: ValidationError) -> str:
         what = fault["msg"].removeprefix("Value error, ")
         parts.append(f"{where}: {what}" if where else what)
     return "; ".join(parts)
+
+
+def _short(value: object) -> str:
+    """A value in a message; how a network was made can be pages."""
+    text = value if value is _ABSENT else repr(value)
+    return text if len(str(text)) <= 60 else f"{str(text)[:60]}…"
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested tables by their dotted names."""
+    leaves: dict[str, Any] = {}
+    for name, value in values.items():
+        inner = isinstance(value, Mapping) and value
+        leaves |= _flat(value, f"{prefix}{name}.") if inner else {f"{prefix}{name}": value}
+    return leaves
 
 
 def _read(path: Path, name: str) -> bytes:

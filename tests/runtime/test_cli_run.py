@@ -98,6 +98,32 @@ def test_a_tampered_bundle_is_refused(write_config, pictures, bundle_path, tmp_p
     assert "model.onnx was changed after export" in err
 
 
+@pytest.mark.parametrize(
+    "case",
+    [
+        ({"thresholds": [0.999]}, "thresholds ([0.999], exported [0.6])"),
+        ({"classes": ["dust"]}, "classes (['dust'], exported ['bright'])"),
+        ({"preprocess": {"colour": "bgr"}}, "preprocess.colour ('bgr', exported 'rgb')"),
+        ({"preprocess": {"fill": 128}}, "preprocess.fill (128, exported 0)"),
+    ],
+)
+def test_an_edited_card_is_refused(write_config, pictures, bundle_path, tmp_path, case):
+    change, named = case
+    copy = tmp_path / "edited"
+    shutil.copytree(bundle_path, copy)
+    content = json.loads((copy / "bundle.json").read_text())
+    for name, value in change.items():
+        content["card"][name] = content["card"][name] | value if isinstance(value, dict) else value
+    (copy / "bundle.json").write_text(json.dumps(content))
+    for command in ("run", "check"):
+        status, out, err = run_inspectd(command, write_config(FOLDER), "--bundle", copy)
+        assert status == 2
+        assert "verdicts" not in out
+        (error,) = [line for line in err.splitlines() if line.startswith("inspectd: error: ")]
+        assert "was changed after export" in error
+        assert named in error
+
+
 def test_a_port_in_use_is_told(write_config, pictures, tmp_path):
     config = write_config(FOLDER + "\nloop = true\nfps = 50")
     first = inspectd("run", config)

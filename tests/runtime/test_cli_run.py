@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from inspectd.wire import Message, MessageType
 
 from .conftest import finish, inspectd, picture, run_inspectd, summary_of
 
+ROOT = Path(__file__).resolve().parents[2]
 FOLDER = 'source = "folder"\npath = "pictures"'
 
 
@@ -80,6 +82,17 @@ def test_the_viky_camera_is_watched(write_config, tmp_path):
     assert [verdict["seq"] for verdict in verdicts] == list(range(1, 21))
     assert all("simulated" in verdict["flags"] for verdict in verdicts)
     assert all((verdict["mask"]["width"], verdict["mask"]["height"]) == (128, 128) for verdict in verdicts)
+
+
+@pytest.mark.parametrize("page", ["README.md", "deploy/config/folder.toml"])
+def test_in_the_order_of_the_page_no_verdict_of_a_short_folder_is_lost(write_config, pictures, tmp_path, page):
+    (options,) = re.findall(r"inspectd run +\S+\.toml(.*) &", (ROOT / page).read_text())
+    line = inspectd("run", write_config(FOLDER), *options.split())
+    time.sleep(2)
+    status, out, err = run_inspectd("watch", f"ipc://{tmp_path}/pub", "--json", "--frames", 10)
+    assert (status, err) == (0, "")
+    assert [json.loads(row)["seq"] for row in out.splitlines()] == list(range(1, 11))
+    assert finish(line)[0] == 0
 
 
 def tampered(bundle_path: Path, tmp_path: Path) -> Path:

@@ -144,7 +144,12 @@ def watch(
     save: Annotated[Path | None, typer.Option(metavar="DIR", help="Write an overlay picture per part here.")] = None,
     frames: Annotated[int | None, typer.Option(min=1, metavar="N", help="Stop after N verdicts, and exit.")] = None,
     timeout: Annotated[
-        float, typer.Option(min=0.1, metavar="S", help="Give up if nothing comes for S seconds.")
+        float,
+        typer.Option(
+            min=0.1,
+            metavar="S",
+            help="Give up if nothing comes for S seconds at the start; with --frames, later as well.",
+        ),
     ] = 10.0,
 ) -> None:
     """Show what a line publishes: a live table, lines of JSON, or pictures.

@@ -30,6 +30,8 @@ from inspectd.wire import (
     MaskBody,
     Message,
     MessageType,
+    State,
+    StateBody,
     VerdictBody,
     read_body,
     read_mask,
@@ -45,6 +47,7 @@ _REFRESH_S = 0.1
 _POLL_S = 0.1
 _COLOURS: dict[int, str] = {Verdict.OK: "bold green", Verdict.NG: "bold red", Verdict.REVIEW: "bold yellow"}
 _GREEN = (0, 255, 0)
+_STOPPED = (State.HALTED.label, State.ERROR.label)
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,11 +245,14 @@ class _TableView:
     """The latest results, and under them how the line is."""
 
     def __init__(self, console: Console, subscriber: Subscriber) -> None:
+        self._console = console
         self._live = Live(console=console, auto_refresh=False, transient=False)
         self._subscriber = subscriber
         self._rows: deque[tuple[Text, ...]] = deque(maxlen=_ROWS)
-        self._heartbeat: HeartbeatBody | None = None
-        self._heartbeat_s = 0.0
+        self._station = ""
+        self._state = ""
+        self._uptime_s = 0.0
+        self._heartbeat_s: float | None = None
         self._now_s = 0.0
         self._drawn_s = float("-inf")
         self._faults = 0
@@ -260,11 +266,20 @@ class _TableView:
     def __exit__(self, *exception: object) -> None:
         self._draw()
         self._live.stop()
+        if not self._console.is_terminal:
+            # Off a terminal rich leaves the last line open, and a complaint would follow on it.
+            self._console.line()
 
     def heard(self, message: Message, now_s: float) -> None:
-        if message.header.msg_type == MessageType.HEARTBEAT:
-            self._heartbeat = read_body(message, HeartbeatBody)
-            self._heartbeat_s = now_s
+        match message.header.msg_type:
+            case MessageType.HEARTBEAT:
+                beat = read_body(message, HeartbeatBody)
+                self._station, self._state, self._uptime_s = beat.station, beat.state, beat.uptime_s
+                self._heartbeat_s = now_s
+            case MessageType.STATE:
+                # The last word of a line that stops: no heartbeat need follow it.
+                change = read_body(message, StateBody)
+                self._station, self._state = change.station, change.state
 
     def show(self, result: _Result) -> None:
         header = result.header
@@ -308,13 +323,15 @@ class _TableView:
         self._live.update(table, refresh=True)
 
     def _caption(self) -> Text:
-        if self._heartbeat is None:
-            caption = Text("no heartbeat yet", style="yellow")
+        caption = _plain(f"{self._station}: {self._state}, " if self._state else "")
+        if self._heartbeat_s is None:
+            caption.append("no heartbeat yet")
+            caption.stylize("yellow")
         else:
-            age_s = self._now_s - self._heartbeat_s
-            text = f"{self._heartbeat.station}: {self._heartbeat.state}, heartbeat {age_s:.1f} s ago"
-            caption = _plain(text, style="green" if age_s < 1.0 else "bold red")
-            caption.append(f", up {self._heartbeat.uptime_s:.0f} s, epoch {self._subscriber.epoch}", style="default")
+            age_s = max(0.0, self._now_s - self._heartbeat_s)
+            caption.append(f"heartbeat {age_s:.1f} s ago")
+            caption.stylize("green" if age_s < 1.0 and self._state not in _STOPPED else "bold red")
+            caption.append(f", up {self._uptime_s:.0f} s, epoch {self._subscriber.epoch}", style="default")
         lost = self._subscriber.lost.total()
         caption.append(f" · {self._results} results · ", style="default")
         caption.append(f"{lost} lost", style="bold red" if lost else "default")

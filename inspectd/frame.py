@@ -22,6 +22,7 @@ class Frame:
         acquired_ns: moment of exposure, ns since the Unix epoch (UTC); a label, never a clock.
         trigger_id: the PLC's part or trigger number, 0 when free-running.
         received_ns: `time.monotonic_ns()` when the frame reached the host; latencies count from here.
+        source: the file that it was read from, relative to the camera's folder; empty where it comes from a camera.
 
     Raises:
         ValueError: pixels of another type or shape, or a negative number.
@@ -33,6 +34,7 @@ class Frame:
     acquired_ns: int
     trigger_id: int = 0
     received_ns: int = 0
+    source: str = ""
 
     def __post_init__(self) -> None:
         pixels = self.pixels

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
 import time
 from collections import deque
@@ -47,6 +48,8 @@ _REFRESH_S = 0.1
 _POLL_S = 0.1
 _COLOURS: dict[int, str] = {Verdict.OK: "bold green", Verdict.NG: "bold red", Verdict.REVIEW: "bold yellow"}
 _GREEN = (0, 255, 0)
+_NAME_BYTES = 100
+"""Of a picture's name in the name of its overlay: a file system takes 255 for all of it."""
 _STOPPED = (State.HALTED.label, State.ERROR.label)
 
 
@@ -107,8 +110,9 @@ def watch(
     Args:
         endpoint: where the line publishes, for instance `tcp://127.0.0.1:5560`.
         json_lines: write a JSON object per verdict to standard output instead of the table.
-        save: folder for overlays, a `<camera>-<seq>-<verdict>.png` per part: the predicted mask in green on the
-            preview, or on black where the line sends no previews.
+        save: folder for overlays, a `<camera>-<seq>-<verdict>.png` per part, with `-<picture>` before the ending where
+            the picture is a file: the predicted mask in green on the preview, or on black where the line sends no
+            previews.
         count: how many verdicts to wait for; None is without end.
         timeout_s: give up if nothing at all comes for so long: at the start, and later too if `count` is given.
         console: where the table goes; standard output by default.
@@ -291,7 +295,7 @@ class _TableView:
                 Text(result.name, style=_COLOURS.get(header.verdict, "bold magenta")),
                 Text(str(header.seq)),
                 Text(str(header.frame_id)),
-                _plain(result.camera),
+                _plain(f"{result.camera} {result.verdict.source or ''}".strip()),
                 _plain(result.verdict.reason or f"{header.defect_count} {names}{worst}".strip()),
                 Text(f"{header.latency_us / 1000:.1f} ms"),
             )
@@ -402,7 +406,7 @@ def _save_overlay(folder: Path, result: _Result) -> None:
     picture = overlay(result.mask, result.preview)
     if picture is None:
         return
-    path = folder / f"{result.camera}-{result.header.seq:06d}-{result.name}.png"
+    path = folder / f"{result.camera}-{result.header.seq:06d}-{result.name}{_file_part(result.verdict.source)}.png"
     done, data = cv2.imencode(".png", np.ascontiguousarray(picture[:, :, ::-1]))
     if not done:
         raise ConfigError(f"{path}: the picture of {list(picture.shape)} could not be coded as PNG")
@@ -415,6 +419,12 @@ def _save_overlay(folder: Path, result: _Result) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _file_part(source: str | None) -> str:
+    """`-part7` for the picture `lot 3/part7.jpg`: what a file name can hold of it. It came over the wire."""
+    safe = re.sub(r"[^\w.-]+", "_", Path(source or "").stem)
+    return f"-{safe.encode()[:_NAME_BYTES].decode(errors='ignore')}" if safe else ""
 
 
 def _make_folder(folder: Path) -> None:

@@ -49,6 +49,28 @@ def test_frames_limits_and_a_broken_picture_is_never_ok(write_config, pictures):
     assert counts == {"frames": 6, "verdicts": 6, "ok": 2, "ng": 2, "review": 0, "not_inspected": 2}
 
 
+def test_every_verdict_says_which_file_it_judged(write_config, pictures, tmp_path):
+    (pictures / "lot 3").mkdir()
+    (pictures / "part1.png").rename(pictures / "lot 3" / "ö 1.png")
+    (pictures / "part2.png").write_bytes(b"no picture")
+    config = write_config(FOLDER + '\npattern = "**/*.png"')
+    watcher = inspectd("watch", f"ipc://{tmp_path}/pub", "--json", "--save", tmp_path / "out", "--frames", 3)
+    status, _, err = run_inspectd("run", config, "--frames", 3, "--wait", 10)
+    assert status == 0, err
+    status, out, err = finish(watcher)
+    assert status == 0, err
+    rows = [json.loads(row) for row in out.splitlines()]
+    assert [(row["verdict"], row["result"]["source"]) for row in rows] == [
+        ("OK", "lot 3/ö 1.png"),
+        ("NOT_INSPECTED", "part2.png"),
+        ("OK", "part3.png"),
+    ]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "cam1-000001-OK-ö_1.png",
+        "cam1-000003-OK-part3.png",
+    }
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains_and_ends_well(write_config, pictures, tmp_path, number):
     process = inspectd("run", write_config(FOLDER + "\nloop = true\nfps = 50"))

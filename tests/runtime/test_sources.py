@@ -37,7 +37,7 @@ def test_a_folder_is_read_in_natural_order_to_its_end(pictures):
     assert [path.name for path in source.files] == [f"part{number}.png" for number in range(1, 11)]
     for number in range(1, 11):
         frame = source.read(1.0)
-        assert frame.frame_id == number
+        assert (frame.frame_id, frame.source) == (number, f"part{number}.png")
         np.testing.assert_array_equal(frame.pixels, picture(defect=number % 2 == 0))
         assert frame.received_ns > 0
     with pytest.raises(EndOfFrames, match="all 10 pictures"):

@@ -23,7 +23,7 @@ from inspectd.frame import Frame
 from inspectd.inspection import Inspection, Verdict
 from inspectd.mask import ClassMap, Mask
 from inspectd.runtime.messaging import CameraStream, Publisher
-from inspectd.runtime.watch import overlay, watch
+from inspectd.runtime.watch import _file_part, overlay, watch
 from inspectd.wire import MessageType, State
 
 CLASSES = ClassMap(("scratch", "stain"))
@@ -236,6 +236,20 @@ def test_an_overlay_brings_a_preview_to_the_size_of_the_mask():
     assert picture[0, 0].tolist() == [50, 177, 50]
     assert picture[3, 5].tolist() == [100, 100, 100]
     assert overlay(None, None) is None
+
+
+@pytest.mark.parametrize(
+    ("source", "part"),
+    [
+        (None, ""),
+        ("lot 3/part7.jpg", "-part7"),
+        ("../../../etc/x y.png", "-x_y"),
+        ("a\x00b\n.png", "-a_b_"),
+        ("ö" * 300 + ".png", "-" + "ö" * 50),
+    ],
+)
+def test_the_name_of_a_picture_becomes_part_of_a_file_name(source, part):
+    assert _file_part(source) == part
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):

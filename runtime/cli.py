@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from inspectd.command import CONTEXT, VERSION_HELP, version_of
+
 if TYPE_CHECKING:
     from .line import Summary
 
@@ -22,24 +24,17 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings=CONTEXT,
 )
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The line's TOML file; examples: deploy/config/.")]
 Frames = Annotated[int | None, typer.Option(min=1, metavar="N", help="Stop after N frames, and exit.")]
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        from inspectd import __version__
-
-        print(f"inspectd {__version__}")
-        raise typer.Exit
-
-
 @app.callback()
 def _common(
     _version_wanted: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version, and exit.")
+        bool, typer.Option("--version", callback=version_of("inspectd"), is_eager=True, help=VERSION_HELP)
     ] = False,
 ) -> None:
     import logging

@@ -41,6 +41,7 @@ __all__ = [
     "decode_png",
     "encode_png",
     "explain",
+    "is_bundle",
     "load_bundle",
     "write_bundle",
 ]
@@ -237,6 +238,10 @@ def load_bundle(path: Path) -> Bundle:
     try:
         raw = _read(path, MANIFEST)
     except BundleError as error:
+        if path.suffix == ".safetensors" or (path / "checkpoint.safetensors").is_file():
+            raise BundleError(
+                f"{path}: is a trained network, not a bundle; export-trt {path} --out BUNDLE makes a bundle of it"
+            ) from error
         raise BundleError(f"{path}: is not a bundle: {MANIFEST} is missing or unreadable") from error
     try:
         content = json.loads(raw)
@@ -259,6 +264,15 @@ def load_bundle(path: Path) -> Bundle:
     return bundle
 
 
+def is_bundle(path: Path) -> bool:
+    """Whether this is a bundle, folder or .zip; not whether it is a whole one."""
+    try:
+        _read(path, MANIFEST)
+    except BundleError:
+        return False
+    return True
+
+
 def write_bundle(path: Path, card: ModelCard, files: Mapping[str, bytes], *, version: str) -> str:
     """Write a bundle whole or not at all; one that is there is replaced.
 
@@ -279,7 +293,7 @@ def write_bundle(path: Path, card: ModelCard, files: Mapping[str, bytes], *, ver
     if path.is_dir():
         if any(path.iterdir()) and not (path / MANIFEST).exists():
             raise BundleError(f"{path}: is a folder with other files; name a new one")
-    elif path.exists() and not _is_zipped_bundle(path):
+    elif path.exists() and not is_bundle(path):
         raise BundleError(f"{path}: is a file that is no bundle; name a new one")
     entries = {name: _File(sha256=hashlib.sha256(data).hexdigest(), size=len(data)) for name, data in files.items()}
     manifest = _Manifest(format=FORMAT, inspectd=version, card=card, files=entries)
@@ -364,14 +378,6 @@ def _read(path: Path, name: str) -> bytes:
     # Damage to a .zip shows in many ways: RuntimeError is an encryption or compression that nobody asked for.
     except (OSError, KeyError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
         raise BundleError(f"{path}: {name} cannot be read: {error}") from error
-
-
-def _is_zipped_bundle(path: Path) -> bool:
-    try:
-        _read(path, MANIFEST)
-    except BundleError:
-        return False
-    return True
 
 
 def _write_synced(path: Path, data: bytes) -> None:

@@ -60,7 +60,7 @@ class Frame:
 
 
 class FrameSource(Protocol):
-    """A camera, or what stands in for one. `open` once, `read` in a loop from one thread, `close` always.
+    """A camera, or what stands in for one. `open` and `start` once, `read` in a loop from one thread, `close` always.
 
     `close` may be called at any time after construction, also when `open` failed, and twice.
     """
@@ -70,10 +70,17 @@ class FrameSource(Protocol):
         """Name of the camera in the configuration."""
 
     def open(self) -> None:
-        """Connect and start to acquire.
+        """Connect and set up, so that all that can be wrong with the device is known before anything is announced.
 
         Raises:
-            CameraError: the device is absent, busy, or delivers what cannot be used.
+            CameraError: the device is absent, busy, or delivers what cannot be used; every fault, one a line.
+        """
+
+    def start(self) -> None:
+        """Start to acquire: what is not read from now on is lost.
+
+        Raises:
+            CameraError: the device refuses.
         """
 
     def read(self, timeout_s: float) -> Frame:

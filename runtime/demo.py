@@ -150,7 +150,7 @@ def _camera(
             name="renderer",
             daemon=True,
         )
-        with _interrupts_ignored():
+        with _interrupts_held():
             renderer.start()
         try:
             truths = _Truths(told)
@@ -278,13 +278,13 @@ def _in_words(body: VerdictBody, count: int) -> str:
 
 
 @contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """A process that is started meanwhile ignores Ctrl-C from its first instruction on: its parent ends it."""
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _interrupts_held() -> Iterator[None]:
+    """A process that is started meanwhile never hears Ctrl-C: its parent ends it. The parent hears it afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -70,6 +70,9 @@ class FolderSource:
             )
         self._files = sorted(found, key=_natural)
 
+    def start(self) -> None:
+        """Nothing to do: pictures wait until they are read."""
+
     def read(self, timeout_s: float) -> Frame:
         """The next picture; see `FrameSource.read`.
 

@@ -135,7 +135,7 @@ def write_config(tmp_path: Path, bundle_path: Path):
 def inspectd(*arguments: object, **options) -> subprocess.Popen[str]:
     """Start the command in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-c", "from inspectd.runtime.cli import main; main()", *map(str, arguments)],
+        [sys.executable, "-c", "from inspectd.runtime.entry import main; main()", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -202,11 +202,52 @@ def test_check_lists_what_the_line_would_stumble_over(write_config, tmp_path):
 
 def test_a_camera_that_is_not_there_is_told_with_those_that_are(write_config):
     status, out, err = run_inspectd("run", write_config('source = "genicam"\nproducer = "viky"\ndevice = "77"'))
-    assert status == 2
-    assert summary_of(out)["frames"] == 0
-    (error,) = [line for line in err.splitlines() if line.startswith("inspectd: error: ")]
+    assert (status, out) == (2, "")
+    (error,) = err.splitlines()
+    assert error.startswith("inspectd: error: camera 'cam1'")
     assert "not found" in error
     assert "VikyTL_DEV_green" in error
+
+
+def test_every_feature_that_a_camera_refuses_is_told_and_nothing_else(write_config):
+    features = '{ Widht = 128, Height = "tall", PixelFormat = "Mono8" }'
+    camera = f'source = "genicam"\nproducer = "viky"\ndevice = "2"\nfeatures = {features}'
+    status, out, err = run_inspectd("run", write_config(camera))
+    assert (status, out) == (2, "")
+    first, second = err.splitlines()
+    assert "feature 'Widht' does not exist" in first
+    assert "feature 'Height': 'tall' does not fit" in second
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+@pytest.mark.parametrize(
+    ("camera", "fault"),
+    [
+        ('source = "folder"\npath = "missing"', "missing is not a folder"),
+        ('source = "folder"\npath = "."\npattern = "*.png"', "no picture matches '*.png'"),
+        ('source = "genicam"\nproducer = "missing.cti"', "no GenTL producer at"),
+        ('source = "genicam"\nproducer = "text.cti"', "text.cti: is not a GenTL producer that can be loaded"),
+    ],
+)
+def test_run_tells_all_that_check_tells_and_nothing_else(write_config, tmp_path, command, camera, fault):
+    (tmp_path / "text.cti").write_text("no library")
+    config = write_config(camera, "[acceptance.classes.scratch]\nscore = 0.5")
+    config.write_text(config.read_text().replace('name = "test"', 'name = "test"\nstate_dir = "/proc/nope/deeper"'))
+    status, out, err = run_inspectd(command, config)
+    assert status == 2
+    assert command == "check" or not out
+    first, second, third = err.splitlines()
+    assert first.startswith("inspectd: error: /proc/nope/deeper/epoch: the count of starts cannot be kept")
+    assert "acceptance.classes.scratch: the bundle has no such class; it has bright" in second
+    assert fault in third
+
+
+def test_check_leaves_no_trace(write_config, pictures, tmp_path):
+    config = write_config(FOLDER)
+    config.write_text(config.read_text().replace('name = "test"', 'name = "test"\nstate_dir = "new/state"'))
+    before = sorted(tmp_path.rglob("*"))
+    assert run_inspectd("check", config)[0] == 0
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_signal_ends_the_wait_for_a_subscriber_in_good_order(write_config, pictures, tmp_path):
@@ -219,6 +260,57 @@ def test_a_signal_ends_the_wait_for_a_subscriber_in_good_order(write_config, pic
     status, out, err = finish(process, 10)
     assert status == 0, err
     assert summary_of(out)["frames"] == 0
+
+
+def catches(process: subprocess.Popen[str], number: int) -> bool:
+    """Whether the process has a handler for a signal: from then on it is ours, before that Python's start."""
+    (mask,) = re.findall(r"^SigCgt:\t([0-9a-f]+)$", Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE)
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("after_s", [0, 0.1, 0.25, 0.5, 0.8])
+def test_a_signal_during_the_start_is_no_failure(write_config, pictures, number, after_s):
+    process = inspectd("run", write_config(FOLDER), "--wait", 30)
+    while not catches(process, signal.SIGTERM):
+        time.sleep(0.001)
+    time.sleep(after_s)
+    process.send_signal(number)
+    status, _, err = finish(process, 10)
+    assert status == 0, err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_the_demo_renders_ahead_is_no_failure(tmp_path, monkeypatch, number):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    process = inspectd("demo", "--endpoint", f"ipc://{tmp_path}/pub")
+    for line in process.stderr:
+        if "rendering" in line:
+            break
+    process.send_signal(number)
+    status, out, err = finish(process, 20)
+    assert (status, out) == (0, "")
+    assert err == "inspectd: stopped before the line had started\n"
+
+
+def test_a_second_signal_ends_the_line_at_once(write_config, pictures, tmp_path):
+    script = """
+import signal, sys, time
+from inspectd.runtime.signals import stopping, while_starting
+while_starting()
+with stopping(lambda: print("stopping", flush=True)):
+    print("running", flush=True)
+    time.sleep(30)
+    time.sleep(30)
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "running\n"
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "stopping\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 128 + signal.SIGTERM
+    process.stdout.close()
 
 
 def test_the_demo_names_an_impossible_endpoint():

@@ -359,3 +359,14 @@ def test_the_demo_runs_a_line_with_or_without_the_simulated_camera(bundle_path, 
         assert err.count("[rendered: ") == 8
     else:
         assert "was not built" in err
+
+
+def test_a_demo_that_is_slower_than_its_camera_says_how_long_parts_waited(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    status, _, err = run_inspectd("demo", "--frames", 40, "--fps", 1000, "--endpoint", f"ipc://{tmp_path}/pub")
+    assert status == 0, err
+    (told,) = [line for line in err.splitlines() if "slower than the camera" in line]
+    assert re.search(r"on average a part waited \d+ ms", told)
+    status, _, err = run_inspectd("demo", "--frames", 4, "--fps", 2, "--endpoint", f"ipc://{tmp_path}/pub")
+    assert status == 0, err
+    assert "slower than the camera" not in err

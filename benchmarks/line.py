@@ -167,6 +167,9 @@ class _MemorySource:
     def open(self) -> None:
         """Nothing to connect to."""
 
+    def start(self) -> None:
+        """Nothing to start."""
+
     def read(self, timeout_s: float) -> Frame:  # noqa: ARG002 - there is always one
         self._delivered += 1
         pixels = next(self._pictures)

@@ -8,11 +8,10 @@ from typing import Annotated
 
 import typer
 
+from inspectd.command import CONTEXT, VERSION_HELP, version_of
 from inspectd.optional import require
 
-app = typer.Typer(
-    add_completion=False, rich_markup_mode="markdown", context_settings={"help_option_names": ["-h", "--help"]}
-)
+app = typer.Typer(add_completion=False, rich_markup_mode="markdown", context_settings=CONTEXT)
 
 
 @app.command()
@@ -23,6 +22,9 @@ def export(
         Path | None, typer.Option(metavar="DATA", help="A dataset whose pictures the comparison runs on as well.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many of them.")] = 64,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=version_of("export-trt"), is_eager=True, help=VERSION_HELP)
+    ] = False,
 ) -> None:
     """Make a bundle of a trained network: ONNX graph, parity certificate, self-test, checksums.
 

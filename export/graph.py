@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from inspectd.bundle import ModelCard
+from inspectd.bundle import CARD_KEY, ModelCard
 from inspectd.errors import BundleError
 from inspectd.optional import require
 
@@ -99,7 +99,7 @@ def to_onnx(inspector: Inspector, card: ModelCard) -> bytes:
             del node.metadata_props[:]
     for value in (*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer):
         del value.metadata_props[:]
-    onnx.helper.set_model_props(model, {"inspectd.card": card.model_dump_json()})
+    onnx.helper.set_model_props(model, {CARD_KEY: card.model_dump_json()})
     data: bytes = model.SerializeToString()
     return data
 

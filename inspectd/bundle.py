@@ -7,7 +7,8 @@
     golden/*.png
 
 A bundle is a folder or the same files in a .zip. Files are checked each time they are read, so nothing
-can be swapped between the check and the use.
+can be swapped between the check and the use. bundle.json holds those checksums and so has none itself: the
+card in it is held against the one inside the graph when the engine is opened.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ __all__ = [
     "decode_png",
     "encode_png",
     "explain",
+    "is_bundle",
     "load_bundle",
     "write_bundle",
 ]
@@ -49,6 +51,9 @@ MANIFEST = "bundle.json"
 MODEL = "model.onnx"
 PARITY = "parity.json"
 GOLDEN = "golden/golden.json"
+_ABSENT = "nothing"
+CARD_KEY = "inspectd.card"
+"""Key of the graph's metadata under which the card travels in it."""
 
 
 class ModelCard(BaseModel):
@@ -170,6 +175,38 @@ class Bundle:
         for name in self._files:
             self.read(name)
 
+    def check_card(self, exported: str | None) -> None:
+        """Hold the card of bundle.json against the one that `export-trt` put into the graph.
+
+        Args:
+            exported: JSON of the graph's card, None where the graph has none.
+
+        Raises:
+            ChecksumError: they differ; each differing field is named with both values.
+            BundleError: the graph has no card, or one that cannot be read.
+        """
+        if exported is None:
+            raise BundleError(
+                f"{self.path}: {MODEL} carries no card to hold {MANIFEST} against; export it again with export-trt"
+            )
+        try:
+            card = ModelCard.model_validate_json(exported)
+        except ValidationError as error:
+            raise BundleError(
+                f"{self.path}: the card in {MODEL} is not valid: {explain(error)}; export it again with export-trt"
+            ) from error
+        here, there = (_flat(side.model_dump(mode="json")) for side in (self.card, card))
+        names = dict.fromkeys((*here, *there))
+        if differing := [name for name in names if here.get(name, _ABSENT) != there.get(name, _ABSENT)]:
+            listed = ", ".join(
+                f"{name} ({_short(here.get(name, _ABSENT))}, exported {_short(there.get(name, _ABSENT))})"
+                for name in differing
+            )
+            raise ChecksumError(
+                f"{self.path}: the card in {MANIFEST} was changed after export: {listed}; copy the bundle again "
+                "(scores of a line are set in [acceptance] of its configuration)"
+            )
+
     def golden(self) -> Golden:
         """The self-test's samples.
 
@@ -201,6 +238,10 @@ def load_bundle(path: Path) -> Bundle:
     try:
         raw = _read(path, MANIFEST)
     except BundleError as error:
+        if path.suffix == ".safetensors" or (path / "checkpoint.safetensors").is_file():
+            raise BundleError(
+                f"{path}: is a trained network, not a bundle; export-trt {path} --out BUNDLE makes a bundle of it"
+            ) from error
         raise BundleError(f"{path}: is not a bundle: {MANIFEST} is missing or unreadable") from error
     try:
         content = json.loads(raw)
@@ -223,6 +264,15 @@ def load_bundle(path: Path) -> Bundle:
     return bundle
 
 
+def is_bundle(path: Path) -> bool:
+    """Whether this is a bundle, folder or .zip; not whether it is a whole one."""
+    try:
+        _read(path, MANIFEST)
+    except BundleError:
+        return False
+    return True
+
+
 def write_bundle(path: Path, card: ModelCard, files: Mapping[str, bytes], *, version: str) -> str:
     """Write a bundle whole or not at all; one that is there is replaced.
 
@@ -243,7 +293,7 @@ def write_bundle(path: Path, card: ModelCard, files: Mapping[str, bytes], *, ver
     if path.is_dir():
         if any(path.iterdir()) and not (path / MANIFEST).exists():
             raise BundleError(f"{path}: is a folder with other files; name a new one")
-    elif path.exists() and not _is_zipped_bundle(path):
+    elif path.exists() and not is_bundle(path):
         raise BundleError(f"{path}: is a file that is no bundle; name a new one")
     entries = {name: _File(sha256=hashlib.sha256(data).hexdigest(), size=len(data)) for name, data in files.items()}
     manifest = _Manifest(format=FORMAT, inspectd=version, card=card, files=entries)
@@ -300,6 +350,21 @@ def explain(error: ValidationError) -> str:
     return "; ".join(parts)
 
 
+def _short(value: object) -> str:
+    """A value in a message; how a network was made can be pages."""
+    text = value if value is _ABSENT else repr(value)
+    return text if len(str(text)) <= 60 else f"{str(text)[:60]}…"
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested tables by their dotted names."""
+    leaves: dict[str, Any] = {}
+    for name, value in values.items():
+        inner = isinstance(value, Mapping) and value
+        leaves |= _flat(value, f"{prefix}{name}.") if inner else {f"{prefix}{name}": value}
+    return leaves
+
+
 def _read(path: Path, name: str) -> bytes:
     try:
         if path.is_dir():
@@ -313,14 +378,6 @@ def _read(path: Path, name: str) -> bytes:
     # Damage to a .zip shows in many ways: RuntimeError is an encryption or compression that nobody asked for.
     except (OSError, KeyError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
         raise BundleError(f"{path}: {name} cannot be read: {error}") from error
-
-
-def _is_zipped_bundle(path: Path) -> bool:
-    try:
-        _read(path, MANIFEST)
-    except BundleError:
-        return False
-    return True
 
 
 def _write_synced(path: Path, data: bytes) -> None:

@@ -22,6 +22,7 @@ class Frame:
         acquired_ns: moment of exposure, ns since the Unix epoch (UTC); a label, never a clock.
         trigger_id: the PLC's part or trigger number, 0 when free-running.
         received_ns: `time.monotonic_ns()` when the frame reached the host; latencies count from here.
+        source: the file that it was read from, relative to the camera's folder; empty where it comes from a camera.
 
     Raises:
         ValueError: pixels of another type or shape, or a negative number.
@@ -33,6 +34,7 @@ class Frame:
     acquired_ns: int
     trigger_id: int = 0
     received_ns: int = 0
+    source: str = ""
 
     def __post_init__(self) -> None:
         pixels = self.pixels
@@ -58,7 +60,7 @@ class Frame:
 
 
 class FrameSource(Protocol):
-    """A camera, or what stands in for one. `open` once, `read` in a loop from one thread, `close` always.
+    """A camera, or what stands in for one. `open` and `start` once, `read` in a loop from one thread, `close` always.
 
     `close` may be called at any time after construction, also when `open` failed, and twice.
     """
@@ -68,10 +70,17 @@ class FrameSource(Protocol):
         """Name of the camera in the configuration."""
 
     def open(self) -> None:
-        """Connect and start to acquire.
+        """Connect and set up, so that all that can be wrong with the device is known before anything is announced.
 
         Raises:
-            CameraError: the device is absent, busy, or delivers what cannot be used.
+            CameraError: the device is absent, busy, or delivers what cannot be used; every fault, one a line.
+        """
+
+    def start(self) -> None:
+        """Start to acquire: what is not read from now on is lost.
+
+        Raises:
+            CameraError: the device refuses.
         """
 
     def read(self, timeout_s: float) -> Frame:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from inspectd.command import CONTEXT, VERSION_HELP, version_of
+
+from .entry import main
 
 if TYPE_CHECKING:
     from .line import Summary
@@ -22,24 +25,17 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings=CONTEXT,
 )
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The line's TOML file; examples: deploy/config/.")]
 Frames = Annotated[int | None, typer.Option(min=1, metavar="N", help="Stop after N frames, and exit.")]
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        from inspectd import __version__
-
-        print(f"inspectd {__version__}")
-        raise typer.Exit
-
-
 @app.callback()
 def _common(
     _version_wanted: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version, and exit.")
+        bool, typer.Option("--version", callback=version_of("inspectd"), is_eager=True, help=VERSION_HELP)
     ] = False,
 ) -> None:
     import logging
@@ -61,7 +57,9 @@ def run(
     """Run a line until SIGINT or SIGTERM, until its cameras are at their end, or for N frames.
 
     Frames that were grabbed are inspected before it ends. Then one line of JSON on standard output counts
-    frames and verdicts. The exit status is 0 only if every frame got exactly one verdict.
+    frames and verdicts. The exit status is 0 only if every frame got exactly one verdict, and 2 after an error.
+    A signal during the start ends it with status 0; a second signal ends it at once, leaving frames without
+    a verdict, with status 130 (SIGINT) or 143 (SIGTERM).
 
     \b
     Examples:
@@ -83,9 +81,10 @@ def check(
         str | None, typer.Option(metavar="PATH", help="Check this bundle instead of model.bundle.")
     ] = None,
 ) -> None:
-    """Check a configuration: every setting, the bundle with its self-test, folders and producers.
+    """Check a configuration: every setting, the bundle with its self-test, the state folder, folders, producers.
 
-    All faults are listed at once. No camera is opened and no port is bound, so it can be run beside a line.
+    All faults are listed at once, as `run` lists them before it starts. No camera is opened and no port is bound,
+    so it can be run beside a line.
 
     \b
     Example:
@@ -144,7 +143,12 @@ def watch(
     save: Annotated[Path | None, typer.Option(metavar="DIR", help="Write an overlay picture per part here.")] = None,
     frames: Annotated[int | None, typer.Option(min=1, metavar="N", help="Stop after N verdicts, and exit.")] = None,
     timeout: Annotated[
-        float, typer.Option(min=0.1, metavar="S", help="Give up if nothing comes for S seconds.")
+        float,
+        typer.Option(
+            min=0.1,
+            metavar="S",
+            help="Give up if nothing comes for S seconds at the start; with --frames, later as well.",
+        ),
     ] = 10.0,
 ) -> None:
     """Show what a line publishes: a live table, lines of JSON, or pictures.
@@ -166,30 +170,6 @@ def _say(text: str) -> None:
 
 def _report(summary: Summary) -> None:
     print(summary.to_json(), flush=True)
-
-
-def main() -> None:
-    """Entry point: an error is told in a line for each fault, with exit status 2."""
-    import signal
-
-    from inspectd.errors import InspectdError
-
-    # OpenCV would tell of each damaged picture as well, in its own several lines.
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
-    # Where nothing better is in place, so that what was started and written is cleared away.
-    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(128 + signal.SIGTERM))
-    try:
-        app()
-    except InspectdError as error:
-        for fault in str(error).splitlines():
-            print(f"inspectd: error: {fault}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:
-        # The reader of standard output has what it wanted; without this Python complains once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
 
 
 if __name__ == "__main__":

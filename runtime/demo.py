@@ -110,7 +110,19 @@ def run_demo(
         highlight=False,
         soft_wrap=True,
     )
+    if queued := _queued(listener.mean_wait_ms, fps):
+        console.print(f"inspectd: {queued}", highlight=False, soft_wrap=True)
     return summary.complete and listener.verdicts == summary.verdicts
+
+
+def _queued(mean_wait_ms: float, fps: float) -> str:
+    """Where more than one part waited on average, how long they did; else ""."""
+    if mean_wait_ms * fps <= 1000:
+        return ""
+    return (
+        f"the line was slower than the camera: on average a part waited {mean_wait_ms:.0f} ms for its inspection, "
+        f"which is part of every latency above; try a lower --fps"
+    )
 
 
 @contextmanager
@@ -150,7 +162,7 @@ def _camera(
             name="renderer",
             daemon=True,
         )
-        with _interrupts_ignored():
+        with _interrupts_held():
             renderer.start()
         try:
             truths = _Truths(told)
@@ -226,11 +238,17 @@ class _Audience(threading.Thread):
         self._display = display
         self._over = threading.Event()
         self.verdicts = self.masks = self._known = self._agreed = 0
+        self._waited_ms = 0.0
 
     @property
     def agreement(self) -> str:
         """How the verdicts compare with what was rendered, in words; empty where that is not known."""
         return f"; {self._agreed} of {self._known} verdicts agree with what was rendered" if self._known else ""
+
+    @property
+    def mean_wait_ms(self) -> float:
+        """How long a part waited for its inspection on average."""
+        return self._waited_ms / max(1, self.verdicts)
 
     def run(self) -> None:
         """Receive until the station halts."""
@@ -264,6 +282,7 @@ class _Audience(threading.Thread):
             case MessageType.VERDICT:
                 self.verdicts += 1
                 verdict, body = Verdict(header.verdict), read_body(message, VerdictBody)
+                self._waited_ms += body.processing_times_ms.acquire
                 truth = self._truths.of(header.frame_id)
                 if truth:
                     self._known += 1
@@ -278,13 +297,13 @@ def _in_words(body: VerdictBody, count: int) -> str:
 
 
 @contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """A process that is started meanwhile ignores Ctrl-C from its first instruction on: its parent ends it."""
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _interrupts_held() -> Iterator[None]:
+    """A process that is started meanwhile never hears Ctrl-C: its parent ends it. The parent hears it afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from inspectd.bundle import MODEL, Bundle, decode_png
+from inspectd.bundle import CARD_KEY, MODEL, Bundle, decode_png
 from inspectd.errors import BundleError, ConfigError, IncompatibleEngine, InferenceError
 
 __all__ = ["BACKENDS", "Engine", "EngineResult", "OnnxEngine", "open_engine", "self_test"]
@@ -65,6 +65,7 @@ class OnnxEngine:
 
         Raises:
             IncompatibleEngine: the graph cannot be loaded, or its inputs and outputs are not the card's.
+            ChecksumError: the bundle's card is not the one that was exported with the graph.
         """
         import onnxruntime
 
@@ -89,6 +90,8 @@ class OnnxEngine:
         ):
             if got != expected:
                 raise IncompatibleEngine(f"{bundle.path}: {MODEL} has {kind} {got}, expected {expected}")
+        # The graph is under a checksum, the card is not: it holds the checksums.
+        bundle.check_card(self._session.get_modelmeta().custom_metadata_map.get(CARD_KEY))
         preprocess = bundle.card.preprocess
         self._shape = (*preprocess.size, preprocess.channels)
         self._classes = len(bundle.card.classes)
@@ -135,6 +138,7 @@ def open_engine(bundle: Bundle, *, backend: str = "onnxruntime", threads: int = 
     Raises:
         ConfigError: an unknown name, or a bundle that does not segment.
         IncompatibleEngine: it cannot run this bundle.
+        ChecksumError: the bundle's card is not the one that was exported.
     """
     if bundle.card.kind != "seg":
         raise ConfigError(f"{bundle.path}: is a bundle of kind {bundle.card.kind!r}; the line runs kind 'seg'")

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import re
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -35,18 +36,49 @@ class EpochCounter:
         Raises:
             ConfigError: the file is damaged, or it cannot be written.
         """
-        try:
+        with self._explained():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self._locked():
-                epoch = self._read() + 1
-                if epoch > _HIGHEST_EPOCH:
-                    raise ConfigError(f"{self.path}: the count of starts is used up at {_HIGHEST_EPOCH}")
+                epoch = self._following()
                 self._write(epoch)
+        return epoch
+
+    def check(self) -> None:
+        """Try whether `next` could count, and leave everything as it was.
+
+        Raises:
+            ConfigError: as `next`.
+        """
+        folder = self.path.parent
+        made: list[Path] = []
+        with self._explained():
+            made += [path for path in (folder, *folder.parents) if not path.exists()]
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                # Rights do not tell: root has them all, and /proc takes no file all the same.
+                with tempfile.TemporaryFile(dir=folder):
+                    pass
+                self._following()
+            finally:
+                # A folder that stays would be of the user who checks, not of the one who runs the line.
+                for path in made:
+                    with contextlib.suppress(OSError):
+                        path.rmdir()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise ConfigError(
                 f"{self.path}: the count of starts cannot be kept ({error.strerror}); without it subscribers cannot "
                 f"tell one start from the next. Make the folder writable, or set another station.state_dir"
             ) from error
+
+    def _following(self) -> int:
+        epoch = self._read() + 1
+        if epoch > _HIGHEST_EPOCH:
+            raise ConfigError(f"{self.path}: the count of starts is used up at {_HIGHEST_EPOCH}")
         return epoch
 
     @contextlib.contextmanager

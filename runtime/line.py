@@ -17,6 +17,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -128,6 +129,7 @@ class Line:
         # Cameras' threads end within a fraction of the heartbeat's period, and so does the wait for frames.
         self._tick_s = min(READ_S, config.publish.heartbeat_ms / 4000)
         self._stop = False
+        self._is_open = False
         self._lost = Counter(dict.fromkeys(config.cameras, 0))
         self._reading_since_ns: dict[str, int | None] = dict.fromkeys(config.cameras)
         self._hanging: set[str] = set()
@@ -169,40 +171,70 @@ class Line:
             latency_p99_ms=float(p99),
         )
 
-    def run(self) -> None:
-        """Self-test, open the cameras, inspect until the end, let the cameras go.
-
-        `summary` tells what was done, also after an error.
+    def open(self) -> None:
+        """Self-test, and connect to the cameras; heartbeats go on meanwhile.
 
         Raises:
             BundleError: the self-test failed.
-            CameraError: a camera could not be opened, or was lost; then what had been grabbed was inspected first.
-            ProtocolError: a verdict could not be published.
+            CameraError: cameras could not be opened; every fault, one a line.
         """
         self._publisher.tick()
         try:
             self_test(self._engine, self._bundle)
-            self._open()
+            self._each("open")
             self._publisher.state = State.READY
-            self._work()
+        except BaseException:
+            self._publisher.state = State.ERROR
+            self.close()
+            raise
+        self._is_open = True
+
+    def run(self) -> None:
+        """Open what is not open yet, inspect until the end, let the cameras go.
+
+        `summary` tells what was done, also after an error.
+
+        Raises:
+            BundleError, CameraError: as `open`.
+            CameraError: a camera was lost; what had been grabbed was inspected first.
+            ProtocolError: a verdict could not be published.
+        """
+        if not self._is_open:
+            self.open()
+        try:
+            if not self._stop:
+                self._each("start")
+                self._work()
         except BaseException:
             self._publisher.state = State.ERROR
             raise
         finally:
-            for source in self._sources:
-                source.close()
+            self.close()
         self._publisher.state = State.HALTED
         self._publisher.tick()
 
-    def _open(self) -> None:
-        """In a thread of its own, for a camera may take seconds to open, and the heartbeat must not wait for it."""
-        with ThreadPoolExecutor(1, thread_name_prefix="open") as opener:
+    def close(self) -> None:
+        """Let the cameras go; `run` does so too."""
+        for source in self._sources:
+            source.close()
+
+    def _each(self, step: Literal["open", "start"]) -> None:
+        """In a thread of its own, for a camera may take seconds, and the heartbeat must not wait for it."""
+        faults = []
+        with ThreadPoolExecutor(1, thread_name_prefix=step) as worker:
             for source in self._sources:
-                opening = opener.submit(source.open)
-                while not opening.done():
+                if self._stop:
+                    break
+                doing = worker.submit(source.open if step == "open" else source.start)
+                while not doing.done():
                     self._publisher.tick()
-                    wait([opening], self._tick_s)
-                opening.result()
+                    wait([doing], self._tick_s)
+                try:
+                    doing.result()
+                except CameraError as error:
+                    faults.append(error)
+        if faults:
+            raise faults[0] if len(faults) == 1 else CameraError("\n".join(map(str, faults)))
 
     def _work(self) -> None:
         threads = {
@@ -210,8 +242,6 @@ class Line:
             for source in self._sources
         }
         self._publisher.state = State.CONTINUOUS_EXECUTION
-        if self._stop:
-            self._mailbox.close()
         for thread in threads.values():
             thread.start()
         try:

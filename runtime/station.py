@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from inspectd.bundle import Bundle, load_bundle
 from inspectd.config import Config, FolderCamera, GenicamCamera, effective_rule
 from inspectd.errors import ConfigError, InspectdError
+from inspectd.inspection import AcceptanceRule
 from inspectd.wire import MaskEncoding
 
-from .engine import open_engine, self_test
+from .engine import Engine, open_engine, self_test
 from .epoch import EpochCounter
 from .line import Line, Summary
 from .messaging import CameraStream, Publisher
+from .signals import stopping
 from .sources import make_source
 
 __all__ = ["check_station", "demo_bundle", "run_station"]
@@ -47,38 +48,48 @@ def run_station(
         report: given the summary at the end, also where the line ends with an error.
 
     Raises:
-        InspectdError: what stopped it.
+        InspectdError: what stopped it; what is wrong with the configuration is told before anything is announced.
     """
-    bundle = _load(config)
+    found = _survey(config)
+    if found.bundle is None or found.engine is None or found.faults:
+        if found.engine is not None:
+            found.engine.close()
+        raise _all(found.faults)
+    bundle, engine = found.bundle, found.engine
     cameras = {
         name: CameraStream(scale_mm_per_px=camera.scale_mm_per_px, simulated=camera.simulated)
         for name, camera in config.cameras.items()
     }
     publish = config.publish
-    publisher = Publisher(
-        publish.endpoint,
-        epoch=EpochCounter(config.station.state_dir / "epoch").next(),
-        cameras=cameras,
-        station=config.station.name,
-        mask_encoding=MaskEncoding(publish.mask_encoding),
-        preview=publish.preview,
-        heartbeat_s=publish.heartbeat_ms / 1000,
-    )
     with ExitStack() as stack:
-        stack.enter_context(publisher)
-        opened(publisher.endpoint)
-        announce(f"station {config.station.name!r} publishes at {publisher.endpoint}")
-        engine = open_engine(bundle, backend=config.model.backend, threads=config.model.threads)
         stack.callback(engine.close)
+        publisher = Publisher(
+            publish.endpoint,
+            epoch=_epochs(config).next(),
+            cameras=cameras,
+            station=config.station.name,
+            mask_encoding=MaskEncoding(publish.mask_encoding),
+            preview=publish.preview,
+            heartbeat_s=publish.heartbeat_ms / 1000,
+        )
+        stack.enter_context(publisher)
         sources = [make_source(name, camera) for name, camera in config.cameras.items()]
         line = Line(config, bundle, engine, sources, publisher, frames=frames)
-        announce(f"judging by {bundle.card.name!r} ({bundle.digest[:12]}): {', '.join(bundle.card.classes)}")
-        try:
-            with _stopped_by_signals(line):
-                if wait_s and not publisher.wait_for_subscriber(wait_s, is_over=lambda: line.is_stopped):
-                    announce("nobody has subscribed yet; going on all the same")
+        stack.callback(line.close)
+        with stopping(line.stop):
+            line.open()
+            opened(publisher.endpoint)
+            announce(f"station {config.station.name!r} publishes at {publisher.endpoint}")
+            announce(f"judging by {bundle.card.name!r} ({bundle.digest[:12]}): {', '.join(bundle.card.classes)}")
+            if wait_s and not publisher.wait_for_subscriber(wait_s, is_over=lambda: line.is_stopped):
+                announce("nobody has subscribed yet; going on all the same")
+            try:
                 line.run()
-        finally:
+            except BaseException:
+                # Of a line that saw no frame the error says all.
+                if line.summary().frames:
+                    report(line.summary())
+                raise
             report(line.summary())
     return line.summary()
 
@@ -87,30 +98,71 @@ def check_station(config: Config, *, announce: Callable[[str], None]) -> None:
     """Try all of a configuration that can be tried without touching a camera or a port.
 
     Raises:
-        ConfigError: every fault found, one a line.
+        InspectdError: every fault found, one a line.
     """
-    faults = []
-    try:
-        bundle = _load(config)
-        thresholds = dict(zip(bundle.card.classes, bundle.card.thresholds, strict=True))
-        rule = effective_rule(config.acceptance, bundle.class_map, thresholds)
-        engine = open_engine(bundle, backend=config.model.backend, threads=config.model.threads)
-        try:
-            self_test(engine, bundle)
-        finally:
-            engine.close()
-        announce(f"model: {bundle.card.name!r} ({bundle.digest[:12]}), self-test passed")
-        for name in bundle.card.classes:
-            announce(f"acceptance: {name!r} from a score of {rule.rule(name).score:g}")
-    except InspectdError as error:
-        faults.append(str(error))
-    for name, camera in config.cameras.items():
-        try:
-            announce(f"cameras.{name}: {_look(name, camera)}")
-        except InspectdError as error:  # noqa: PERF203 - each camera is looked at
-            faults.append(str(error))
+    found = _survey(config)
+    faults = list(found.faults)
+    if found.bundle is not None and found.engine is not None:
+        with _noted(faults):
+            self_test(found.engine, found.bundle)
+            announce(f"model: {found.bundle.card.name!r} ({found.bundle.digest[:12]}), self-test passed")
+        found.engine.close()
+    if found.bundle is not None and found.rule is not None:
+        for name in found.bundle.card.classes:
+            announce(f"acceptance: {name!r} from a score of {found.rule.rule(name).score:g}")
+    for name, words in found.cameras.items():
+        announce(f"cameras.{name}: {words}")
     if faults:
-        raise ConfigError("\n".join(faults))
+        raise _all(faults)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Found:
+    """What a configuration names, as far as it is there, and all that is wrong with the rest."""
+
+    bundle: Bundle | None
+    rule: AcceptanceRule | None
+    engine: Engine | None
+    cameras: Mapping[str, str]
+    faults: Sequence[InspectdError]
+
+
+def _survey(config: Config) -> _Found:
+    """Look at everything, without touching a camera or a port; what `check` finds, `run` finds."""
+    faults: list[InspectdError] = []
+    bundle, rule, engine = None, None, None
+    with _noted(faults):
+        _epochs(config).check()
+    with _noted(faults):
+        bundle = load_bundle(demo_bundle() if config.model.bundle == "demo" else Path(config.model.bundle))
+    if bundle is not None:
+        thresholds = dict(zip(bundle.card.classes, bundle.card.thresholds, strict=True))
+        with _noted(faults):
+            rule = effective_rule(config.acceptance, bundle.class_map, thresholds)
+        with _noted(faults):
+            engine = open_engine(bundle, backend=config.model.backend, threads=config.model.threads)
+    cameras = {}
+    for name, camera in config.cameras.items():
+        with _noted(faults):
+            cameras[name] = _look(name, camera)
+    return _Found(bundle, rule, engine, cameras, faults)
+
+
+@contextmanager
+def _noted(faults: list[InspectdError]) -> Iterator[None]:
+    try:
+        yield
+    except InspectdError as error:
+        faults.append(error)
+
+
+def _all(faults: Sequence[InspectdError]) -> InspectdError:
+    """One error that tells of all: the first itself if it is alone."""
+    return faults[0] if len(faults) == 1 else ConfigError("\n".join(map(str, faults)))
+
+
+def _epochs(config: Config) -> EpochCounter:
+    return EpochCounter(config.station.state_dir / "epoch")
 
 
 def _look(name: str, camera: object) -> str:
@@ -123,33 +175,10 @@ def _look(name: str, camera: object) -> str:
             source.open()
             return f"{len(source.files)} pictures in {camera.path}"
         case GenicamCamera():
-            from .sources.producers import producer_file
+            from .sources.producers import check_library, producer_file
 
-            return f"producer {producer_file(camera.producer)}; the camera itself is looked for when the line starts"
+            path = producer_file(camera.producer)
+            check_library(path)
+            return f"producer {path}; the camera itself is looked for when the line starts"
         case _:
             return "rendered buttons"
-
-
-def _load(config: Config) -> Bundle:
-    return load_bundle(demo_bundle() if config.model.bundle == "demo" else Path(config.model.bundle))
-
-
-@contextmanager
-def _stopped_by_signals(line: Line) -> Iterator[None]:
-    """SIGINT and SIGTERM end the line in good order; a second one ends the process at once."""
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore() -> None:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        line.stop()
-        restore()
-
-    for number in previous:
-        signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        restore()

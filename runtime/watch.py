@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
 import time
 from collections import deque
@@ -30,6 +31,8 @@ from inspectd.wire import (
     MaskBody,
     Message,
     MessageType,
+    State,
+    StateBody,
     VerdictBody,
     read_body,
     read_mask,
@@ -45,6 +48,9 @@ _REFRESH_S = 0.1
 _POLL_S = 0.1
 _COLOURS: dict[int, str] = {Verdict.OK: "bold green", Verdict.NG: "bold red", Verdict.REVIEW: "bold yellow"}
 _GREEN = (0, 255, 0)
+_NAME_BYTES = 100
+"""Of a picture's name in the name of its overlay: a file system takes 255 for all of it."""
+_STOPPED = (State.HALTED.label, State.ERROR.label)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +110,9 @@ def watch(
     Args:
         endpoint: where the line publishes, for instance `tcp://127.0.0.1:5560`.
         json_lines: write a JSON object per verdict to standard output instead of the table.
-        save: folder for overlays, a `<camera>-<seq>-<verdict>.png` per part: the predicted mask in green on the
-            preview, or on black where the line sends no previews.
+        save: folder for overlays, a `<camera>-<seq>-<verdict>.png` per part, with `-<picture>` before the ending where
+            the picture is a file: the predicted mask in green on the preview, or on black where the line sends no
+            previews.
         count: how many verdicts to wait for; None is without end.
         timeout_s: give up if nothing at all comes for so long: at the start, and later too if `count` is given.
         console: where the table goes; standard output by default.
@@ -242,11 +249,14 @@ class _TableView:
     """The latest results, and under them how the line is."""
 
     def __init__(self, console: Console, subscriber: Subscriber) -> None:
+        self._console = console
         self._live = Live(console=console, auto_refresh=False, transient=False)
         self._subscriber = subscriber
         self._rows: deque[tuple[Text, ...]] = deque(maxlen=_ROWS)
-        self._heartbeat: HeartbeatBody | None = None
-        self._heartbeat_s = 0.0
+        self._station = ""
+        self._state = ""
+        self._uptime_s = 0.0
+        self._heartbeat_s: float | None = None
         self._now_s = 0.0
         self._drawn_s = float("-inf")
         self._faults = 0
@@ -260,11 +270,20 @@ class _TableView:
     def __exit__(self, *exception: object) -> None:
         self._draw()
         self._live.stop()
+        if not self._console.is_terminal:
+            # Off a terminal rich leaves the last line open, and a complaint would follow on it.
+            self._console.line()
 
     def heard(self, message: Message, now_s: float) -> None:
-        if message.header.msg_type == MessageType.HEARTBEAT:
-            self._heartbeat = read_body(message, HeartbeatBody)
-            self._heartbeat_s = now_s
+        match message.header.msg_type:
+            case MessageType.HEARTBEAT:
+                beat = read_body(message, HeartbeatBody)
+                self._station, self._state, self._uptime_s = beat.station, beat.state, beat.uptime_s
+                self._heartbeat_s = now_s
+            case MessageType.STATE:
+                # The last word of a line that stops: no heartbeat need follow it.
+                change = read_body(message, StateBody)
+                self._station, self._state = change.station, change.state
 
     def show(self, result: _Result) -> None:
         header = result.header
@@ -276,7 +295,7 @@ class _TableView:
                 Text(result.name, style=_COLOURS.get(header.verdict, "bold magenta")),
                 Text(str(header.seq)),
                 Text(str(header.frame_id)),
-                _plain(result.camera),
+                _plain(f"{result.camera} {result.verdict.source or ''}".strip()),
                 _plain(result.verdict.reason or f"{header.defect_count} {names}{worst}".strip()),
                 Text(f"{header.latency_us / 1000:.1f} ms"),
             )
@@ -308,13 +327,15 @@ class _TableView:
         self._live.update(table, refresh=True)
 
     def _caption(self) -> Text:
-        if self._heartbeat is None:
-            caption = Text("no heartbeat yet", style="yellow")
+        caption = _plain(f"{self._station}: {self._state}, " if self._state else "")
+        if self._heartbeat_s is None:
+            caption.append("no heartbeat yet")
+            caption.stylize("yellow")
         else:
-            age_s = self._now_s - self._heartbeat_s
-            text = f"{self._heartbeat.station}: {self._heartbeat.state}, heartbeat {age_s:.1f} s ago"
-            caption = _plain(text, style="green" if age_s < 1.0 else "bold red")
-            caption.append(f", up {self._heartbeat.uptime_s:.0f} s, epoch {self._subscriber.epoch}", style="default")
+            age_s = max(0.0, self._now_s - self._heartbeat_s)
+            caption.append(f"heartbeat {age_s:.1f} s ago")
+            caption.stylize("green" if age_s < 1.0 and self._state not in _STOPPED else "bold red")
+            caption.append(f", up {self._uptime_s:.0f} s, epoch {self._subscriber.epoch}", style="default")
         lost = self._subscriber.lost.total()
         caption.append(f" · {self._results} results · ", style="default")
         caption.append(f"{lost} lost", style="bold red" if lost else "default")
@@ -385,7 +406,7 @@ def _save_overlay(folder: Path, result: _Result) -> None:
     picture = overlay(result.mask, result.preview)
     if picture is None:
         return
-    path = folder / f"{result.camera}-{result.header.seq:06d}-{result.name}.png"
+    path = folder / f"{result.camera}-{result.header.seq:06d}-{result.name}{_file_part(result.verdict.source)}.png"
     done, data = cv2.imencode(".png", np.ascontiguousarray(picture[:, :, ::-1]))
     if not done:
         raise ConfigError(f"{path}: the picture of {list(picture.shape)} could not be coded as PNG")
@@ -398,6 +419,12 @@ def _save_overlay(folder: Path, result: _Result) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _file_part(source: str | None) -> str:
+    """`-part7` for the picture `lot 3/part7.jpg`: what a file name can hold of it. It came over the wire."""
+    safe = re.sub(r"[^\w.-]+", "_", Path(source or "").stem)
+    return f"-{safe.encode()[:_NAME_BYTES].decode(errors='ignore')}" if safe else ""
 
 
 def _make_folder(folder: Path) -> None:

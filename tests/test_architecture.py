@@ -152,6 +152,22 @@ def test_help_loads_nothing_heavy():
         assert not HEAVY & set(done.stdout.split()), module
 
 
+@pytest.mark.parametrize(
+    ("module", "command"),
+    [("runtime", "inspectd"), ("training", "inspectd-train"), ("export", "export-trt")],
+)
+def test_every_command_has_a_short_help_and_a_version(module, command):
+    def answer(option: str) -> str:
+        script = f"from inspectd.{module}.cli import main; main()"
+        done = subprocess.run([sys.executable, "-c", script, option], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, ""), option
+        return done.stdout
+
+    assert answer("-h") == answer("--help")
+    assert "Usage" in answer("-h")
+    assert answer("--version") == f"{command} {inspectd.__version__}\n"
+
+
 def test_what_the_package_imports_is_what_it_declares():
     base = {
         Requirement(text).name

@@ -13,9 +13,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import parser
+from onnx import helper, parser
 
-from inspectd.bundle import GOLDEN, MODEL, PARITY, Golden, GoldenSample, ModelCard, encode_png, write_bundle
+from inspectd.bundle import (
+    CARD_KEY,
+    GOLDEN,
+    MODEL,
+    PARITY,
+    Golden,
+    GoldenSample,
+    ModelCard,
+    encode_png,
+    write_bundle,
+)
 from inspectd.preprocess import Preprocess
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,13 +56,6 @@ red (uint8[N,64,64,3] images, float[1] thresholds)
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     picture = np.zeros((SIZE, SIZE, 3), np.uint8)
     sample = GoldenSample(input="golden/0.png", labels="golden/0-labels.png", scores=(0.0,))
-    files = {
-        MODEL: parser.parse_model(GRAPH).SerializeToString(),
-        PARITY: b"{}",
-        GOLDEN: Golden(samples=(sample,), thresholds=(0.9,)).model_dump_json().encode(),
-        sample.input: encode_png(picture),
-        sample.labels: encode_png(picture[..., 0]),
-    }
     card = ModelCard(
         name="red",
         classes=("red",),
@@ -61,6 +64,15 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         network={},
         provenance={},
     )
+    model = parser.parse_model(GRAPH)
+    helper.set_model_props(model, {CARD_KEY: card.model_dump_json()})
+    files = {
+        MODEL: model.SerializeToString(),
+        PARITY: b"{}",
+        GOLDEN: Golden(samples=(sample,), thresholds=(0.9,)).model_dump_json().encode(),
+        sample.input: encode_png(picture),
+        sample.labels: encode_png(picture[..., 0]),
+    }
     path = tmp_path_factory.mktemp("benchmarks") / "bundle"
     write_bundle(path, card, files, version="test")
     return path

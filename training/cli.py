@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from inspectd.command import CONTEXT, VERSION_HELP, version_of
+
 from .experiments import cli as experiments
 from .style import cli as style
 from .terminal import bar, require_torch, summary, validated
@@ -17,11 +19,22 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=CONTEXT,
     help="Make datasets, train Buttonlab on them, and measure what it learnt.\n\n"
     "Start with `inspectd-train check DATA`, then `segment`, then `evaluate`; "
     "`export-trt` makes a bundle of the result.",
 )
+
+
+@app.callback()
+def _common(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=version_of("inspectd-train"), is_eager=True, help=VERSION_HELP)
+    ] = False,
+) -> None:
+    pass
+
+
 importers = typer.Typer(no_args_is_help=True, help="Turn the labels of other tools into a dataset.")
 app.add_typer(importers, name="import")
 app.add_typer(experiments.app, name="experiment")

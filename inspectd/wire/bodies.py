@@ -106,6 +106,8 @@ class VerdictBody(Body):
     """True where defects were left out; the header has the real number."""
     reason: str
     """Why the part was not inspected; empty otherwise."""
+    source: str | None = None
+    """The file that the picture was read from; left out where it comes from a camera."""
 
 
 class MaskBody(Body):

@@ -318,9 +318,14 @@ def _verdict_body(inspection: Inspection, origin: Origin, created_ns: int) -> Ve
             _defect_body(number, defect, inspection) for number, defect in enumerate(worst_first[:MAX_DEFECTS], 1)
         ),
         truncated=len(worst_first) > MAX_DEFECTS,
-        # A reason may quote a file name that is not text; it must not cost the message.
-        reason=inspection.reason[:_MAX_REASON].encode("utf-8", "replace").decode("utf-8"),
+        reason=_as_text(inspection.reason[:_MAX_REASON]),
+        source=_as_text(frame.source) or None,
     )
+
+
+def _as_text(words: str) -> str:
+    """A file name need not be text, and a reason may quote one; it must not cost the message."""
+    return words.encode("utf-8", "replace").decode("utf-8")
 
 
 def _severity(defect: Defect) -> tuple[float, int]:

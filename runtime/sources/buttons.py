@@ -49,6 +49,9 @@ class ButtonsSource:
         self._ahead = [self._part(index) for index in range(self._camera.ahead)]
         self._open = True
 
+    def start(self) -> None:
+        """Nothing to do: parts wait until they are read."""
+
     def read(self, timeout_s: float) -> Frame:
         """The next part; see `FrameSource.read`. Rendering may take longer than `timeout_s`.
 

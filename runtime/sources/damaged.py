@@ -22,6 +22,7 @@ class DamagedFrame(IncompleteFrame):
         self.frame = frame
 
 
-def stand_in(camera: str, frame_id: int, *, acquired_ns: int, received_ns: int) -> Frame:
+def stand_in(camera: str, frame_id: int, *, acquired_ns: int, received_ns: int, source: str = "") -> Frame:
     """A frame of one black pixel for a picture that cannot be used; it must never be inspected."""
-    return Frame(camera, frame_id, np.zeros((1, 1, 1), np.uint8), acquired_ns=acquired_ns, received_ns=received_ns)
+    black = np.zeros((1, 1, 1), np.uint8)
+    return Frame(camera, frame_id, black, acquired_ns=acquired_ns, received_ns=received_ns, source=source)

@@ -70,6 +70,9 @@ class FolderSource:
             )
         self._files = sorted(found, key=_natural)
 
+    def start(self) -> None:
+        """Nothing to do: pictures wait until they are read."""
+
     def read(self, timeout_s: float) -> Frame:
         """The next picture; see `FrameSource.read`.
 
@@ -84,14 +87,17 @@ class FolderSource:
         path = self._files[self._delivered % len(self._files)]
         self._delivered += 1
         received_ns, acquired_ns = self._clock(), self._utc()
+        source = path.relative_to(self._camera.path).as_posix()
         try:
             pixels = read_image(path, bits=self._camera.bits)
         except DatasetError as error:
             raise DamagedFrame(
                 str(error),
-                stand_in(self._name, self._delivered, acquired_ns=acquired_ns, received_ns=received_ns),
+                stand_in(self._name, self._delivered, acquired_ns=acquired_ns, received_ns=received_ns, source=source),
             ) from error
-        return Frame(self._name, self._delivered, pixels, acquired_ns=acquired_ns, received_ns=received_ns)
+        return Frame(
+            self._name, self._delivered, pixels, acquired_ns=acquired_ns, received_ns=received_ns, source=source
+        )
 
     def close(self) -> None:
         """Forget the list."""

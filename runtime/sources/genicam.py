@@ -12,7 +12,8 @@ from __future__ import annotations
 import difflib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -67,15 +68,13 @@ class GenicamSource:
         return self._name
 
     def open(self) -> None:
-        """Find the camera, set its features, start to acquire.
+        """Find the camera and set its features.
 
         Raises:
-            CameraError: no producer or no camera, held elsewhere, a feature that cannot be set, or a pixel
-                format that cannot be read; what was opened has been let go again.
+            CameraError: no producer or no camera, held elsewhere, features that cannot be set (each in a line), or a
+                pixel format that cannot be read; what was opened has been let go again.
         """
-        api = load_api()
-        faults: tuple[type[Exception], ...] = (ValueError, StopIteration, *api.faults)
-        try:
+        with self._letting_go():
             self._producer = Producer.share(producer_file(self._camera.producer))
             device = self._choose(self._producer)
             with sigint_kept():
@@ -83,13 +82,38 @@ class GenicamSource:
             # Else it is destroyed once more when the interpreter ends, after the libraries under it.
             self._acquirer._finalizer.detach()  # noqa: SLF001 - there is no public way
             nodes = self._acquirer.remote_device.node_map
+            refused = []
             for feature, value in self._camera.features.items():
-                self._set(nodes, feature, value)
+                try:
+                    self._set(nodes, feature, value)
+                except CameraError as error:  # noqa: PERF203 - all of them are told at once
+                    refused.append(str(error))
+            if refused:
+                raise CameraError("\n".join(refused))
             self._format = self._agree_on_format(nodes)
             self._acquirer.num_buffers = max(self._acquirer.min_num_buffers, _BUFFERS)
+
+    def start(self) -> None:
+        """Start to acquire.
+
+        Raises:
+            CameraError: the camera refuses, or is not open; it has been let go.
+        """
+        if self._acquirer is None:
+            raise CameraLost(f"{self._who}: is not open")
+        with self._letting_go():
             self._acquirer.start()
             # What `fetch` itself polls, without its own ideas of time and damage.
             self._monitor = next(iter(self._acquirer._new_buffer_event_monitor_dict.values()))  # noqa: SLF001
+        self._last_frame_ns = self._last_alive_ns = self._clock()
+
+    @contextmanager
+    def _letting_go(self) -> Iterator[None]:
+        """Faults of harvesters and GenTL as ours; whatever the fault, the camera is let go."""
+        api = load_api()
+        faults: tuple[type[Exception], ...] = (ValueError, StopIteration, *api.faults)
+        try:
+            yield
         except CameraError:
             self.close()
             raise
@@ -102,7 +126,6 @@ class GenicamSource:
         except faults as error:
             self.close()
             raise CameraError(f"{self._who}: cannot be opened: {error}") from error
-        self._last_frame_ns = self._last_alive_ns = self._clock()
 
     def read(self, timeout_s: float) -> Frame:
         """The next frame; see `FrameSource.read`.
@@ -113,7 +136,7 @@ class GenicamSource:
             CameraLost: the camera is gone, or was silent for its `timeout_ms`.
         """
         if self._monitor is None:
-            raise CameraLost(f"{self._who}: is not open")
+            raise CameraLost(f"{self._who}: is not started")
         deadline_ns = self._clock() + round(timeout_s * 1e9)
         try:
             while not self._arrived():

@@ -14,7 +14,17 @@ from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from inspectd.errors import CameraError, MissingDependencyError
 
-__all__ = ["Api", "Device", "Foreign", "Producer", "load_api", "producer_file", "sigint_kept", "tolerated"]
+__all__ = [
+    "Api",
+    "Device",
+    "Foreign",
+    "Producer",
+    "check_library",
+    "load_api",
+    "producer_file",
+    "sigint_kept",
+    "tolerated",
+]
 
 Foreign: TypeAlias = Any
 """An object of harvesters or genicam, which carry no types."""
@@ -109,6 +119,21 @@ def producer_file(producer: str) -> Path:
     return path
 
 
+def check_library(path: Path) -> None:
+    """Whether a file can be a producer, as far as it can be told without calling it.
+
+    Raises:
+        CameraError: it is no library for this machine, or another one.
+    """
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise CameraError(f"{path}: is not a GenTL producer that can be loaded: {error}") from error
+    # harvesters calls what is not there, which ends the process.
+    if not hasattr(library, "GCInitLib"):
+        raise CameraError(f"{path}: is a library, but no GenTL producer; expected the camera maker's .cti file")
+
+
 @dataclass(frozen=True, slots=True)
 class Device:
     """A camera that a producer has found: serial number, id and user-defined name, as far as it has them."""
@@ -136,11 +161,9 @@ class Producer:
         self.cameras = 0
         """How many cameras share it."""
         self.harvester = load_api().harvester(logger=_harvesters_log)
+        check_library(path)
         faults: tuple[type[Exception], ...] = (OSError, *load_api().faults)
         try:
-            # harvesters calls what is not there, which ends the process.
-            if not hasattr(ctypes.CDLL(str(path)), "GCInitLib"):
-                raise CameraError(f"{path}: is a library, but no GenTL producer; expected the camera maker's .cti file")
             self.harvester.add_file(str(path), check_existence=True, check_validity=True)
             self.harvester.update()
         except faults as error:

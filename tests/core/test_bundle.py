@@ -179,3 +179,27 @@ def test_a_file_swapped_after_loading_is_noticed(folder):
 def test_cards_are_checked(change, message):
     with pytest.raises(ValidationError, match=message):
         card(**change)
+
+
+def test_the_card_of_the_graph_is_the_one_that_counts(folder):
+    bundle = load_bundle(folder)
+    bundle.check_card(card().model_dump_json())
+    exported = card(
+        thresholds=(0.75,), preprocess=Preprocess(height=16, width=16, colour="bgr", fill=9), network={"new": {}}
+    )
+    with pytest.raises(ChecksumError) as caught:
+        bundle.check_card(exported.model_dump_json())
+    for part in (
+        "thresholds ([0.5], exported [0.75])",
+        "preprocess.colour ('rgb', exported 'bgr')",
+        "preprocess.fill (0, exported 9)",
+        "network.architecture ('test', exported nothing)",
+        "network.new (nothing, exported {})",
+        "copy the bundle again",
+    ):
+        assert part in str(caught.value)
+    assert "name" not in str(caught.value).partition("changed after export")[2]
+    with pytest.raises(BundleError, match=r"model\.onnx carries no card"):
+        bundle.check_card(None)
+    with pytest.raises(BundleError, match=r"the card in model\.onnx is not valid"):
+        bundle.check_card("{}")

@@ -206,13 +206,14 @@ def test_the_worst_defects_are_kept_and_all_are_counted():
 
 
 def test_a_failure_carries_its_reason_and_no_mask():
-    frame = Frame("cam1", 1, np.zeros((2, 2, 1), np.uint8), 0)
+    frame = Frame("cam1", 1, np.zeros((2, 2, 1), np.uint8), 0, source="lot/b\udcff.png")
     failed = Inspection(frame, Verdict.NOT_INSPECTED, (), None, "", reason="cannot read b\udcff.png " + "x" * 5000)
     message = verdict_message(failed, ORIGIN, created_ns=0)
     body = read_body(message, VerdictBody)
     assert message.header.verdict == 4
     assert body.result_state == 4
     assert body.reason.startswith("cannot read b?.png")
+    assert body.source == "lot/b?.png"
     assert len(body.reason) == 1000
     with pytest.raises(ProtocolError, match="not inspected"):
         mask_message(failed, ORIGIN, encoding=MaskEncoding.RLE8)

@@ -193,6 +193,16 @@ def test_the_command(trained, tmp_path, monkeypatch, capsys):
     assert re.fullmatch("export-trt: error: .* no such checkpoint.*\n", capsys.readouterr().err)
 
 
+def test_a_training_and_its_bundle_are_not_taken_for_each_other(trained, bundle, tmp_path):
+    for path in (trained, trained.parent):
+        with pytest.raises(BundleError, match=f"{path}: is a trained network, not a bundle; export-trt {path} --out"):
+            load_bundle(path)
+    export_bundle(trained, tmp_path / "b.zip")
+    for path in (bundle.path, tmp_path / "b.zip"):
+        with pytest.raises(DatasetError, match=f"{path}: is a bundle already"):
+            export_bundle(path, tmp_path / "c")
+
+
 def test_a_dataset_without_pictures_for_comparison_is_refused(trained, tmp_path, buttons):
     (tmp_path / "split.csv").write_text("image,mask,defect,role,tile\n")
     with pytest.raises(DatasetError):

@@ -13,15 +13,25 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from inspectd.bundle import GOLDEN, MODEL, PARITY, Golden, GoldenSample, ModelCard, encode_png, write_bundle
+from inspectd.bundle import (
+    CARD_KEY,
+    GOLDEN,
+    MODEL,
+    PARITY,
+    Golden,
+    GoldenSample,
+    ModelCard,
+    encode_png,
+    write_bundle,
+)
 from inspectd.preprocess import Preprocess
 
 SIZE = 32
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
-def bright_pixel_model() -> bytes:
-    """`labels = mean(RGB) / 255 >= threshold`, for uint8 [N, 32, 32, 3]."""
+def bright_pixel_model(card: ModelCard) -> bytes:
+    """`labels = mean(RGB) / 255 >= threshold`, for uint8 [N, 32, 32, 3]; the card travels in it."""
     constants = {
         "channels": np.array([3], np.int64),
         "pixels": np.array([1, 2], np.int64),
@@ -50,9 +60,9 @@ def bright_pixel_model() -> bytes:
     ]
     initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
     graph = helper.make_graph(nodes, "bright", inputs, outputs, initializers)
-    return helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9
-    ).SerializeToString()  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    helper.set_model_props(model, {CARD_KEY: card.model_dump_json()})
+    return model.SerializeToString()
 
 
 def picture(*, defect: bool, side: int = 64) -> np.ndarray:
@@ -80,7 +90,7 @@ def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         provenance={},
     )
     files = {
-        MODEL: bright_pixel_model(),
+        MODEL: bright_pixel_model(card),
         PARITY: b"{}",
         GOLDEN: golden.model_dump_json().encode(),
         "golden/0.png": encode_png(sample),
@@ -125,7 +135,7 @@ def write_config(tmp_path: Path, bundle_path: Path):
 def inspectd(*arguments: object, **options) -> subprocess.Popen[str]:
     """Start the command in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-c", "from inspectd.runtime.cli import main; main()", *map(str, arguments)],
+        [sys.executable, "-c", "from inspectd.runtime.entry import main; main()", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from inspectd.wire import Message, MessageType
 
 from .conftest import finish, inspectd, picture, run_inspectd, summary_of
 
+ROOT = Path(__file__).resolve().parents[2]
 FOLDER = 'source = "folder"\npath = "pictures"'
 
 
@@ -45,6 +47,28 @@ def test_frames_limits_and_a_broken_picture_is_never_ok(write_config, pictures):
     assert all(line.startswith("inspectd: ") for line in err.splitlines())
     counts = {key: summary[key] for key in ("frames", "verdicts", "ok", "ng", "review", "not_inspected")}
     assert counts == {"frames": 6, "verdicts": 6, "ok": 2, "ng": 2, "review": 0, "not_inspected": 2}
+
+
+def test_every_verdict_says_which_file_it_judged(write_config, pictures, tmp_path):
+    (pictures / "lot 3").mkdir()
+    (pictures / "part1.png").rename(pictures / "lot 3" / "ö 1.png")
+    (pictures / "part2.png").write_bytes(b"no picture")
+    config = write_config(FOLDER + '\npattern = "**/*.png"')
+    watcher = inspectd("watch", f"ipc://{tmp_path}/pub", "--json", "--save", tmp_path / "out", "--frames", 3)
+    status, _, err = run_inspectd("run", config, "--frames", 3, "--wait", 10)
+    assert status == 0, err
+    status, out, err = finish(watcher)
+    assert status == 0, err
+    rows = [json.loads(row) for row in out.splitlines()]
+    assert [(row["verdict"], row["result"]["source"]) for row in rows] == [
+        ("OK", "lot 3/ö 1.png"),
+        ("NOT_INSPECTED", "part2.png"),
+        ("OK", "part3.png"),
+    ]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "cam1-000001-OK-ö_1.png",
+        "cam1-000003-OK-part3.png",
+    }
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -82,6 +106,17 @@ def test_the_viky_camera_is_watched(write_config, tmp_path):
     assert all((verdict["mask"]["width"], verdict["mask"]["height"]) == (128, 128) for verdict in verdicts)
 
 
+@pytest.mark.parametrize("page", ["README.md", "deploy/config/folder.toml"])
+def test_in_the_order_of_the_page_no_verdict_of_a_short_folder_is_lost(write_config, pictures, tmp_path, page):
+    (options,) = re.findall(r"inspectd run +\S+\.toml(.*) &", (ROOT / page).read_text())
+    line = inspectd("run", write_config(FOLDER), *options.split())
+    time.sleep(2)
+    status, out, err = run_inspectd("watch", f"ipc://{tmp_path}/pub", "--json", "--frames", 10)
+    assert (status, err) == (0, "")
+    assert [json.loads(row)["seq"] for row in out.splitlines()] == list(range(1, 11))
+    assert finish(line)[0] == 0
+
+
 def tampered(bundle_path: Path, tmp_path: Path) -> Path:
     copy = tmp_path / "tampered"
     shutil.copytree(bundle_path, copy)
@@ -96,6 +131,32 @@ def test_a_tampered_bundle_is_refused(write_config, pictures, bundle_path, tmp_p
     assert (status, out) == (2, "")
     assert err.startswith("inspectd: error: ")
     assert "model.onnx was changed after export" in err
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ({"thresholds": [0.999]}, "thresholds ([0.999], exported [0.6])"),
+        ({"classes": ["dust"]}, "classes (['dust'], exported ['bright'])"),
+        ({"preprocess": {"colour": "bgr"}}, "preprocess.colour ('bgr', exported 'rgb')"),
+        ({"preprocess": {"fill": 128}}, "preprocess.fill (128, exported 0)"),
+    ],
+)
+def test_an_edited_card_is_refused(write_config, pictures, bundle_path, tmp_path, case):
+    change, named = case
+    copy = tmp_path / "edited"
+    shutil.copytree(bundle_path, copy)
+    content = json.loads((copy / "bundle.json").read_text())
+    for name, value in change.items():
+        content["card"][name] = content["card"][name] | value if isinstance(value, dict) else value
+    (copy / "bundle.json").write_text(json.dumps(content))
+    for command in ("run", "check"):
+        status, out, err = run_inspectd(command, write_config(FOLDER), "--bundle", copy)
+        assert status == 2
+        assert "verdicts" not in out
+        (error,) = [line for line in err.splitlines() if line.startswith("inspectd: error: ")]
+        assert "was changed after export" in error
+        assert named in error
 
 
 def test_a_port_in_use_is_told(write_config, pictures, tmp_path):
@@ -141,11 +202,52 @@ def test_check_lists_what_the_line_would_stumble_over(write_config, tmp_path):
 
 def test_a_camera_that_is_not_there_is_told_with_those_that_are(write_config):
     status, out, err = run_inspectd("run", write_config('source = "genicam"\nproducer = "viky"\ndevice = "77"'))
-    assert status == 2
-    assert summary_of(out)["frames"] == 0
-    (error,) = [line for line in err.splitlines() if line.startswith("inspectd: error: ")]
+    assert (status, out) == (2, "")
+    (error,) = err.splitlines()
+    assert error.startswith("inspectd: error: camera 'cam1'")
     assert "not found" in error
     assert "VikyTL_DEV_green" in error
+
+
+def test_every_feature_that_a_camera_refuses_is_told_and_nothing_else(write_config):
+    features = '{ Widht = 128, Height = "tall", PixelFormat = "Mono8" }'
+    camera = f'source = "genicam"\nproducer = "viky"\ndevice = "2"\nfeatures = {features}'
+    status, out, err = run_inspectd("run", write_config(camera))
+    assert (status, out) == (2, "")
+    first, second = err.splitlines()
+    assert "feature 'Widht' does not exist" in first
+    assert "feature 'Height': 'tall' does not fit" in second
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+@pytest.mark.parametrize(
+    ("camera", "fault"),
+    [
+        ('source = "folder"\npath = "missing"', "missing is not a folder"),
+        ('source = "folder"\npath = "."\npattern = "*.png"', "no picture matches '*.png'"),
+        ('source = "genicam"\nproducer = "missing.cti"', "no GenTL producer at"),
+        ('source = "genicam"\nproducer = "text.cti"', "text.cti: is not a GenTL producer that can be loaded"),
+    ],
+)
+def test_run_tells_all_that_check_tells_and_nothing_else(write_config, tmp_path, command, camera, fault):
+    (tmp_path / "text.cti").write_text("no library")
+    config = write_config(camera, "[acceptance.classes.scratch]\nscore = 0.5")
+    config.write_text(config.read_text().replace('name = "test"', 'name = "test"\nstate_dir = "/proc/nope/deeper"'))
+    status, out, err = run_inspectd(command, config)
+    assert status == 2
+    assert command == "check" or not out
+    first, second, third = err.splitlines()
+    assert first.startswith("inspectd: error: /proc/nope/deeper/epoch: the count of starts cannot be kept")
+    assert "acceptance.classes.scratch: the bundle has no such class; it has bright" in second
+    assert fault in third
+
+
+def test_check_leaves_no_trace(write_config, pictures, tmp_path):
+    config = write_config(FOLDER)
+    config.write_text(config.read_text().replace('name = "test"', 'name = "test"\nstate_dir = "new/state"'))
+    before = sorted(tmp_path.rglob("*"))
+    assert run_inspectd("check", config)[0] == 0
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_signal_ends_the_wait_for_a_subscriber_in_good_order(write_config, pictures, tmp_path):
@@ -158,6 +260,57 @@ def test_a_signal_ends_the_wait_for_a_subscriber_in_good_order(write_config, pic
     status, out, err = finish(process, 10)
     assert status == 0, err
     assert summary_of(out)["frames"] == 0
+
+
+def catches(process: subprocess.Popen[str], number: int) -> bool:
+    """Whether the process has a handler for a signal: from then on it is ours, before that Python's start."""
+    (mask,) = re.findall(r"^SigCgt:\t([0-9a-f]+)$", Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE)
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("after_s", [0, 0.1, 0.25, 0.5, 0.8])
+def test_a_signal_during_the_start_is_no_failure(write_config, pictures, number, after_s):
+    process = inspectd("run", write_config(FOLDER), "--wait", 30)
+    while not catches(process, signal.SIGTERM):
+        time.sleep(0.001)
+    time.sleep(after_s)
+    process.send_signal(number)
+    status, _, err = finish(process, 10)
+    assert status == 0, err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_the_demo_renders_ahead_is_no_failure(tmp_path, monkeypatch, number):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    process = inspectd("demo", "--endpoint", f"ipc://{tmp_path}/pub")
+    for line in process.stderr:
+        if "rendering" in line:
+            break
+    process.send_signal(number)
+    status, out, err = finish(process, 20)
+    assert (status, out) == (0, "")
+    assert err == "inspectd: stopped before the line had started\n"
+
+
+def test_a_second_signal_ends_the_line_at_once(write_config, pictures, tmp_path):
+    script = """
+import signal, sys, time
+from inspectd.runtime.signals import stopping, while_starting
+while_starting()
+with stopping(lambda: print("stopping", flush=True)):
+    print("running", flush=True)
+    time.sleep(30)
+    time.sleep(30)
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "running\n"
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "stopping\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 128 + signal.SIGTERM
+    process.stdout.close()
 
 
 def test_the_demo_names_an_impossible_endpoint():
@@ -206,3 +359,14 @@ def test_the_demo_runs_a_line_with_or_without_the_simulated_camera(bundle_path, 
         assert err.count("[rendered: ") == 8
     else:
         assert "was not built" in err
+
+
+def test_a_demo_that_is_slower_than_its_camera_says_how_long_parts_waited(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    status, _, err = run_inspectd("demo", "--frames", 40, "--fps", 1000, "--endpoint", f"ipc://{tmp_path}/pub")
+    assert status == 0, err
+    (told,) = [line for line in err.splitlines() if "slower than the camera" in line]
+    assert re.search(r"on average a part waited \d+ ms", told)
+    status, _, err = run_inspectd("demo", "--frames", 4, "--fps", 2, "--endpoint", f"ipc://{tmp_path}/pub")
+    assert status == 0, err
+    assert "slower than the camera" not in err

@@ -39,6 +39,8 @@ class Script:
 
     def open(self) -> None: ...
 
+    def start(self) -> None: ...
+
     def read(self, timeout_s: float) -> Frame:
         step = self._steps.pop(0)
         if isinstance(step, BaseException):
@@ -204,6 +206,39 @@ def test_a_camera_that_cannot_be_opened_stops_the_line_before_a_frame(setup, tmp
     assert "is not a folder" in str(setup.failure)
     assert setup.states == ["Error"]
     assert setup.verdicts == []
+
+
+def test_all_cameras_that_cannot_be_opened_are_told(setup):
+    class Absent(Script):
+        def open(self):
+            raise CameraError(f"camera {self.name!r}: absent")
+
+    sources = [Absent(name="cam1"), Script(name="cam2"), Absent(name="cam3")]
+    with setup.publisher, pytest.raises(CameraError, match="camera 'cam1': absent\ncamera 'cam3': absent"):
+        Line(setup.config(), setup.bundle, setup.engine, sources, setup.publisher).open()
+    assert all(source.closed for source in sources)
+    assert setup.publisher.state is State.ERROR
+
+
+def test_a_camera_acquires_only_once_the_line_runs(setup):
+    """What comes while the line waits for a subscriber would be lost."""
+    steps = []
+
+    class Told(Script):
+        def open(self):
+            steps.append("open")
+
+        def start(self):
+            steps.append("start")
+
+    line = Line(setup.config(), setup.bundle, setup.engine, [Told(frame(1))], setup.publisher, frames=1)
+    with setup.publisher:
+        line.open()
+        assert steps == ["open"]
+        assert setup.publisher.state is State.READY
+        line.run()
+    assert steps == ["open", "start"]
+    assert line.summary().verdicts == 1
 
 
 def test_the_self_test_comes_before_the_first_frame(setup):

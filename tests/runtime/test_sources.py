@@ -37,7 +37,7 @@ def test_a_folder_is_read_in_natural_order_to_its_end(pictures):
     assert [path.name for path in source.files] == [f"part{number}.png" for number in range(1, 11)]
     for number in range(1, 11):
         frame = source.read(1.0)
-        assert frame.frame_id == number
+        assert (frame.frame_id, frame.source) == (number, f"part{number}.png")
         np.testing.assert_array_equal(frame.pixels, picture(defect=number % 2 == 0))
         assert frame.received_ns > 0
     with pytest.raises(EndOfFrames, match="all 10 pictures"):
@@ -240,6 +240,7 @@ for name in ("RGBa8", "Mono8"):
     source = camera(device="1", features={"Width": 128, "Height": 100, "PixelFormat": name,
                                           "AcquisitionFrameRate": 100.0})
     source.open()
+    source.start()
     frames = [source.read(2.0) for _ in range(5)]
     seen[name] = [list(frames[0].pixels.shape), [frame.frame_id for frame in frames],
                   [frame.acquired_ns > 1.6e18 for frame in frames]]
@@ -264,6 +265,7 @@ print(json.dumps({
     "many": complaint(), "none": complaint(device="9"),
     "range": complaint(device="0", features={"Width": 5000}),
     "unknown": complaint(device="0", features={"Widht": 200}),
+    "three": complaint(device="0", features={"Widht": 200, "Height": 200, "Width": "wide", "PayloadSize": 1}),
     "kind": complaint(device="0", features={"Width": "wide"}),
     "choice": complaint(device="0", features={"PixelFormat": "Mono16"}),
     "locked": complaint(device="0", features={"PayloadSize": 1}),
@@ -281,6 +283,10 @@ print(json.dumps({
     assert "VikyTL_DEV_red" in got["none"]
     assert "expected a number from 100 to 800" in got["range"]
     assert "did you mean 'Width'?" in got["unknown"]
+    first, second, third = got["three"].splitlines()
+    assert "'Widht' does not exist" in first
+    assert "'wide' does not fit" in second
+    assert "cannot be written now" in third
     assert "'wide' does not fit" in got["kind"]
     assert "expected one of RGBa8, Mono8" in got["choice"]
     assert "cannot be written now" in got["locked"]
@@ -297,7 +303,9 @@ def test_cameras_behind_one_producer_share_it_and_one_camera_is_opened_once():
         + """
 first, second = camera(device="0"), camera(device="1")
 first.open()
+first.start()
 second.open()
+second.start()
 first.read(2.0)
 second.read(2.0)
 in_use = complaint(device="0")
@@ -306,6 +314,7 @@ second.read(2.0)
 second.close()
 third = camera(device="0")
 third.open()
+third.start()
 print(json.dumps({"in use": in_use, "again": third.read(2.0).frame_id}))
 third.close()
 """
@@ -324,6 +333,7 @@ from inspectd.runtime.sources.damaged import DamagedFrame
 
 source = camera(device="0", features={"Width": 100, "Height": 100, "PixelFormat": "Mono8"})
 source.open()
+source.start()
 buffer = SimpleNamespace(frame_id=7, timestamp_ns=0, payload_type=1, pixel_format=0x01080001, width=100, height=100,
                          padding_x=0, image_offset=0, raw_buffer=bytes(10_000), size_filled=10_000,
                          is_complete=lambda: True)
@@ -347,6 +357,7 @@ def test_a_silent_camera_is_lost_after_its_timeout():
         + """
 source = camera(device="0", timeout_ms=300, features={"AcquisitionFrameRate": 1.0})
 source.open()
+source.start()
 timeouts = 0
 try:
     while True:
@@ -379,6 +390,7 @@ with FrameFeed(Path(os.environ["INSPECTD_SIM_FEED"]), 50, 40, slots=6) as feed:
         assert feed.put(part, 1.0)
     source = camera(producer="simulator", features={"AcquisitionFrameRate": 50.0})
     source.open()
+    source.start()
     frames = [source.read(2.0) for _ in parts]
     print(json.dumps({"same": [bool((a.pixels == b).all()) for a, b in zip(frames, parts)],
                       "ids": [frame.frame_id for frame in frames]}))

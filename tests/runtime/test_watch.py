@@ -23,8 +23,8 @@ from inspectd.frame import Frame
 from inspectd.inspection import Inspection, Verdict
 from inspectd.mask import ClassMap, Mask
 from inspectd.runtime.messaging import CameraStream, Publisher
-from inspectd.runtime.watch import overlay, watch
-from inspectd.wire import MessageType
+from inspectd.runtime.watch import _file_part, overlay, watch
+from inspectd.wire import MessageType, State
 
 CLASSES = ClassMap(("scratch", "stain"))
 
@@ -175,6 +175,41 @@ def test_the_table():
     assert "0 lost" in text
 
 
+def test_the_table_shows_a_line_that_has_stopped_as_stopped(capsys):
+    """Its last message is the change of state; after that there is no heartbeat."""
+    over = threading.Event()
+
+    def run() -> None:
+        publisher.wait_for_subscriber(20)
+        publisher.state = State.CONTINUOUS_EXECUTION
+        while not heard.wait(0.02):
+            publisher.tick()
+        publisher.publish(inspection(1, Verdict.OK))
+        publisher.state = State.HALTED
+        over.wait(20)
+
+    out, heard = io.StringIO(), threading.Event()
+    with Publisher("tcp://127.0.0.1:*", epoch=3, cameras={"cam1": CameraStream()}, station="press") as publisher:
+        thread = threading.Thread(target=run)
+        thread.start()
+        threading.Timer(0.7, heard.set).start()
+        assert watch(publisher.endpoint, count=2, timeout_s=0.5, console=Console(file=out, width=100)) == 1
+        over.set()
+        thread.join()
+    assert "press: Halted, heartbeat" in out.getvalue()
+    assert "ContinuousExecution" not in out.getvalue()
+    assert "after 1 of 2 verdicts" in capsys.readouterr().err
+
+
+def test_a_complaint_has_a_line_of_its_own_where_there_is_no_terminal():
+    with watching("tcp://127.0.0.1:9", "timeout_s=0.3") as process:
+        out, err = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "no heartbeat yet" in out
+    assert out.endswith("\n")
+    assert err.startswith("inspectd watch: nothing came")
+
+
 @pytest.mark.parametrize("preview", [True, False])
 def test_overlays(tmp_path, preview, capsys):
     folder = tmp_path / "new" / "overlays"
@@ -201,6 +236,20 @@ def test_an_overlay_brings_a_preview_to_the_size_of_the_mask():
     assert picture[0, 0].tolist() == [50, 177, 50]
     assert picture[3, 5].tolist() == [100, 100, 100]
     assert overlay(None, None) is None
+
+
+@pytest.mark.parametrize(
+    ("source", "part"),
+    [
+        (None, ""),
+        ("lot 3/part7.jpg", "-part7"),
+        ("../../../etc/x y.png", "-x_y"),
+        ("a\x00b\n.png", "-a_b_"),
+        ("ö" * 300 + ".png", "-" + "ö" * 50),
+    ],
+)
+def test_the_name_of_a_picture_becomes_part_of_a_file_name(source, part):
+    assert _file_part(source) == part
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):

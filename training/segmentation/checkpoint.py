@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from inspectd.bundle import ModelCard, explain
+from inspectd.bundle import ModelCard, explain, is_bundle
 from inspectd.errors import ConfigError, DatasetError
 from inspectd.training.files import written_whole
 
@@ -56,6 +56,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         DatasetError: there is none, it is damaged, or it is not a checkpoint of inspectd.
     """
+    if is_bundle(path):
+        raise DatasetError(
+            f"{path}: is a bundle already, which inspectd run takes as it is; expected the folder of a training, or "
+            f"its checkpoint.safetensors"
+        )
     if path.is_dir():
         path = path / "checkpoint.safetensors"
     if not path.is_file():

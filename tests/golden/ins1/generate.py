@@ -56,9 +56,9 @@ ORIGIN = Origin(
 )
 
 
-def inspection(verdict: Verdict) -> Inspection:
+def inspection(verdict: Verdict, source: str = "") -> Inspection:
     """A part of 8 x 6 pixels; with a scratch and a stain where it is NG."""
-    frame = Frame("cam1", 1234, np.zeros((6, 8, 3), np.uint8), ACQUIRED_NS, trigger_id=99, received_ns=1)
+    frame = Frame("cam1", 1234, np.zeros((6, 8, 3), np.uint8), ACQUIRED_NS, trigger_id=99, received_ns=1, source=source)
     digest = "ab" * 32
     if verdict is Verdict.NOT_INSPECTED:
         return Inspection(frame, verdict, (), None, digest, reason="frame 1234 is incomplete: 2 of 6 lines")
@@ -130,6 +130,10 @@ def accepted() -> dict[str, tuple[str, list[bytes]]]:
         "verdict-not-inspected": (
             "a failure and its reason",
             verdict_message(inspection(Verdict.NOT_INSPECTED), ORIGIN, created_ns=created_ns).to_parts(),
+        ),
+        "verdict-source": (
+            "a picture that was read from a file",
+            verdict_message(inspection(Verdict.OK, "Los 7/Knopf-001.png"), ORIGIN, created_ns=created_ns).to_parts(),
         ),
         "mask-rle8": ("runs", mask.to_parts()),
         "mask-rle8-zlib": ("the same runs in a zlib stream", zipped.to_parts()),

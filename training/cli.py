@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .style import cli as style
-from .terminal import bar, require_torch, summary, validated
+from .terminal import bar, held, require_torch, summary, validated
+
+if TYPE_CHECKING:
+    from inspectd.training.data.holdout import HoldOut
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -232,7 +235,10 @@ def evaluate(
     chosen = tuple(role.strip() for role in roles.split(","))
     samples = dataset.select(*chosen)
     if not samples:
-        raise DatasetError(f"{data}: holds no picture of the roles {', '.join(chosen)}")
+        raise DatasetError(
+            f"{data}: holds no picture of the roles {', '.join(chosen)} to measure on, only {held(dataset)}; "
+            "give some pictures these roles in split.csv, or import anew with a larger --test-share"
+        )
     file = checkpoint / "checkpoint.safetensors" if checkpoint.is_dir() else checkpoint
     settings = trained.card.provenance.get("settings", {})
     if known := sorted(set(chosen) & set(settings.get("roles", ()))):
@@ -333,6 +339,22 @@ def buttons(
 
 
 Role = Annotated[str, typer.Option(help="Role of the labelled pictures: ref, extra, simulated or test.")]
+TestShare = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SHARE",
+        help="Share of each defect type, and of the good parts, that is held out to measure on (test, ok_test); "
+        "a fifth of ref and extra if not given.",
+    ),
+]
+Part = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REGEX",
+        help="Finds the physical part's name in a picture's, '^[^_]+' for example; pictures of a part stay together.",
+    ),
+]
+Seed = Annotated[int, typer.Option(help="Of the pictures that are held out.")]
 Link = Annotated[bool, typer.Option("--link", help="Hard links to the pictures instead of copies.")]
 
 
@@ -342,13 +364,18 @@ def coco(
     images: Annotated[Path, typer.Option(help="Folder of its pictures.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     role: Role = "ref",
+    test_share: TestShare = None,
+    part: Part = None,
+    seed: Seed = 0,
     link: Link = False,
 ) -> None:
     """Polygons and run lengths of a COCO JSON file."""
     from inspectd.training.data.importers import import_coco
 
     with bar("importing") as progress:
-        dataset = import_coco(labels, images, out, role=role, link=link, progress=progress)
+        dataset = import_coco(
+            labels, images, out, role=role, held=_hold_out(role, test_share, seed, part), link=link, progress=progress
+        )
     summary(dataset)
 
 
@@ -357,14 +384,27 @@ def labelme(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of LabelMe's JSON files and pictures.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     role: Role = "ref",
+    test_share: TestShare = None,
+    part: Part = None,
+    seed: Seed = 0,
     link: Link = False,
 ) -> None:
     """Polygons, rectangles and circles of LabelMe's JSON files."""
     from inspectd.training.data.importers import import_labelme
 
     with bar("importing") as progress:
-        dataset = import_labelme(folder, out, role=role, link=link, progress=progress)
+        dataset = import_labelme(
+            folder, out, role=role, held=_hold_out(role, test_share, seed, part), link=link, progress=progress
+        )
     summary(dataset)
+
+
+def _hold_out(role: str, share: float | None, seed: int, part: str | None) -> HoldOut:
+    from inspectd.training.data.holdout import HoldOut
+
+    if share is None:
+        share = 0.2 if role in {"ref", "extra"} else 0.0
+    return HoldOut(share, seed, part)
 
 
 def _size(text: str) -> tuple[int, int]:

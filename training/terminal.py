@@ -12,7 +12,7 @@ from inspectd.optional import require
 if TYPE_CHECKING:
     from inspectd.training.data.dataset import Dataset
 
-__all__ = ["bar", "require_torch", "stages", "summary", "validated"]
+__all__ = ["bar", "held", "require_torch", "stages", "summary", "validated"]
 
 _T = TypeVar("_T")
 
@@ -85,7 +85,14 @@ def bar(what: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: report(what, done, total)
 
 
+def held(dataset: Dataset) -> str:
+    """How many pictures of each role a dataset holds."""
+    from inspectd.training.data.dataset import ROLES
+
+    counts = Counter(sample.role for sample in dataset.samples)
+    return ", ".join(f"{counts[role]} {role}" for role in ROLES if role in counts)
+
+
 def summary(dataset: Dataset) -> None:
     """Print what a dataset holds, in one line."""
-    counts = Counter(sample.role for sample in dataset.samples)
-    print(f"{dataset.root}: {', '.join(f'{count} {role}' for role, count in counts.items())}")  # noqa: T201 - a command's
+    print(f"{dataset.root}: {held(dataset)}")  # noqa: T201 - a command's

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .style import cli as style
-from .terminal import bar, held, require_torch, summary, validated
+from .terminal import bar, require_torch, summary, validated
 
 if TYPE_CHECKING:
     from inspectd.training.data.holdout import HoldOut
@@ -30,6 +30,7 @@ app.command()(style.dst)
 app.command()(style.simulate)
 
 Data = Annotated[Path, typer.Argument(metavar="DATA", help="Folder with split.csv, or an MVTec-style tree.")]
+Link = Annotated[bool, typer.Option("--link", help="Hard links to the pictures instead of copies.")]
 
 
 class Backbone(str, Enum):
@@ -167,7 +168,7 @@ def segment(
             width=width,
             fill=fill,
             bits=bits,
-            roles=tuple(role.strip() for role in roles.split(",")),
+            roles=_roles(roles),
             batch=batch,
             epochs=epochs,
             steps=steps,
@@ -202,7 +203,7 @@ def segment(
 
 @app.command()
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Folder of a training, or its checkpoint.")],
+    network: Annotated[Path, typer.Argument(metavar="NETWORK", help="A checkpoint, folder of a training, or bundle.")],
     data: Data,
     out: Annotated[Path | None, typer.Option(help="Folder for metrics.json, tables, curves and overlays.")] = None,
     roles: Annotated[str, typer.Option(help="Roles to measure on, with commas.")] = "test,ok_test",
@@ -210,57 +211,29 @@ def evaluate(
         float | None, typer.Option(help="Probability from which on a pixel is a defect; else the card's.")
     ] = None,
     minimum_area_px: Annotated[int, typer.Option(help="Smaller regions are ignored, px of the photograph.")] = 1,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Of a checkpoint: cpu or cuda.")] = "cpu",
     seed: Annotated[int, typer.Option(min=0, help="Of the resampling behind the intervals.")] = 0,
 ) -> None:
     """Measure a trained network: pixel F1, image recall at given false rejects, false alarms on good parts.
 
+    A checkpoint is measured in torch, a bundle by its own graph in ONNX Runtime.
+
     Example: inspectd-train evaluate out/slim DATA --out out/slim-evaluation
     """
     require_torch()
-    import hashlib
+    from inspectd.training.segmentation.measure import measure
 
-    import torch
-
-    import inspectd
-    from inspectd.errors import DatasetError
-    from inspectd.mask import ClassMap
-    from inspectd.training.data.dataset import open_dataset
-    from inspectd.training.segmentation.checkpoint import load_checkpoint
-    from inspectd.training.segmentation.evaluate import evaluate as measure
-    from inspectd.training.segmentation.predict import TorchPredictor
-
-    trained = load_checkpoint(checkpoint)
-    dataset = open_dataset(data)
-    chosen = tuple(role.strip() for role in roles.split(","))
-    samples = dataset.select(*chosen)
-    if not samples:
-        raise DatasetError(
-            f"{data}: holds no picture of the roles {', '.join(chosen)} to measure on, only {held(dataset)}; "
-            "give some pictures these roles in split.csv, or import anew with a larger --test-share"
-        )
-    file = checkpoint / "checkpoint.safetensors" if checkpoint.is_dir() else checkpoint
-    settings = trained.card.provenance.get("settings", {})
-    if known := sorted(set(chosen) & set(settings.get("roles", ()))):
-        print(f"inspectd-train: note: the network was trained on {', '.join(known)}", file=sys.stderr)
     with bar("measuring") as progress:
         result = measure(
-            samples,
-            TorchPredictor(trained.network, trained.card, device=device),
-            ClassMap(trained.card.classes),
-            thresholds=trained.card.thresholds if threshold is None else threshold,
+            network,
+            data,
+            roles=_roles(roles),
+            threshold=threshold,
             minimum_area_px=minimum_area_px,
-            bits=int(settings.get("bits", 16)),
-            out=out,
-            provenance={
-                "checkpoint_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-                "dataset": dataset.root.resolve().name,
-                "roles": list(chosen),
-                "seed": seed,
-                "versions": {"inspectd": inspectd.__version__, "torch": torch.__version__},
-                "card": trained.card.model_dump(mode="json"),
-            },
+            device=device,
             seed=seed,
+            out=out,
+            note=lambda text: print(f"inspectd-train: note: {text}", file=sys.stderr),
             progress=progress,
         )
     print(result.text())
@@ -287,9 +260,7 @@ def mine(
     from inspectd.training.segmentation.mining import mine_dataset
 
     with bar("judging") as progress:
-        examples = mine_dataset(
-            network, data, out, roles=tuple(role.strip() for role in roles.split(",")), bits=bits, progress=progress
-        )
+        examples = mine_dataset(network, data, out, roles=_roles(roles), bits=bits, progress=progress)
     wrong = sum(example.hardness > 0.5 for example in examples.pictures)
     print(f"{out}: {len(examples.pictures)} pictures, {wrong} judged wrongly (hardness above 0.5)")
 
@@ -355,7 +326,6 @@ Part = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Of the pictures that are held out.")]
-Link = Annotated[bool, typer.Option("--link", help="Hard links to the pictures instead of copies.")]
 
 
 @importers.command()
@@ -405,6 +375,10 @@ def _hold_out(role: str, share: float | None, seed: int, part: str | None) -> Ho
     if share is None:
         share = 0.2 if role in {"ref", "extra"} else 0.0
     return HoldOut(share, seed, part)
+
+
+def _roles(text: str) -> tuple[str, ...]:
+    return tuple(role.strip() for role in text.split(","))
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
@@ -12,7 +11,7 @@ from inspectd.optional import require
 if TYPE_CHECKING:
     from inspectd.training.data.dataset import Dataset
 
-__all__ = ["bar", "held", "require_torch", "stages", "summary", "validated"]
+__all__ = ["bar", "require_torch", "stages", "summary", "validated"]
 
 _T = TypeVar("_T")
 
@@ -85,14 +84,6 @@ def bar(what: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: report(what, done, total)
 
 
-def held(dataset: Dataset) -> str:
-    """How many pictures of each role a dataset holds."""
-    from inspectd.training.data.dataset import ROLES
-
-    counts = Counter(sample.role for sample in dataset.samples)
-    return ", ".join(f"{counts[role]} {role}" for role in ROLES if role in counts)
-
-
 def summary(dataset: Dataset) -> None:
     """Print what a dataset holds, in one line."""
-    print(f"{dataset.root}: {held(dataset)}")  # noqa: T201 - a command's
+    print(f"{dataset.root}: {dataset.summary}")  # noqa: T201 - a command's

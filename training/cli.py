@@ -278,6 +278,24 @@ def check(data: Data) -> None:
 
 
 @app.command()
+def select(
+    data: Data,
+    roles: Annotated[str, typer.Option(help="Roles whose pictures to take, with commas.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    link: Link = False,
+) -> None:
+    """Take the pictures of some roles into a folder, for a folder camera (pattern "**/*") or to look at.
+
+    Example: inspectd-train select DATA --roles test,ok_test --out out/pictures --link
+    """
+    from inspectd.training.data.select import select as take_over
+
+    with bar("taking") as progress:
+        count = take_over(data, _roles(roles), out, link=link, progress=progress)
+    print(f"{out}: {count} pictures")
+
+
+@app.command()
 def buttons(
     out: Annotated[Path, typer.Option(help="Folder of the dataset; a run that was stopped is continued.")],
     protocol: Annotated[

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,9 @@ from inspectd.command import CONTEXT, VERSION_HELP, version_of
 from .experiments import cli as experiments
 from .style import cli as style
 from .terminal import bar, require_torch, summary, validated
+
+if TYPE_CHECKING:
+    from inspectd.training.data.holdout import HoldOut
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -42,6 +45,7 @@ app.command()(style.dst)
 app.command()(style.simulate)
 
 Data = Annotated[Path, typer.Argument(metavar="DATA", help="Folder with split.csv, or an MVTec-style tree.")]
+Link = Annotated[bool, typer.Option("--link", help="Hard links to the pictures instead of copies.")]
 
 
 class Backbone(str, Enum):
@@ -179,7 +183,7 @@ def segment(
             width=width,
             fill=fill,
             bits=bits,
-            roles=tuple(role.strip() for role in roles.split(",")),
+            roles=_roles(roles),
             batch=batch,
             epochs=epochs,
             steps=steps,
@@ -214,7 +218,7 @@ def segment(
 
 @app.command()
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Folder of a training, or its checkpoint.")],
+    network: Annotated[Path, typer.Argument(metavar="NETWORK", help="A checkpoint, folder of a training, or bundle.")],
     data: Data,
     out: Annotated[Path | None, typer.Option(help="Folder for metrics.json, tables, curves and overlays.")] = None,
     roles: Annotated[str, typer.Option(help="Roles to measure on, with commas.")] = "test,ok_test",
@@ -222,54 +226,29 @@ def evaluate(
         float | None, typer.Option(help="Probability from which on a pixel is a defect; else the card's.")
     ] = None,
     minimum_area_px: Annotated[int, typer.Option(help="Smaller regions are ignored, px of the photograph.")] = 1,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Of a checkpoint: cpu or cuda.")] = "cpu",
     seed: Annotated[int, typer.Option(min=0, help="Of the resampling behind the intervals.")] = 0,
 ) -> None:
     """Measure a trained network: pixel F1, image recall at given false rejects, false alarms on good parts.
 
+    A checkpoint is measured in torch, a bundle by its own graph in ONNX Runtime.
+
     Example: inspectd-train evaluate out/slim DATA --out out/slim-evaluation
     """
     require_torch()
-    import hashlib
+    from inspectd.training.segmentation.measure import measure
 
-    import torch
-
-    import inspectd
-    from inspectd.errors import DatasetError
-    from inspectd.mask import ClassMap
-    from inspectd.training.data.dataset import open_dataset
-    from inspectd.training.segmentation.checkpoint import load_checkpoint
-    from inspectd.training.segmentation.evaluate import evaluate as measure
-    from inspectd.training.segmentation.predict import TorchPredictor
-
-    trained = load_checkpoint(checkpoint)
-    dataset = open_dataset(data)
-    chosen = tuple(role.strip() for role in roles.split(","))
-    samples = dataset.select(*chosen)
-    if not samples:
-        raise DatasetError(f"{data}: holds no picture of the roles {', '.join(chosen)}")
-    file = checkpoint / "checkpoint.safetensors" if checkpoint.is_dir() else checkpoint
-    settings = trained.card.provenance.get("settings", {})
-    if known := sorted(set(chosen) & set(settings.get("roles", ()))):
-        print(f"inspectd-train: note: the network was trained on {', '.join(known)}", file=sys.stderr)
     with bar("measuring") as progress:
         result = measure(
-            samples,
-            TorchPredictor(trained.network, trained.card, device=device),
-            ClassMap(trained.card.classes),
-            thresholds=trained.card.thresholds if threshold is None else threshold,
+            network,
+            data,
+            roles=_roles(roles),
+            threshold=threshold,
             minimum_area_px=minimum_area_px,
-            bits=int(settings.get("bits", 16)),
-            out=out,
-            provenance={
-                "checkpoint_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-                "dataset": dataset.root.resolve().name,
-                "roles": list(chosen),
-                "seed": seed,
-                "versions": {"inspectd": inspectd.__version__, "torch": torch.__version__},
-                "card": trained.card.model_dump(mode="json"),
-            },
+            device=device,
             seed=seed,
+            out=out,
+            note=lambda text: print(f"inspectd-train: note: {text}", file=sys.stderr),
             progress=progress,
         )
     print(result.text())
@@ -296,9 +275,7 @@ def mine(
     from inspectd.training.segmentation.mining import mine_dataset
 
     with bar("judging") as progress:
-        examples = mine_dataset(
-            network, data, out, roles=tuple(role.strip() for role in roles.split(",")), bits=bits, progress=progress
-        )
+        examples = mine_dataset(network, data, out, roles=_roles(roles), bits=bits, progress=progress)
     wrong = sum(example.hardness > 0.5 for example in examples.pictures)
     print(f"{out}: {len(examples.pictures)} pictures, {wrong} judged wrongly (hardness above 0.5)")
 
@@ -313,6 +290,24 @@ def check(data: Data) -> None:
     print(report.text())
     if not report.ok:
         raise typer.Exit(2)
+
+
+@app.command()
+def select(
+    data: Data,
+    roles: Annotated[str, typer.Option(help="Roles whose pictures to take, with commas.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    link: Link = False,
+) -> None:
+    """Take the pictures of some roles into a folder, for a folder camera (pattern "**/*") or to look at.
+
+    Example: inspectd-train select DATA --roles test,ok_test --out out/pictures --link
+    """
+    from inspectd.training.data.select import select as take_over
+
+    with bar("taking") as progress:
+        count = take_over(data, _roles(roles), out, link=link, progress=progress)
+    print(f"{out}: {count} pictures")
 
 
 @app.command()
@@ -348,7 +343,22 @@ def buttons(
 
 
 Role = Annotated[str, typer.Option(help="Role of the labelled pictures: ref, extra, simulated or test.")]
-Link = Annotated[bool, typer.Option("--link", help="Hard links to the pictures instead of copies.")]
+TestShare = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SHARE",
+        help="Share of each defect type, and of the good parts, that is held out to measure on (test, ok_test); "
+        "a fifth of ref and extra if not given.",
+    ),
+]
+Part = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REGEX",
+        help="Finds the physical part's name in a picture's, '^[^_]+' for example; pictures of a part stay together.",
+    ),
+]
+Seed = Annotated[int, typer.Option(help="Of the pictures that are held out.")]
 
 
 @importers.command()
@@ -357,13 +367,18 @@ def coco(
     images: Annotated[Path, typer.Option(help="Folder of its pictures.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     role: Role = "ref",
+    test_share: TestShare = None,
+    part: Part = None,
+    seed: Seed = 0,
     link: Link = False,
 ) -> None:
     """Polygons and run lengths of a COCO JSON file."""
     from inspectd.training.data.importers import import_coco
 
     with bar("importing") as progress:
-        dataset = import_coco(labels, images, out, role=role, link=link, progress=progress)
+        dataset = import_coco(
+            labels, images, out, role=role, held=_hold_out(role, test_share, seed, part), link=link, progress=progress
+        )
     summary(dataset)
 
 
@@ -372,14 +387,31 @@ def labelme(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of LabelMe's JSON files and pictures.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     role: Role = "ref",
+    test_share: TestShare = None,
+    part: Part = None,
+    seed: Seed = 0,
     link: Link = False,
 ) -> None:
     """Polygons, rectangles and circles of LabelMe's JSON files."""
     from inspectd.training.data.importers import import_labelme
 
     with bar("importing") as progress:
-        dataset = import_labelme(folder, out, role=role, link=link, progress=progress)
+        dataset = import_labelme(
+            folder, out, role=role, held=_hold_out(role, test_share, seed, part), link=link, progress=progress
+        )
     summary(dataset)
+
+
+def _hold_out(role: str, share: float | None, seed: int, part: str | None) -> HoldOut:
+    from inspectd.training.data.holdout import HoldOut
+
+    if share is None:
+        share = 0.2 if role in {"ref", "extra"} else 0.0
+    return HoldOut(share, seed, part)
+
+
+def _roles(text: str) -> tuple[str, ...]:
+    return tuple(role.strip() for role in text.split(","))
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
@@ -87,5 +86,4 @@ def bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
 def summary(dataset: Dataset) -> None:
     """Print what a dataset holds, in one line."""
-    counts = Counter(sample.role for sample in dataset.samples)
-    print(f"{dataset.root}: {', '.join(f'{count} {role}' for role, count in counts.items())}")  # noqa: T201 - a command's
+    print(f"{dataset.root}: {dataset.summary}")  # noqa: T201 - a command's

@@ -13,8 +13,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from inspectd.bundle import MODEL, PARITY, load_bundle
-from inspectd.errors import BundleError, DatasetError
+from inspectd.bundle import MODEL, PARITY, load_bundle, write_bundle
+from inspectd.errors import BundleError, ConfigError, DatasetError
 from inspectd.export.bundler import export_bundle
 from inspectd.export.certificate import certify
 from inspectd.export.cli import main
@@ -22,6 +22,8 @@ from inspectd.export.graph import Inspector, to_onnx
 from inspectd.runtime.engine import open_engine, self_test
 from inspectd.training.data.dataset import open_dataset, read_image
 from inspectd.training.segmentation.checkpoint import load_checkpoint
+from inspectd.training.segmentation.graph_predictor import GraphPredictor
+from inspectd.training.segmentation.measure import measure
 from inspectd.training.segmentation.predict import TorchPredictor
 from inspectd.training.segmentation.settings import SegmentSettings
 from inspectd.training.segmentation.train import Hardware, normalise, train
@@ -207,3 +209,44 @@ def test_a_dataset_without_pictures_for_comparison_is_refused(trained, tmp_path,
     (tmp_path / "split.csv").write_text("image,mask,defect,role,tile\n")
     with pytest.raises(DatasetError):
         export_bundle(trained, tmp_path / "b", calibration=tmp_path)
+
+
+def test_a_bundle_is_measured_by_its_own_graph(bundle, trained, buttons, tmp_path):
+    packed = tmp_path / "packed.zip"
+    export_bundle(trained, packed, calibration=buttons, limit=5)
+    options = {"threshold": 0.02, "minimum_area_px": 2}
+    of_torch = measure(trained, buttons, **options)
+    for path in (bundle.path, packed):
+        found = measure(path, buttons, **options, out=tmp_path / "evaluation")
+        assert found.provenance["bundle_sha256"] == load_bundle(path).digest
+        assert "checkpoint_sha256" not in found.provenance
+        assert found.provenance["card"] == of_torch.provenance["card"]
+        assert found.pooled_all.pixels.tp + found.pooled_all.pixels.fp > 0
+        assert found.pooled_all.pixels.f1 == pytest.approx(of_torch.pooled_all.pixels.f1, abs=1e-3)
+        for one, other in zip(found.images, of_torch.images, strict=True):
+            assert one.score == pytest.approx(other.score, abs=2e-3)
+
+
+def test_the_graph_measured_is_the_graph_that_runs(bundle, buttons):
+    """Its probabilities, decided by a threshold, are the mask of the line; to the pixel, unlike torch's."""
+    predict, engine = GraphPredictor(bundle), open_engine(bundle, threads=1)
+    thresholds = np.full(len(bundle.card.classes), 0.02, np.float32)
+    for sample in open_dataset(buttons).select("test", "ok_test"):
+        pixels = read_image(sample.image)
+        excess = predict(pixels) - thresholds[:, None, None]
+        labels = engine.infer(bundle.card.preprocess.image(pixels)[None], thresholds).labels[0]
+        expected = bundle.card.preprocess.letterbox(pixels.shape[:2]).restore(labels)
+        np.testing.assert_array_equal(np.where(excess.max(axis=0) >= 0, excess.argmax(axis=0) + 1, 0), expected)
+
+
+def test_bundles_that_cannot_be_measured_are_refused(bundle, buttons, tmp_path):
+    with pytest.raises(ConfigError, match="the graph of a bundle is measured on the cpu"):
+        measure(bundle.path, buttons, device="cuda")
+    graph = onnx.load_from_string(bundle.read(MODEL))
+    for node in graph.graph.node:
+        if "scores" in node.output:
+            node.op_type = "ReduceMin"
+    files = {name: bundle.read(name) for name in bundle.files} | {MODEL: graph.SerializeToString()}
+    write_bundle(tmp_path / "other", bundle.card, files, version="test")
+    with pytest.raises(BundleError, match="does not take its scores from probabilities"):
+        measure(tmp_path / "other", buttons)

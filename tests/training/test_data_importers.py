@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from inspectd.errors import DatasetError
+from inspectd.errors import ConfigError, DatasetError
 from inspectd.training.data import shapes
 from inspectd.training.data.check import check
 from inspectd.training.data.dataset import Dataset, read_labels
+from inspectd.training.data.holdout import HoldOut
 from inspectd.training.data.importers import import_coco, import_labelme
 
 SHAPE = (20, 30)
@@ -385,3 +386,75 @@ def test_folders_without_labelme_files_are_refused(tmp_path: Path) -> None:
         import_labelme(tmp_path, tmp_path / "out")
     with pytest.raises(DatasetError, match="no such folder"):
         import_labelme(tmp_path / "in", tmp_path / "out")
+
+
+# --- held out for measuring
+
+
+def rows(defects: dict[str, int], good: int, per_part: int = 1) -> list[tuple[str, str, str, str, str]]:
+    names = [
+        (f"{defect}{number // per_part}_{number}", defect) for defect in defects for number in range(defects[defect])
+    ]
+    names += [(f"good{number // per_part}_{number}", "") for number in range(good)]
+    return [(f"images/{name}.png", f"masks/{name}" if d else "", d, "extra" if d else "free", "") for name, d in names]
+
+
+def test_each_type_and_the_good_parts_are_held_out_by_the_same_share() -> None:
+    before = rows({"chip": 20, "burr": 5, "hole": 1}, good=40)
+    found = HoldOut(0.2).apply(before, [])
+    roles = [(defect, role) for _, _, defect, role, _ in found]
+    assert {pair: roles.count(pair) for pair in set(roles)} == {
+        ("chip", "extra"): 16, ("chip", "test"): 4, ("burr", "extra"): 4, ("burr", "test"): 1,
+        ("hole", "extra"): 1, ("", "free"): 32, ("", "ok_test"): 8,
+    }  # fmt: skip
+    # The names decide, not their order; another seed is another choice.
+    assert sorted(HoldOut(0.2).apply(before[::-1], [])) == sorted(found)
+    assert HoldOut(0.2, seed=1).apply(before, []) != found
+    assert HoldOut().apply(before, []) == before
+
+
+def test_the_pictures_of_a_part_are_held_out_together() -> None:
+    found = HoldOut(0.25, part="^[^_]+").apply(rows({"chip": 24}, good=24, per_part=3), [])
+    roles = {part: {role for *_, role, other in found if other == part} for *_, part in found}
+    assert roles["chip0"] in ({"extra"}, {"test"})
+    assert all(len(held) == 1 for held in roles.values())
+    assert sorted(role for (role,) in roles.values()) == ["extra"] * 6 + ["free"] * 6 + ["ok_test"] * 2 + ["test"] * 2
+
+
+def test_an_image_with_several_defects_counts_for_the_rarest() -> None:
+    both = [(f"images/{n}.png", f"masks/{d}/{n}", d, "ref", "") for n in range(5) for d in ("chip", "burr")]
+    found = HoldOut(0.2).apply([*both, *rows({"chip": 40}, good=0)], [])
+    held = {image for image, _, defect, role, _ in found if role == "test" and defect == "burr"}
+    assert len(held) == 1
+    assert {role for image, *_, role, _ in found if image in held} == {"test"}
+
+
+def test_an_import_holds_out_and_says_how(tmp_path: Path) -> None:
+    for number in range(10):
+        picture(tmp_path / f"in/p{number // 2}_{number}.png", number)
+    for number in range(4):
+        labelme(tmp_path / f"in/p{number // 2}_{number}.json", CHIP)
+    dataset = import_labelme(tmp_path / "in", tmp_path / "out", role="extra", held=HoldOut(0.4, 3, "^(p[0-9])_"))
+    parts = {sample.name: (sample.tile, sample.role) for sample in dataset.samples}
+    assert len(parts) == 10
+    assert all(name.startswith(f"images/{tile}_") for name, (tile, _) in parts.items())
+    assert [sum(role == wanted for _, role in parts.values()) for wanted in ("extra", "test", "free", "ok_test")] == [
+        2, 2, 4, 2,
+    ]  # fmt: skip
+    assert check(tmp_path / "out").warnings == ()
+    stated = json.loads((tmp_path / "out/provenance.json").read_text())
+    assert (stated["test_share"], stated["seed"], stated["part"]) == (0.4, 3, "^(p[0-9])_")
+
+
+def test_shares_that_cannot_be_held_out_are_refused(tmp_path: Path) -> None:
+    for share in (1.0, -0.1, float("nan")):
+        with pytest.raises(ConfigError, match="expected a share from 0 to below 1"):
+            HoldOut(share)
+    with pytest.raises(ConfigError, match="not a regular expression"):
+        HoldOut(part="(")
+    file = coco(tmp_path, [])
+    for role in ("test", "simulated"):
+        with pytest.raises(ConfigError, match=f"nothing is held out of the role '{role}'"):
+            import_coco(file, tmp_path / "photos", tmp_path / "out", role=role, held=HoldOut(0.2))
+    with pytest.raises(DatasetError, match=r"line 1/0\.png: --part ^x finds no part in its name".replace("^", r"\^")):
+        import_coco(file, tmp_path / "photos", tmp_path / "out", held=HoldOut(part="^x"))

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -16,6 +17,7 @@ from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 from inspectd.errors import ConfigError, DatasetError, InferenceError
 from inspectd.mask import ClassMap
 from inspectd.training.data.dataset import Sample
+from inspectd.training.segmentation import figures
 from inspectd.training.segmentation.evaluate import evaluate
 from inspectd.training.segmentation.figures import (
     AGREEMENT_RGB,
@@ -434,6 +436,47 @@ def test_panels_of_any_size_have_their_legend(shape):
     colours = {tuple(colour) for colour in panel[-18:].reshape(-1, 3)}
     assert {LABEL_RGB, PREDICTION_RGB, AGREEMENT_RGB} <= colours
     assert panel[-18:, -60:].min() < 100
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that are written."""
+    kept = []
+
+    def figure(*size):
+        kept.append(make(*size))
+        return kept[-1]
+
+    make = figures._figure
+    monkeypatch.setattr(figures, "_figure", figure)
+    return kept
+
+
+def test_no_legend_lies_on_what_is_drawn(pictures, tmp_path, drawn):
+    pictures.add_random(12)
+    evaluate(pictures.samples, first_channel, BINARY, resamples=0, out=tmp_path / "out")
+    curves = drawn[0]
+    legends = [axis.get_legend() for axis in curves.axes]
+    assert all(legends)
+    for axis, legend in zip(curves.axes, legends, strict=True):
+        box = legend.get_window_extent()
+        assert not box.overlaps(axis.bbox)
+        assert not box.overlaps(axis.title.get_window_extent())
+        assert curves.bbox.x0 <= box.x0 < box.x1 <= curves.bbox.x1
+
+
+def test_the_contact_sheet_tells_equal_file_names_apart_and_praises_nothing(pictures, tmp_path, drawn):
+    truth = box(slice(4, 8), slice(4, 8))
+    for number in range(14):
+        pictures.add(np.zeros(SHAPE), truth)
+        name = f"test/{'ab'[number % 2]}/{number // 2:03d}.png"
+        pictures.samples[-1] = replace(pictures.samples[-1], name=name)
+    evaluate(pictures.samples, first_channel, BINARY, resamples=0, out=tmp_path / "out")
+    titles = [axis.get_title(loc="left") for axis in drawn[1].axes]
+    assert sum("test/a/000" in title for title in titles) == 1
+    assert sum("test/b/000" in title for title in titles) == 1
+    # Every F1 is 0: none is the highest.
+    assert not any("highest" in title for title in titles)
 
 
 def test_memory_does_not_grow_with_the_number_of_images(pictures):

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from inspectd.errors import DatasetError
 from inspectd.preprocess import Preprocess
 from inspectd.training.data.dataset import open_dataset
-from inspectd.training.segmentation.feed import Picture, Pictures, _place, loader
+from inspectd.training.segmentation.augment import Moves
+from inspectd.training.segmentation.feed import Picture, Pictures, _place, loader, normalise
 from inspectd.training.segmentation.settings import SegmentSettings
 
 
@@ -113,3 +114,25 @@ def test_a_window_is_cut_before_the_crop(buttons):
 def test_a_set_without_defects_is_refused(buttons):
     with pytest.raises(DatasetError, match="no labelled defect"):
         make(buttons, roles=("free",))
+
+
+def test_no_plane_is_moved_twice(buttons, monkeypatch):
+    moved = []
+    move = Moves.transform
+    monkeypatch.setattr(
+        Moves, "transform", lambda self, plane, params: moved.append(plane) or move(self, plane, params)
+    )
+    make(buttons, augment="full")[Picture(0, seed=1)]
+    assert [type(plane).__name__ for plane in moved] == ["Image", "Mask"]
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_normalising_leaves_its_input_and_gives_the_formula_to_the_bit(dtype):
+    preprocess = Preprocess(height=16, width=16)
+    images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8).to(dtype, memory_format=torch.channels_last)
+    before = images.clone()
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (preprocess.mean, preprocess.std))
+    found = normalise(images, preprocess)
+    assert torch.equal(found, (images.float() * preprocess.scale - mean) / std)
+    assert torch.equal(images, before)
+    assert found.is_contiguous(memory_format=torch.channels_last)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
+from typer.main import get_command
 
 from inspectd.errors import DatasetError
 from inspectd.preprocess import Preprocess
+from inspectd.training.cli import app
 from inspectd.training.data.dataset import open_dataset
 from inspectd.training.segmentation.checkpoint import load_checkpoint
 from inspectd.training.segmentation.feed import Picture, Pictures, loader
@@ -132,3 +136,13 @@ def test_a_network_judges_its_pictures_and_goes_on_with_the_worst(buttons, tmp_p
     assert card.provenance["settings"]["hard"] == "hard.json"
     assert card.provenance["hard"]["network"] == "first"
     assert len(card.provenance["hard"]["sha256"]) == 64
+
+
+def test_the_guide_shows_commands_that_exist():
+    text = (Path(__file__).resolve().parents[2] / "docs/training.md").read_text().replace("\\\n", " ")
+    lines = re.findall(r"^    inspectd-train ((?:mine|segment) .*hard.*)$", text, re.MULTILINE)
+    assert [line.split()[0] for line in lines] == ["mine", "segment"]
+    commands = get_command(app).commands
+    for line in lines:
+        name, *arguments = line.split()
+        commands[name].make_context(name, arguments)  # parses and runs nothing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import resource
@@ -179,6 +180,23 @@ def test_a_full_disk_is_named_and_leaves_no_drafts(buttons, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"settings.json", "log.csv", "tensorboard"}
+
+
+def test_a_complete_training_is_not_resumed(buttons, tmp_path):
+    settings = SegmentSettings(**SMALL, steps=2)
+    out = tmp_path / "out"
+    checkpoint = train(buttons, out, settings, hardware=CPU, console=QUIET)
+    before = {path: path.stat().st_mtime_ns for path in (checkpoint, out / "resume.pt", out / "log.csv")}
+    said = io.StringIO()
+    assert train(buttons, out, settings, hardware=CPU, resume=True, console=Console(file=said)) == checkpoint
+    assert said.getvalue() == f"{out}: the training is complete, 2 updates; nothing to resume\n"
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    # Without its checkpoint there is something to do.
+    learnt = load_file(checkpoint)
+    checkpoint.unlink()
+    train(buttons, out, settings, hardware=CPU, resume=True, console=QUIET)
+    again = load_file(checkpoint)
+    assert all(torch.equal(learnt[name], again[name]) for name in learnt)
 
 
 def test_a_training_without_a_saved_state_begins_anew(buttons, tmp_path):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import os.path
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -88,6 +89,12 @@ class Dataset:
     def defects(self) -> tuple[str, ...]:
         """The defect types that occur, sorted."""
         return tuple(sorted({name for sample in self.samples for name, _ in sample.masks}))
+
+    @property
+    def summary(self) -> str:
+        """How many images there are of each role that occurs."""
+        counts = Counter(sample.role for sample in self.samples)
+        return ", ".join(f"{counts[role]} {role}" for role in ROLES if role in counts)
 
     def select(self, *roles: str) -> tuple[Sample, ...]:
         """The samples of these roles, in their order.

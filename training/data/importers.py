@@ -1,7 +1,7 @@
 """Datasets from the files of annotation tools: COCO JSON and LabelMe JSON.
 
 Both write split.csv, the masks as PNG (0 and 255), and copies of the images; a fault anywhere means that
-nothing is written, and all faults are reported together.
+nothing is written, and all faults are reported together. What is held out for measuring is in `holdout`.
 """
 
 from __future__ import annotations
@@ -10,17 +10,19 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
-from inspectd.errors import DatasetError
+from inspectd import __version__
+from inspectd.errors import ConfigError, DatasetError
 from inspectd.picture import IMAGE_SUFFIXES
 
 from . import shapes
 from .dataset import DEFECT_FREE_ROLES, ROLES, Dataset
+from .holdout import NO_HOLD_OUT, HoldOut
 from .writing import SplitWriter, write_dataset
 
 __all__ = ["import_coco", "import_labelme"]
@@ -74,7 +76,14 @@ class _Labelme(BaseModel):
 
 
 def import_coco(
-    json: Path, images: Path, out: Path, *, role: str = "ref", link: bool = False, progress: Progress | None = None
+    json: Path,
+    images: Path,
+    out: Path,
+    *,
+    role: str = "ref",
+    held: HoldOut = NO_HOLD_OUT,
+    link: bool = False,
+    progress: Progress | None = None,
 ) -> Dataset:
     """Write a dataset from COCO JSON: polygons of one or several parts, and run lengths of both kinds.
 
@@ -86,13 +95,15 @@ def import_coco(
         images: folder that `file_name` is relative to.
         out: folder to write; it must not exist, or be empty.
         role: role of the images with defects: ref, extra, simulated or test.
+        held: what is held out for measuring.
         link: hard-link the images where possible instead of copying them.
         progress: called with (images done, images in all).
 
     Raises:
+        ConfigError: a share is held out of a role that none can be held out of.
         DatasetError: `out` is not empty, `role` is none for defects, or the annotations have faults (all named).
     """
-    good = _good_role(role)
+    good = _good_role(role, held)
     coco = _load(_Coco, json)
     faults = _coco_faults(coco, json)
     defects = {category.id: category.name for category in coco.categories}
@@ -115,12 +126,19 @@ def import_coco(
                 writer.add(images / name, name, role if masks else good, masks)
             if progress is not None:
                 progress(done, len(coco.images))
+        writer.rows = held.apply(writer.rows, writer.faults)
 
-    return write_dataset(out, fill, link=link)
+    return write_dataset(out, fill, _provenance("coco", json, role, held), link=link)
 
 
 def import_labelme(
-    folder: Path, out: Path, *, role: str = "ref", link: bool = False, progress: Progress | None = None
+    folder: Path,
+    out: Path,
+    *,
+    role: str = "ref",
+    held: HoldOut = NO_HOLD_OUT,
+    link: bool = False,
+    progress: Progress | None = None,
 ) -> Dataset:
     """Write a dataset from a folder of LabelMe JSON files and images, sub-folders included.
 
@@ -131,13 +149,15 @@ def import_labelme(
         folder: the JSON files; the images are where `imagePath` says, or beside the JSON file under its name.
         out: folder to write; it must not exist, or be empty.
         role: role of the images with defects: ref, extra, simulated or test.
+        held: what is held out for measuring.
         link: hard-link the images where possible instead of copying them.
         progress: called with (images done, images in all).
 
     Raises:
+        ConfigError: a share is held out of a role that none can be held out of.
         DatasetError: `out` is not empty, `role` is none for defects, or the files have faults (all named).
     """
-    good = _good_role(role)
+    good = _good_role(role, held)
     if not folder.is_dir():
         raise DatasetError(f"{folder}: no such folder; expected LabelMe JSON files and images")
     files = sorted(folder.rglob("*.json"))
@@ -160,8 +180,9 @@ def import_labelme(
                 writer.add(image, PurePosixPath(image.relative_to(folder.resolve()).as_posix()), good, {})
             if progress is not None:
                 progress(min(done, total), total)
+        writer.rows = held.apply(writer.rows, writer.faults)
 
-    return write_dataset(out, fill, link=link)
+    return write_dataset(out, fill, _provenance("labelme", folder, role, held), link=link)
 
 
 def _import_labelme(file: Path, folder: Path, writer: SplitWriter, role: str, good: str) -> Path | None:
@@ -283,10 +304,25 @@ def _expected_size(writer: SplitWriter, image: Path, height: int | None, width: 
     return shape
 
 
-def _good_role(role: str) -> str:
+def _provenance(kind: str, source: Path, role: str, held: HoldOut) -> dict[str, Any]:
+    """What decided the content besides the labels."""
+    return {
+        "made_by": f"inspectd {__version__}, inspectd-train import {kind}",
+        "labels": source.resolve().name,
+        "role": role,
+        "test_share": held.share,
+        "seed": held.seed,
+        "part": held.part,
+    }
+
+
+def _good_role(role: str, held: HoldOut) -> str:
     if role not in ROLES or role in DEFECT_FREE_ROLES:
         allowed = ", ".join(name for name in ROLES if name not in DEFECT_FREE_ROLES)
         raise DatasetError(f"the role {role!r} is not one for images with defects; expected one of {allowed}")
+    if held.share and role in {"test", "simulated"}:
+        why = "all of it is measured on" if role == "test" else "a network is measured on real defects"
+        raise ConfigError(f"--test-share {held.share}: nothing is held out of the role {role!r}, {why}; leave it out")
     return "ok_test" if role == "test" else "free"
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,6 +20,7 @@ from inspectd.errors import DatasetError
 from inspectd.picture import read_pixels
 
 from .dataset import COLUMNS, SPLIT_FILE, Dataset, open_dataset
+from .resumable import PROVENANCE
 
 __all__ = ["Row", "SplitWriter", "require_new", "take", "write_dataset", "write_png", "write_split"]
 
@@ -66,12 +69,15 @@ def require_new(out: Path) -> None:
         raise DatasetError(f"{out}: already there and not an empty folder; nothing is overwritten, name another")
 
 
-def write_dataset(out: Path, fill: Callable[[SplitWriter], None], *, link: bool = False) -> Dataset:
+def write_dataset(
+    out: Path, fill: Callable[[SplitWriter], None], provenance: Mapping[str, Any], *, link: bool = False
+) -> Dataset:
     """Write a dataset through a `SplitWriter`; `out` appears when it is complete, or not at all.
 
     Args:
         out: folder to make; it may exist if it is empty.
         fill: adds every image, and collects faults in `SplitWriter.faults`.
+        provenance: what decided the content, as JSON values; written beside it.
         link: hard-link the images instead of copying them, where the file system allows it.
 
     Raises:
@@ -89,6 +95,7 @@ def write_dataset(out: Path, fill: Callable[[SplitWriter], None], *, link: bool 
         if writer.faults:
             listed = "\n  ".join(writer.faults)
             raise DatasetError(f"nothing was written to {out}, {len(writer.faults)} faults:\n  {listed}")
+        (staging / PROVENANCE).write_text(json.dumps(provenance, indent=1) + "\n", encoding="utf-8")
         write_split(staging, writer.rows)
         staging.replace(out)
     return open_dataset(out)

@@ -115,14 +115,16 @@ class Pictures(Dataset[_Item]):
         pixels, labels = self.plain(picture.index)
         image = tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
         mask = tv_tensors.Mask(torch.from_numpy(labels))
-        # What a window may be laid over: a pixel of these. It is moved with the picture.
-        focus = tv_tensors.Mask(torch.from_numpy(self._around_hardest(picture.index))) if picture.hard else mask
+        # What a window may be laid over: a pixel of the last. It is moved with the picture, and each plane costs time.
+        planes = [image, mask]
+        if picture.hard:
+            planes.append(tv_tensors.Mask(torch.from_numpy(self._around_hardest(picture.index))))
         if self._augment is not None:
             # torchvision draws from the global generator of the CPU; it is put back afterwards.
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(picture.seed)
-                image, mask, focus = self._augment(image, mask, focus)
-        seen, truth, aim = image.as_subclass(Tensor), mask.as_subclass(Tensor), focus.as_subclass(Tensor)
+                planes = self._augment(*planes)
+        seen, truth, aim = (plane.as_subclass(Tensor) for plane in (planes[0], planes[1], planes[-1]))
         rng = np.random.default_rng(picture.seed)
         bias = 1.0 if picture.hard else self.settings.crop_bias
         if self.settings.window < 1:
@@ -185,7 +187,8 @@ def normalise(images: Tensor, preprocess: Preprocess) -> Tensor:
     """The arithmetic half of `Preprocess`: uint8 [N, C, H, W] -> float32 [N, C, H, W], `(v * scale - mean) / std`."""
     mean = torch.tensor(preprocess.mean, device=images.device).view(1, -1, 1, 1)
     std = torch.tensor(preprocess.std, device=images.device).view(1, -1, 1, 1)
-    return (images.float() * preprocess.scale - mean) / std
+    # In place of a copy of its own: three more tensors of a batch would be as much memory to write as the work itself.
+    return images.to(torch.float32, copy=True).mul_(preprocess.scale).sub_(mean).div_(std)
 
 
 def _permutation(seed: int, stream: int, epoch: int, count: int) -> NDArray[np.int64]:

@@ -158,8 +158,7 @@ def _draw_precision_recall(axis: Axes, pool: PixelPool) -> None:
     axis.plot(*zip(*points, strict=True), color=_DEFECTIVE, linewidth=1.6)
     if pool.pixels.precision is not None and pool.pixels.recall is not None:
         axis.plot(pool.pixels.recall, pool.pixels.precision, "o", color="black", markersize=6, label="at the threshold")
-        axis.legend(loc="lower left", frameon=False)
-    axis.set_title(f"pixels of {' + '.join(pool.roles)}: average precision {_number(pool.average_precision)}")
+    _head(axis, f"pixels of {' + '.join(pool.roles)}: average precision {_number(pool.average_precision)}")
 
 
 def _draw_thresholds(axis: Axes, evaluation: Evaluation) -> None:
@@ -184,8 +183,7 @@ def _draw_thresholds(axis: Axes, evaluation: Evaluation) -> None:
         )
     if evaluation.common_threshold is not None:
         axis.axvline(evaluation.common_threshold, color=_GREY, linestyle="--", linewidth=1)
-    axis.legend(loc="lower center", frameon=False, ncols=3)
-    axis.set_title(f"F1 {_number(pool.pixels.f1)} as set; {_number(pool.best_f1)} at best, {pool.best_threshold:.2f}")
+    _head(axis, f"F1 {_number(pool.pixels.f1)} as set; {_number(pool.best_f1)} at best, {pool.best_threshold:.2f}")
 
 
 def _draw_scores(axis: Axes, evaluation: Evaluation, good: Sequence[float], defective: Sequence[float]) -> None:
@@ -206,8 +204,7 @@ def _draw_scores(axis: Axes, evaluation: Evaluation, good: Sequence[float], defe
     axis.set_ylim(bottom=0)
     if evaluation.common_threshold is not None:
         axis.axvline(evaluation.common_threshold, color=_GREY, linestyle="--", linewidth=1)
-    axis.legend(loc="upper center", edgecolor="none")
-    axis.set_title(f"image scores: AUROC {_number(evaluation.image_level.auroc)}")
+    _head(axis, f"image scores: AUROC {_number(evaluation.image_level.auroc)}")
 
 
 def _draw_false_rejects(axis: Axes, evaluation: Evaluation, good: Sequence[float], defective: Sequence[float]) -> None:
@@ -233,8 +230,15 @@ def _draw_false_rejects(axis: Axes, evaluation: Evaluation, good: Sequence[float
                 clip_on=False,
                 label=f"at most {point.false_reject_rate * 100:g} %: {point.recall * 100:.1f} %",
             )
-    axis.legend(loc="lower right", frameon=False)
-    axis.set_title(f"{len(defective)} defective and {len(good)} good images")
+    _head(axis, f"{len(defective)} defective and {len(good)} good images")
+
+
+def _head(axis: Axes, title: str) -> None:
+    """Title, and below it the legend: inside the axes it would lie on what is drawn, sooner or later."""
+    handles, _ = axis.get_legend_handles_labels()
+    if handles:
+        axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(handles), frameon=False, borderaxespad=0.2)
+    axis.set_title(title, pad=24 if handles else None)
 
 
 def _say(axis: Axes, text: str) -> None:
@@ -262,8 +266,8 @@ def write_contact_sheet(evaluation: Evaluation, folder: Path, path: Path) -> Non
         (result for result in shown if result.defective), key=lambda result: (result.pixels.f1 or 0.0, result.score)
     )
     worst = ranked[: 2 * _COLUMNS]
-    # Few images are shown once, among the worst.
-    best = ranked[len(worst) :][::-1][:_COLUMNS]
+    # Few images are shown once, among the worst; and where nothing is found, none is the best.
+    best = [result for result in ranked[len(worst) :][::-1][:_COLUMNS] if result.pixels.f1]
     false = sorted((result for result in shown if not result.defective), key=lambda result: -result.pixels.fp)
     rows = [
         *_rows("lowest F1", worst),
@@ -293,8 +297,9 @@ def _rows(title: str, results: Sequence[ImageResult]) -> list[tuple[str, Sequenc
 
 
 def _caption(result: ImageResult) -> str:
-    name = Path(result.image).stem
-    short = name if len(name) <= 30 else f"{name[:14]}…{name[-14:]}"
+    # With its folders: in an MVTec-style tree, every one of them has a 000.
+    name = Path(result.image).with_suffix("").as_posix()
+    short = name if len(name) <= 34 else f"{name[:14]}…{name[-19:]}"
     figure = f"F1 {_number(result.pixels.f1)}" if result.defective else f"{result.pixels.fp} px"
     return f"{short}\n{result.defect or 'good'}, {figure}, score {result.score:.2f}"
 

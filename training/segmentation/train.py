@@ -124,6 +124,11 @@ def train(
             fabric.strategy.precision.load_state_dict(state["precision"])
     step, trained_s, smoothed = state.get("step", 0), state.get("trained_s", 0.0), state.get("smoothed")
     del state
+    checkpoint = out / "checkpoint.safetensors"
+    if step == steps and fabric.broadcast(checkpoint.is_file()):
+        if rank == 0:
+            console.print(f"{out}: the training is complete, {steps} updates; nothing to resume", soft_wrap=True)
+        return checkpoint
     weights = torch.tensor([1.0] + [settings.defect_weight] * len(class_map), device=fabric.device)
     module.train()
     begun = time.monotonic()
@@ -196,7 +201,6 @@ def train(
         )
         save()
 
-    checkpoint = out / "checkpoint.safetensors"
     on_first(fabric, finish)
     return checkpoint
 

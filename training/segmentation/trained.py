@@ -13,10 +13,15 @@ from .checkpoint import load_checkpoint
 from .feed import Pictures
 from .unfold import unfold
 
-__all__ = ["load_trained"]
+__all__ = ["is_bundle", "load_trained"]
 
 _MEASURED = 64
 """Pictures that the statistics of a bundle's network are measured on."""
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a path names a bundle, sound or not, and no checkpoint."""
+    return (path / MANIFEST).is_file() or path.suffix == ".zip"
 
 
 def load_trained(path: Path, pictures: Callable[[ModelCard], Pictures]) -> tuple[nn.Module, ModelCard]:
@@ -31,7 +36,7 @@ def load_trained(path: Path, pictures: Callable[[ModelCard], Pictures]) -> tuple
         DatasetError: no such checkpoint, or a damaged one.
         BundleError: a damaged bundle, or one that cannot be unfolded.
     """
-    if (path / MANIFEST).is_file() or path.suffix == ".zip":
+    if is_bundle(path):
         bundle = load_bundle(path)
         return unfold(bundle, pictures(bundle.card).spread(_MEASURED)), bundle.card
     checkpoint = load_checkpoint(path)

@@ -36,6 +36,7 @@ def export_bundle(
     checkpoint: Path,
     out: Path,
     *,
+    name: str | None = None,
     calibration: Path | None = None,
     limit: int = 64,
     stage: Callable[[str], None] | None = None,
@@ -46,6 +47,7 @@ def export_bundle(
     Args:
         checkpoint: the file, or the folder of its training.
         out: folder of the bundle, or a name ending in .zip; replaced when it is a bundle already.
+        name: what people will call it; the training's dataset if not given.
         calibration: a dataset whose pictures the certificate compares on, besides the checkpoint's golden ones.
         limit: number of them.
         stage: called with the name of each stage as it begins.
@@ -62,7 +64,7 @@ def export_bundle(
     stage = stage or (lambda _: None)
     stage("reading the checkpoint")
     trained = load_checkpoint(checkpoint)
-    card = trained.card
+    card = trained.card if name is None else trained.card.model_copy(update={"name": name})
     if not len(trained.golden):
         raise DatasetError(f"{checkpoint}: holds no golden inputs; train it again with this version")
     images, images_from = trained.golden, f"{len(trained.golden)} pictures of the training set"

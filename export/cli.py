@@ -18,6 +18,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode="markdown", context_set
 def export(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Folder of a training, or its checkpoint.")],
     out: Annotated[Path, typer.Option(metavar="BUNDLE", help="Folder to write, or a name ending in .zip.")],
+    name: Annotated[str | None, typer.Option(help="What people will call it; else its training's dataset.")] = None,
     calibration: Annotated[
         Path | None, typer.Option(metavar="DATA", help="A dataset whose pictures the comparison runs on as well.")
     ] = None,
@@ -47,6 +48,7 @@ def export(
         certificate = export_bundle(
             checkpoint,
             out,
+            name=name,
             calibration=calibration,
             limit=limit,
             stage=lambda name: bar.update(task, description=name),

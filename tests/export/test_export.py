@@ -184,6 +184,13 @@ def test_the_self_test_passes_and_fails_where_it_must(bundle):
         self_test(Blind(), bundle)
 
 
+def test_a_bundle_can_be_given_a_name(trained, tmp_path):
+    export_bundle(trained, tmp_path / "named", name="buttons, station 3")
+    named = load_bundle(tmp_path / "named")
+    assert named.card.name == "buttons, station 3"
+    open_engine(named)  # the graph carries the same card
+
+
 def test_the_command(trained, tmp_path, monkeypatch, capsys):
     command = [sys.executable, "-m", "inspectd.export.cli"]
     done = subprocess.run([*command, str(trained), "--out", str(tmp_path / "b.zip")], capture_output=True, text=True)

@@ -1,8 +1,9 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and folders that one process writes."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,22 @@ from safetensors import SafetensorError
 
 from inspectd.errors import ConfigError
 
-__all__ = ["written_whole"]
+__all__ = ["locked", "written_whole"]
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a folder for this process; the lock goes with the process, however that ends.
+
+    Raises:
+        ConfigError: another process writes there.
+    """
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(f"{folder}: another process writes there; wait for it, or end it") from error
+        yield
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from inspectd.errors import ConfigError
+from inspectd.errors import ConfigError, DatasetError
 from inspectd.training.experiments.cells import METRICS
 from inspectd.training.experiments.methods import MethodsSettings, Variant, compare_methods
 from inspectd.training.segmentation.settings import SegmentSettings
@@ -61,4 +61,11 @@ def test_methods_are_compared_and_a_second_run_does_nothing_again(parts, vgg_fil
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob(METRICS)}
     assert len(before) == 8
     assert compare_methods(parts, tmp_path / "out", settings) == text
+    more = settings.model_copy(update={"methods": ("poisson", *settings.methods)})
+    assert "| poisson |" in compare_methods(parts, tmp_path / "out", more)
+    with pytest.raises(DatasetError, match="an experiment with another roles"):
+        compare_methods(parts, tmp_path / "out", settings.model_copy(update={"roles": ("test",)}))
+    with pytest.raises(ConfigError, match=r"method 'dst:epoch=2': epoch: .*"):
+        compare_methods(parts, tmp_path / "new", settings.model_copy(update={"methods": ("dst:epoch=2",)}))
+    assert not (tmp_path / "new").exists(), "faults in the settings come before any work"
     assert {path: path.stat().st_mtime_ns for path in before} == before

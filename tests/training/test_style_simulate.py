@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -22,7 +23,7 @@ from inspectd.training.segmentation.settings import SegmentSettings
 from inspectd.training.segmentation.train import train
 from inspectd.training.style.dst import DstSettings
 from inspectd.training.style.parts import Backgrounds, MaskFolders, read_exemplars
-from inspectd.training.style.placement import read_placements
+from inspectd.training.style.placement import place_mask, read_placements
 from inspectd.training.style.simulate import METHODS, SimulateSettings, Work, simulate
 from inspectd.training.style.train import train_dst
 
@@ -115,19 +116,38 @@ def test_several_defects_on_a_picture_have_masks_of_their_own(parts, tmp_path):
     assert check(out).ok, check(out).text()
     counts = [len(sample.masks) for sample in dataset.select("simulated")]
     assert max(counts) == 2
+    exemplars = {exemplar.name: exemplar for exemplar in read_exemplars(open_dataset(parts))}
+    listed = read_placements(out / "placements.jsonl")
+    for number, sample in enumerate(dataset.select("simulated")):
+        expected: dict[str, np.ndarray] = {}
+        for placement in (placement for placement in listed if placement.sample == number):
+            label = place_mask(placement, exemplars[placement.reference].mask, (96, 96))
+            expected[placement.defect] = expected.get(placement.defect, False) | label
+        assert dict(sample.masks).keys() == expected.keys()
+        for defect, path in sample.masks:
+            assert np.array_equal(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) > 0, expected[defect])
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_16_bit_and_grey_pictures_work(parts, networks, tmp_path, channels):
+def test_16_bit_and_grey_pictures_work(parts, vgg_file, tmp_path, channels):
     root = tmp_path / "data"
     shutil.copytree(parts, root)
     for path in (root / "images").glob("*.png"):
         image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR)
         cv2.imwrite(str(path), image.astype(np.uint16) * 16)
-    dataset = made(root, tmp_path / "out", "relit", 2, settings={"bits": 12})
+    settings = DstSettings(
+        vgg=str(vgg_file), channels=4, blocks=1, epochs=1, pictures=2, batch=2, precision="32-true", bits=12
+    )
+    exemplar = read_exemplars(open_dataset(root), bits=12)[0]
+    backgrounds = Backgrounds(open_dataset(root), bits=12)
+    train_dst(exemplar, backgrounds, tmp_path / "net", settings, hardware=Hardware(accelerator="cpu"), preview_every=0)
+    work = {"networks": (tmp_path / "net",)}
+    dataset = made(root, tmp_path / "out", "dst", 2, settings={"bits": 12, "partial": True}, work=work)
     image = read_image(dataset.select("simulated")[0].image)
     assert image.shape[2] == channels
     assert image.max() > 100
+    with pytest.raises(DatasetError, match="trained with --bits 12, this simulates with 16"):
+        made(root, tmp_path / "other", "dst", 2, work=work)
 
 
 def test_a_killed_run_is_continued_without_doubles_or_gaps(parts, tmp_path):
@@ -164,6 +184,12 @@ def test_regions_and_forbidden_pixels_given_as_masks_are_kept_to(parts, tmp_path
     regions, forbidden = tmp_path / "regions", tmp_path / "forbidden"
     for folder in (regions, forbidden):
         folder.mkdir()
+    left = np.zeros((96, 96), np.uint8)
+    left[20:80, 10:50] = 255
+    for sample in open_dataset(parts).samples:
+        cv2.imwrite(str(regions / f"{Path(sample.name).stem}.png"), left if sample.role == "free" else left | 255)
+    placed = made(parts, tmp_path / "left", "relit", 8, work={"masks": MaskFolders(regions)}).select("simulated")
+    assert all(not read_labels(sample, None, (96, 96))[:, 54:].any() for sample in placed)
     bar = np.zeros((96, 96), np.uint8)
     bar[:, 60:] = 255
     for sample in open_dataset(parts).select("free"):
@@ -177,11 +203,20 @@ def test_regions_and_forbidden_pixels_given_as_masks_are_kept_to(parts, tmp_path
         made(parts, tmp_path / "other", "relit", 8, work={"masks": MaskFolders(None, forbidden)})
     with pytest.raises(DatasetError, match="no such folder"):
         MaskFolders(tmp_path / "none")
+    # The same folder of results with other masks is another dataset.
+    with pytest.raises(DatasetError, match="another data_sha256"):
+        made(parts, out, "relit", 8)
+    (tmp_path / "others").mkdir()
+    cv2.imwrite(str(tmp_path / "others" / "IMG_1.png"), bar)
+    with pytest.raises(DatasetError, match="no mask is named like a picture"):
+        made(parts, tmp_path / "unlike", "relit", 8, work={"masks": MaskFolders(None, tmp_path / "others")})
 
 
-def test_what_cannot_be_simulated_is_answered(parts, tmp_path):
+def test_what_cannot_be_simulated_is_answered(parts, networks, tmp_path):
     with pytest.raises(DatasetError, match="inspectd-train dst"):
         made(parts, tmp_path / "out", "dst")
+    with pytest.raises(DatasetError, match=r"2 references of .* have no network, .*--partial"):
+        made(parts, tmp_path / "out", "dst", work={"networks": networks[:1]})
     made(parts, tmp_path / "few", "relit", 2)
     with pytest.raises(DatasetError, match="holds 2 samples, 6 are wanted"):
         made(parts, tmp_path / "out", "relit", placements=tmp_path / "few" / "placements.jsonl")

@@ -20,12 +20,20 @@ from safetensors.torch import load_file, save_file
 from inspectd.errors import ConfigError, DatasetError
 from inspectd.training.data.dataset import open_dataset
 from inspectd.training.devices import Hardware
+from inspectd.training.files import locked
 from inspectd.training.style.checkpoint import CHECKPOINT, load_dst
+from inspectd.training.style.coarse import Exemplar, soft
 from inspectd.training.style.dst import DST_PRESETS, DstSettings
-from inspectd.training.style.parts import Backgrounds, read_exemplars
+from inspectd.training.style.painting import coarse_scene, painted_by
+from inspectd.training.style.parts import Backgrounds, file_name, folders_of, read_exemplars
 from inspectd.training.style.settings import PRESETS
 from inspectd.training.style.train import train_dst
+from inspectd.training.style.transfernet import TransferNet
 
+from .test_style_coarse import placed
+
+LINE = np.zeros((64, 64), bool)
+LINE[30:32, 10:54] = True
 QUIET, CPU = Console(quiet=True), Hardware(accelerator="cpu", save_every=2)
 
 
@@ -136,7 +144,14 @@ def test_folders_in_use_and_other_settings_are_refused(parts, vgg_file, tmp_path
         run(parts, tmp_path / "out", small(vgg_file))
     with pytest.raises(ConfigError, match=r"other settings: .*rate 0.001 -> 0.002"):
         run(parts, tmp_path / "out", small(vgg_file, rate=2e-3), resume=True)
+    other = tmp_path / "relabelled"
+    shutil.copytree(parts, other)
+    cv2.imwrite(str(other / "masks" / "ref-0.png"), np.pad(np.full((9, 9), 255, np.uint8), ((40, 47), (40, 47))))
+    with pytest.raises(ConfigError, match="other settings: data "):
+        run(other, tmp_path / "out", small(vgg_file), resume=True)
     (tmp_path / "out" / CHECKPOINT).unlink()
+    with locked(tmp_path / "out"), pytest.raises(ConfigError, match="another process writes there"):
+        run(parts, tmp_path / "out", small(vgg_file), resume=True)
     (tmp_path / "out" / "resume.pt").write_bytes(b"torn")
     with pytest.raises(DatasetError, match="is damaged"):
         run(parts, tmp_path / "out", small(vgg_file), resume=True)
@@ -164,6 +179,28 @@ def test_foreign_checkpoints_are_refused(tmp_path):
     (tmp_path / CHECKPOINT).write_bytes(b"nothing")
     with pytest.raises(DatasetError, match="cannot be read"):
         load_dst(tmp_path)
+
+
+def test_references_of_one_name_have_folders_of_their_own():
+    image, mask = np.zeros((8, 8, 3), np.uint8), np.eye(8, dtype=bool)
+    names = ["train/stain/000.png", "train/hole/000.png"]
+    folders = folders_of([Exemplar(name, "d", image, mask) for name in names])
+    assert folders == {names[0]: "train_stain_000", names[1]: "train_hole_000"}
+    assert folders_of([Exemplar("images/a.png", "d", image, mask)]) == {"images/a.png": "a"}
+    assert file_name("hole.1") != file_name("hole.2")
+    with pytest.raises(DatasetError, match="too alike"):
+        folders_of([Exemplar(name, "d", image, mask) for name in ("a b.png", "a_b.png")])
+
+
+def test_a_thin_defect_gets_one_edge_and_not_two(parts):
+    """Painted by a network that changes nothing, it keeps the share that the Gaussian mask gives it."""
+    exemplar = Exemplar("r", "scratch", np.full((64, 64, 3), 160, np.uint8), np.zeros((64, 64), bool) | LINE)
+    exemplar.image[LINE] = 40
+    settings = DstSettings(window=64)
+    scene, coarse = coarse_scene(np.full((64, 64, 3), 160, np.uint8), exemplar, placed(0.0, 0.0), settings)
+    (found,) = painted_by(TransferNet(4, blocks=0).eval(), settings, [(scene, coarse)])
+    share = (160 - found[scene.label].mean()) / 120
+    assert share == pytest.approx(soft(scene.label, 1.0)[scene.label].mean(), abs=0.02)
 
 
 def test_presets_are_what_they_are_called():

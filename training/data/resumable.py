@@ -72,7 +72,6 @@ def in_processes(
     prepare: Callable[[], None],
     *,
     out: Path,
-    worth: int = 2,
 ) -> Iterator[Iterator[None]]:
     """Does the jobs while the iterator is consumed; in this process where `workers` is 1 or jobs are few.
 
@@ -82,12 +81,11 @@ def in_processes(
         workers: processes.
         prepare: called once in each process before its first job.
         out: the folder that is written, for the error's message.
-        worth: jobs for each process from which on starting it is worth its while.
 
     Raises:
         DatasetError: a process was killed.
     """
-    if workers == 1 or len(jobs) < worth * workers:
+    if workers == 1 or len(jobs) < 2 * workers:
         if jobs:
             prepare()
         yield map(function, jobs)

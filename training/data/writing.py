@@ -56,7 +56,9 @@ def take(source: Path, target: Path, *, link: bool) -> None:
             return
         except OSError:  # another file system, or one without links: the copy below does the same
             pass
-    shutil.copyfile(source, target)
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.copyfile(source, partial)
+    partial.replace(target)
 
 
 def require_new(out: Path) -> None:

@@ -41,7 +41,7 @@ def methods(
             "relit, dst-paper, dst; changes as in 'dst:style_target=ring;loss.weights.hist=0', "
             "strength as in cutpaste+gain.",
         ),
-    ] = "only-real,cutpaste,poisson,histmatch,histmatch-gauss,dst-paper,dst",
+    ] = "only-real,cutpaste,poisson,histmatch,histmatch-gauss,dst-paper,dst,relit+gain,cutpaste+gain",
     seeds: Annotated[int, typer.Option(help="Trainings of each method.")] = 3,
     count: Annotated[int, typer.Option(help="Simulated pictures of each method.")] = 900,
     steps: Annotated[int, typer.Option(help="Updates of each training.")] = 1000,

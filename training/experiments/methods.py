@@ -1,12 +1,15 @@
 """Ways to simulate defects, compared by what Buttonlab learns from each.
 
 Fairness: the same placements, backgrounds, network, crops, augmentation, updates and optimiser for every
-way; several seeds; and the control `only real`, which gets as many updates from the references alone.
+way; several seeds of the training, one of the placements and of DST; and the control `only-real`, which gets as many
+updates from the references alone. The default DST also varies the defects' strength, which is a part of it; whether
+it is that which helps is seen beside `dst-gain` and `cutpaste+gain`.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import json
 import os
 import platform
@@ -18,19 +21,22 @@ from statistics import mean, stdev
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.console import Console
 
 import inspectd
+from inspectd.bundle import explain
 from inspectd.errors import ConfigError
 from inspectd.training.data.dataset import open_dataset
+from inspectd.training.data.resumable import claim
 from inspectd.training.devices import Hardware
 from inspectd.training.files import written_whole
 from inspectd.training.segmentation.results import Evaluation, read_evaluation
 from inspectd.training.segmentation.settings import SegmentSettings
 from inspectd.training.style.dst import DST_PRESETS, DstSettings
-from inspectd.training.style.parts import Backgrounds, file_name, read_exemplars
-from inspectd.training.style.placement import PlacementSettings
+from inspectd.training.style.parts import Backgrounds, as_reference, folders_of, read_exemplars
+from inspectd.training.style.placement import PlacementSettings, write_placements
+from inspectd.training.style.planning import plan
 from inspectd.training.style.simulate import METHODS, PLACEMENTS, SimulateSettings, Work, simulate
 from inspectd.training.style.train import train_dst
 
@@ -55,6 +61,8 @@ class MethodsSettings(BaseModel):
         "histmatch-gauss",
         "dst-paper",
         "dst",
+        "relit+gain",
+        "cutpaste+gain",
     )
     """Rows, see `Variant`."""
     seeds: int = Field(3, ge=1)
@@ -154,19 +162,21 @@ def compare_methods(
         The table, as Markdown; `report.md` and `report.json` in `out` hold it too.
 
     Raises:
-        DatasetError: the data cannot be used.
-        ConfigError: `out` is of an experiment with other settings.
+        DatasetError: the data cannot be used, or `out` is of an experiment with other settings or data.
+        ConfigError: an unknown method, or settings that DST does not know.
     """
     say = progress or (lambda *_: None)
     variants = {name: Variant.of(name) for name in settings.methods}
     simulation = _Simulation(data, out, settings, accelerator, say)
-    datasets: dict[str, Path] = {}
-    placements: Path | None = None
-    for name, variant in variants.items():
-        datasets[name] = simulation.dataset(variant, placements)
-        if variant.base != ONLY_REAL:
-            # The first list drawn is everyone's.
-            placements = placements or datasets[name] / PLACEMENTS
+    # All faults in the settings before the first hour of training.
+    for variant in variants.values():
+        simulation.settings_of(variant)
+    dataset = open_dataset(data)
+    others = [sample for sample in dataset.samples if sample.role != "free"]
+    content: dict[str, Any] = settings.model_dump(mode="json", exclude={"methods", "seeds"})
+    claim(out, content | {"data_sha256": Backgrounds(dataset).digest(*others)}, "an experiment")
+    simulation.place()
+    datasets = {name: simulation.dataset(variant) for name, variant in variants.items()}
     cells = {
         (method, seed): Cell(
             folder=out / "cells" / f"{variants[method].folder}-{seed}",
@@ -214,7 +224,31 @@ class _Simulation:
     accelerator: str
     say: Report
 
-    def dataset(self, variant: Variant, placements: Path | None) -> Path:
+    def place(self) -> None:
+        """Draw the one list of placements, where it is not there yet."""
+        if (self.out / PLACEMENTS).is_file():
+            return
+        dataset = open_dataset(self.data)
+        exemplars = sorted(read_exemplars(dataset), key=lambda exemplar: exemplar.name)
+        references = [as_reference(exemplar) for exemplar in exemplars]
+        progress = functools.partial(self.say, "placing")
+        count, placement = self.settings.count, self.settings.placement
+        found = plan(references, Backgrounds(dataset), count, placement, 0, progress=progress)
+        write_placements(self.out / PLACEMENTS, found.placements)
+
+    def settings_of(self, variant: Variant) -> DstSettings:
+        """The settings of a variant's networks.
+
+        Raises:
+            ConfigError: changes that DST does not know.
+        """
+        preset = DST_PRESETS["paper" if variant.base == "dst-paper" else "default"]
+        try:
+            return DstSettings(**_merged(preset.model_dump() | self.settings.dst, variant.changes))
+        except ValidationError as error:
+            raise ConfigError(f"method {variant.name!r}: {explain(error)}") from error
+
+    def dataset(self, variant: Variant) -> Path:
         """The dataset of a variant, written where it is not there yet."""
         if variant.base == ONLY_REAL:
             return self.data
@@ -229,22 +263,22 @@ class _Simulation:
                 gains=variant.gains,
                 roles=("ref", "free"),
             ),
-            placements=placements,
+            placements=self.out / PLACEMENTS,
             progress=lambda what, done, total: self.say(f"{what} {variant.name}", done, total),
         )
         return out
 
     def _networks(self, variant: Variant) -> tuple[Path, ...]:
         """The networks of a variant, trained where they are not there yet."""
-        preset = DST_PRESETS["paper" if variant.base == "dst-paper" else "default"]
-        chosen = DstSettings(**_merged(preset.model_dump() | self.settings.dst, variant.changes))
+        chosen = self.settings_of(variant)
         dataset = open_dataset(self.data)
         exemplars = read_exemplars(dataset, bits=chosen.bits)
+        names = folders_of(exemplars)
         backgrounds = Backgrounds(dataset, bits=chosen.bits)
         folders = []
         for number, exemplar in enumerate(exemplars):
             self.say(f"networks {variant.name}", number, len(exemplars))
-            folder = self.out / "networks" / variant.networks / file_name(exemplar.name.replace("/", "_"))
+            folder = self.out / "networks" / variant.networks / names[exemplar.name]
             train_dst(
                 exemplar,
                 backgrounds,

@@ -106,10 +106,18 @@ class Pictures(Dataset[_Item]):
         Raises:
             DatasetError: a file that cannot be used.
         """
+        pixels, labels = self.photograph(index)
+        return self._preprocess.image(pixels), self._preprocess.letterbox(labels.shape).apply_mask(labels)
+
+    def photograph(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """A picture uint8 [h, w, C] and its labels uint8 [h, w] as they were taken.
+
+        Raises:
+            DatasetError: a file that cannot be used.
+        """
         sample = self.samples[index]
         pixels = read_image(sample.image, bits=self.settings.bits)
-        labels = read_labels(sample, self._classes, pixels.shape[:2])
-        return self._preprocess.image(pixels), self._preprocess.letterbox(labels.shape).apply_mask(labels)
+        return pixels, read_labels(sample, self._classes, pixels.shape[:2])
 
     def __getitem__(self, picture: Picture) -> _Item:
         pixels, labels = self.plain(picture.index)

@@ -84,13 +84,16 @@ def mine(
     network = network.eval().to(memory_format=torch.channels_last)
     found: list[HardExample] = []
     for start in range(0, len(pictures), _BATCH):
-        pairs = [pictures.read(index) for index in range(start, min(start + _BATCH, len(pictures)))]
-        images = torch.from_numpy(np.stack([image for image, _ in pairs])).permute(0, 3, 1, 2)
+        pairs = [pictures.photograph(index) for index in range(start, min(start + _BATCH, len(pictures)))]
+        images = torch.from_numpy(np.stack([preprocess.image(pixels) for pixels, _ in pairs])).permute(0, 3, 1, 2)
         normalised = normalise(images, preprocess).expand(-1, 3, -1, -1)
         logits = network(normalised.contiguous(memory_format=torch.channels_last)).float()
         likeliest = torch.softmax(logits, dim=1)[:, 1:].amax(dim=1).numpy()  # [N, H, W]
         for offset, ((_, labels), probability) in enumerate(zip(pairs, likeliest, strict=True)):
-            hardness, row, column = find_hard(probability, labels)
+            letterbox = preprocess.letterbox(labels.shape)
+            # What is marked in the margins of the letterbox is no part of any verdict.
+            inside = letterbox.apply_mask(np.ones(labels.shape, np.uint8))
+            hardness, row, column = find_hard(probability * inside, letterbox.apply_mask(labels))
             sample = pictures.samples[start + offset]
             found.append(HardExample(image=sample.name, hardness=round(hardness, 6), row=row, column=column))
         if progress is not None:

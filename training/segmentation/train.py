@@ -112,7 +112,8 @@ def train(
     on_first(fabric, lambda: _prepare(out, settings, resume=resume))
     steps = settings.steps or max(1, math.ceil(settings.epochs * len(samples) / (settings.batch * world)))
     # What must be the same for a training to go on as if it had never been stopped.
-    extent = {"steps": steps, "devices": world, "pictures": len(samples)}
+    extent: dict[str, int | str] = {"steps": steps, "devices": world, "pictures": len(samples)}
+    extent |= {"hard examples": pictures.hard_source.get("sha256", "none")}
     state = _load_state(out / _RESUME, extent) if fabric.broadcast((out / _RESUME).exists()) else {}
     if state:
         network.load_state_dict(state["network"])
@@ -268,7 +269,7 @@ def _rate(settings: SegmentSettings, step: int, steps: int) -> float:
     return high + (low - high) * (1 + math.cos(math.pi * share)) / 2
 
 
-def _load_state(path: Path, extent: dict[str, int]) -> dict[str, Any]:
+def _load_state(path: Path, extent: dict[str, int | str]) -> dict[str, Any]:
     """What `save` wrote."""
     try:
         state = dict(torch.load(path, map_location="cpu", weights_only=True))

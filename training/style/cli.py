@@ -85,6 +85,7 @@ def dst(
     defect: Annotated[
         list[str] | None, typer.Option(help="Only references of this defect type; several times.")
     ] = None,
+    exactly: Annotated[str | None, typer.Option(hidden=True)] = None,
     jobs: Annotated[int, typer.Option(min=1, help="References that are trained side by side, a process each.")] = 1,
     preset: Annotated[Preset, typer.Option(help="What the other options change.")] = Preset.default,
     coarse: Annotated[Way | None, typer.Option(help="How the coarse defect is painted.")] = None,
@@ -126,7 +127,7 @@ def dst(
     from inspectd.training.data.dataset import open_dataset
     from inspectd.training.devices import Hardware
 
-    from .parts import Backgrounds, MaskFolders, file_name, read_exemplars
+    from .parts import Backgrounds, MaskFolders, folders_of, read_exemplars
     from .several import train_side_by_side
     from .train import train_dst
 
@@ -150,19 +151,20 @@ def dst(
     settings = validated(lambda: _settings(preset.value, changes, losses and losses.value, weights, layers))
     dataset = open_dataset(data)
     masks = MaskFolders(regions, forbidden)
+    every = read_exemplars(dataset, bits=bits)
+    folders = {name: out / folder for name, folder in folders_of(every).items()}
     exemplars = [
         exemplar
-        for exemplar in read_exemplars(dataset, bits=bits)
-        if (not reference or any(part in exemplar.name for part in reference))
+        for exemplar in every
+        if (exactly is None or exemplar.name == exactly)
+        and (not reference or any(part in exemplar.name for part in reference))
         and (not defect or exemplar.defect in defect)
     ]
     if not exemplars:
         raise DatasetError(f"{data}: no reference fits --reference and --defect")
-    folders = {exemplar.name: out / file_name(Path(exemplar.name).name) for exemplar in exemplars}
-    if len(set(folders.values())) < len(folders):
-        folders = {exemplar.name: out / file_name(exemplar.name.replace("/", "_")) for exemplar in exemplars}
     if jobs > 1 and len(exemplars) > 1:
-        train_side_by_side(folders, {e.name: e.defect for e in exemplars}, jobs=jobs, resume=resume)
+        chosen = {exemplar.name: folders[exemplar.name] for exemplar in exemplars}
+        train_side_by_side(chosen, {e.name: e.defect for e in exemplars}, jobs=jobs, resume=resume)
         return
     samples = {sample.name: sample for sample in dataset.select("ref")}
     backgrounds = Backgrounds(dataset, masks, bits=bits)
@@ -174,7 +176,7 @@ def dst(
                 backgrounds,
                 folders[exemplar.name],
                 settings,
-                region=masks.region(samples[exemplar.name.partition("#")[0]], shape),
+                region=masks.region(samples[exemplar.sample], shape),
                 hardware=Hardware(accelerator=accelerator, save_every=save_every),
                 resume=resume,
                 preview_every=preview_every,
@@ -237,7 +239,10 @@ def simulate(
     rotation_deg: Annotated[float, typer.Option(help="Highest rotation, either way.")] = 180.0,
     elastic_px: Annotated[float, typer.Option(help="Highest elastic displacement, px; 0 for none.")] = 2.0,
     per_image: Annotated[str, typer.Option(metavar="LOW,HIGH", help="Defects of a picture.")] = "1,1",
-    sigma_px: Annotated[float, typer.Option(help="Of the Gaussian mask of methods without a network, px.")] = 2.0,
+    sigma_px: Annotated[float, typer.Option(help="Of the Gaussian mask of methods without a network, px.")] = 1.0,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Also where references of DATA have no network: without their types.")
+    ] = False,
     histogram: Annotated[str, typer.Option(help="quantile, rank or cdf256 (the paper's).")] = "quantile",
     space: Annotated[str, typer.Option(help="rgb, lab or pca: what histograms are matched in.")] = "rgb",
     roles: Annotated[
@@ -248,7 +253,7 @@ def simulate(
     forbidden: Forbidden = None,
     seed: Annotated[int, typer.Option(help="Of the placements.")] = 0,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that paint; one a core if not given.")] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda; with cuda use one worker.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu or cuda, which paints in one process.")] = "cpu",
 ) -> None:
     """Write a dataset of simulated defects with exact labels, ready for `inspectd-train segment`.
 
@@ -277,6 +282,7 @@ def simulate(
             ),
             gains=use_gain,
             sigma_px=sigma_px,
+            partial=partial,
             histogram=histogram,
             space=space,
             roles=tuple(role.strip() for role in roles.split(",") if role.strip()),

@@ -51,6 +51,8 @@ _EDGE_PX = 2
 class Exemplar:
     """A labelled defect to paint from: `image` uint8 [h, w, 3 or 1], `mask` bool [h, w].
 
+    `name` is unique among references; `sample` is the name of the picture in its dataset, which may show several.
+
     Raises:
         DatasetError: an empty mask, one of another size, or one that leaves nothing of the good surface.
     """
@@ -59,6 +61,7 @@ class Exemplar:
     defect: str
     image: NDArray[np.uint8]
     mask: BoolMask
+    sample: str = ""
 
     def __post_init__(self) -> None:
         if self.mask.shape != self.image.shape[:2]:

@@ -77,7 +77,7 @@ class DstSettings(BaseModel):
 DST_PRESETS: Mapping[str, DstSettings] = MappingProxyType(
     {
         "default": DstSettings(),
-        # The paper's steps; its weights do not balance on features of VGG-19 (docs/results/dst.md), so `auto` stays.
+        # The paper's steps; its printed weights do not balance (see settings.PRESETS), so `auto` stays.
         "paper": DstSettings(coarse="histmatch", method="cdf256", sigma_px=2.0, placement=PlacementSettings()),
     }
 )

@@ -34,7 +34,13 @@ def coarse_scene(
     """Where a network of these settings paints, and the coarse defect there: uint8 [h, w, C]."""
     scene = scene_of(good, exemplar, placement, margin_px=settings.margin_px, least_px=window_of(settings))
     coarse = paint(
-        settings.coarse, scene, exemplar, sigma_px=settings.sigma_px, method=settings.method, space=settings.space
+        # Without an edge of its own: the network's fusion gives it one, and two would halve a thin defect.
+        settings.coarse,
+        scene,
+        exemplar,
+        sigma_px=0.0,
+        method=settings.method,
+        space=settings.space,
     )
     return scene, coarse
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inspectd.errors import DatasetError
-from inspectd.picture import read_mask
+from inspectd.picture import IMAGE_SUFFIXES, read_mask
 from inspectd.training.data.dataset import Dataset, Sample, read_image
 
 from .coarse import Exemplar
 from .region import BoolMask, find_region, read_region, reference_region
 from .site import Background, Reference
 
-__all__ = ["Backgrounds", "MaskFolders", "as_reference", "file_name", "read_exemplars"]
+__all__ = ["Backgrounds", "MaskFolders", "as_reference", "file_name", "folders_of", "read_exemplars"]
 
 _KEPT_BYTES = 1 << 30
 """Memory for pictures and what is known of them."""
@@ -44,6 +46,33 @@ class MaskFolders:
             if folder is not None and not folder.is_dir():
                 raise DatasetError(f"{folder}: no such folder; expected masks named like the pictures, with .png")
 
+    def check(self, samples: Sequence[Sample]) -> None:
+        """See that the folders are for these pictures.
+
+        Raises:
+            DatasetError: a folder none of whose masks is named like a picture, or a mask that several are named like.
+        """
+        repeated = {name for name, count in Counter(_base(sample) for sample in samples).items() if count > 1}
+        for folder in (self.regions, self.forbidden):
+            found = [(sample, path) for sample in samples if (path := _like(folder, sample)) is not None]
+            if folder is not None and not found:
+                raise DatasetError(
+                    f"{folder}: no mask is named like a picture; expected {Path(samples[0].name).with_suffix('.png')}"
+                )
+            for sample, path in found:
+                if path.parent == folder and "/" in sample.name and _base(sample) in repeated:
+                    raise DatasetError(f"{path}: {_base(sample)} is the name of several pictures; use their subfolders")
+
+    def digest(self, samples: Sequence[Sample]) -> str | None:
+        """What tells the masks of these pictures from others; None without any."""
+        content = hashlib.sha256()
+        paths = [
+            path for sample in samples for folder in (self.regions, self.forbidden) if (path := _like(folder, sample))
+        ]
+        for path in paths:
+            content.update(f"{path.name}\0".encode() + path.read_bytes())
+        return content.hexdigest() if paths else None
+
     def region(self, sample: Sample, shape: tuple[int, int]) -> BoolMask | None:
         """The region given for a picture."""
         path = _like(self.regions, sample)
@@ -65,6 +94,10 @@ class MaskFolders:
                 f"{shape[1]} x {shape[0]} px (width x height)"
             )
         return mask
+
+
+def _base(sample: Sample) -> str:
+    return f"{Path(sample.name).stem}.png"
 
 
 def _like(folder: Path | None, sample: Sample) -> Path | None:
@@ -94,7 +127,7 @@ def read_exemplars(dataset: Dataset, *, bits: int = 16) -> tuple[Exemplar, ...]:
             if mask.shape != image.shape[:2] or not mask.any():
                 what = "is empty" if mask.shape == image.shape[:2] else "has another size than its picture"
                 raise DatasetError(f"{path}: the mask of {sample.name} {what}; label the defect's pixels again")
-            found.append(Exemplar(name, defect, image, mask))
+            found.append(Exemplar(name, defect, image, mask, sample.name))
     return tuple(found)
 
 
@@ -105,8 +138,22 @@ def as_reference(exemplar: Exemplar, region: BoolMask | None = None) -> Referenc
 
 
 def file_name(name: str) -> str:
-    """The name of a reference as that of a file or folder."""
-    return re.sub(r"[^\w.-]+", "_", str(Path(name).with_suffix("")) if "#" not in name else name)
+    """A name, or a path inside a dataset, as that of one file or folder; a picture's ending is left out."""
+    stem = name.removesuffix(Path(name).suffix) if Path(name).suffix.lower() in IMAGE_SUFFIXES else name
+    return re.sub(r"[^\w.-]+", "_", stem)
+
+
+def folders_of(exemplars: Sequence[Exemplar]) -> dict[str, str]:
+    """A folder name for each reference of a dataset: short where that tells them apart.
+
+    Raises:
+        DatasetError: two names that no file name tells apart.
+    """
+    for shorten in (lambda name: Path(name).name, lambda name: name):
+        found = {exemplar.name: file_name(shorten(exemplar.name)) for exemplar in exemplars}
+        if len(set(found.values())) == len(found):
+            return found
+    raise DatasetError(f"the references {', '.join(found)} are too alike for file names; rename one")
 
 
 class Backgrounds(Sequence[Background]):
@@ -122,6 +169,7 @@ class Backgrounds(Sequence[Background]):
         if not self.samples:
             raise DatasetError(f"{dataset.root}: holds no picture of the role free; good parts are what is painted on")
         self._masks, self._bits = masks or MaskFolders(), bits
+        self._masks.check(dataset.samples)
         self._numbers = {sample.name: number for number, sample in enumerate(self.samples)}
         height, width = self._read(0).shape[:2]
         kept = max(4, _KEPT_BYTES // (_BYTES_PER_PIXEL * height * width))
@@ -140,6 +188,16 @@ class Backgrounds(Sequence[Background]):
         if isinstance(index, slice):
             return [self._background(number) for number in range(*index.indices(len(self)))]
         return self._background(range(len(self))[index])
+
+    def digest(self, *more: Sample) -> str:
+        """What tells these pictures, and `more`, with their masks from others: sha256 of all of it."""
+        content = hashlib.sha256()
+        for sample in (*self.samples, *more):
+            content.update(f"{sample.name}\0".encode() + sample.image.read_bytes())
+            for defect, path in sample.masks:
+                content.update(f"{defect}\0".encode() + path.read_bytes())
+        content.update(str(self._masks.digest((*self.samples, *more))).encode())
+        return content.hexdigest()
 
     def picture(self, name: str) -> NDArray[np.uint8]:
         """The picture of a name, uint8 [H, W, C]; not to be written to.

@@ -78,7 +78,7 @@ def train_side_by_side(
 
 
 def _start(name: str, folder: Path, threads: str, *, resume: bool) -> subprocess.Popen[bytes]:
-    arguments = [*_without(sys.argv[1:], "--jobs"), "--jobs", "1", "--reference", name]
+    arguments = [*_without(sys.argv[1:], "--jobs"), "--jobs", "1", "--exactly", name]
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _log(folder).open("ab" if resume else "wb") as log:
         return subprocess.Popen(
@@ -86,6 +86,8 @@ def _start(name: str, folder: Path, threads: str, *, resume: bool) -> subprocess
             stdout=log,
             stderr=subprocess.STDOUT,
             env=os.environ | {"OMP_NUM_THREADS": threads},
+            # A terminal's Ctrl-C is this process's to hand on: twice would end them before they have saved.
+            start_new_session=True,
         )
 
 
@@ -94,15 +96,15 @@ def _log(folder: Path) -> Path:
 
 
 def _without(arguments: list[str], option: str) -> list[str]:
-    """The arguments without an option and its value; --reference too, which each process gets for itself."""
+    """The arguments without an option and its value, and without those that choose references."""
     kept: list[str] = []
     skip = False
     for argument in arguments:
         if skip:
             skip = False
-        elif argument in (option, "--reference"):
+        elif argument in (option, "--reference", "--defect"):
             skip = True
-        elif not argument.startswith((f"{option}=", "--reference=")):
+        elif not argument.startswith((f"{option}=", "--reference=", "--defect=")):
             kept.append(argument)
     return kept
 

@@ -63,8 +63,10 @@ class SimulateSettings(BaseModel):
     """Where defects are put, and how strong they are."""
     gains: bool = True
     """Whether the placements' gain is used: the defect is S + gain (painted - S)."""
-    sigma_px: float = Field(2.0, ge=0)
+    sigma_px: float = Field(1.0, ge=0)
     """Of the Gaussian mask of the methods without a network that have one; a network has its own."""
+    partial: bool = False
+    """Whether references without a network may be left out."""
     histogram: Method = "quantile"
     """Histogram matching of the methods without a network."""
     space: Space = "rgb"
@@ -122,6 +124,17 @@ class Painter:
             self._networks = {network.exemplar.name: network for network in found}
             if len(self._networks) < len(found):
                 raise DatasetError("two networks of one reference are given; name one folder of `inspectd-train dst`")
+            if other := [network for network in found if network.settings.bits != settings.bits]:
+                raise DatasetError(
+                    f"{other[0].exemplar.name}: its network was trained with --bits {other[0].settings.bits}, "
+                    f"this simulates with {settings.bits}; use the same"
+                )
+            missing = [sample.name for sample in self.dataset.select("ref") if sample.name not in self._drawn()]
+            if missing and not settings.partial:
+                raise DatasetError(
+                    f"{len(missing)} references of {work.data} have no network, {missing[0]} for one; go on with "
+                    "`inspectd-train dst --resume`, or say --partial"
+                )
             for network in self._networks.values():
                 network.network.to(work.device).to(memory_format=torch.channels_last)
             self.exemplars = {name: network.exemplar for name, network in self._networks.items()}
@@ -129,13 +142,17 @@ class Painter:
             labelled = sorted(read_exemplars(self.dataset, bits=settings.bits), key=attrgetter("name"))
             self.exemplars = {exemplar.name: exemplar for exemplar in labelled}
 
+    def _drawn(self) -> set[str]:
+        """Names of the pictures whose defects have networks."""
+        return {name.partition("#")[0] for name in self._networks} | set(self._networks)
+
     def references(self) -> list[Reference]:
         """The references with their regions, by name: the order decides the placements, the method must not."""
         if self._networks:
             return [as_reference(found.exemplar, found.region.numpy()) for found in self._networks.values()]
         samples = {sample.name: sample for sample in self.dataset.select("ref")}
         return [
-            as_reference(exemplar, self._masks.region(samples[exemplar.name.partition("#")[0]], _shape(exemplar.image)))
+            as_reference(exemplar, self._masks.region(samples[exemplar.sample], _shape(exemplar.image)))
             for exemplar in self.exemplars.values()
         ]
 
@@ -216,8 +233,9 @@ def simulate(
     pending = [sample for sample in samples if not is_whole(*_files(work.out, sample))]
     done = len(samples) - len(pending)
     prepare = functools.partial(_prepare, work, settings)
-    processes = workers or os.cpu_count() or 1
-    with in_processes(_write, pending, processes, prepare, out=work.out, worth=_WORTH) as written:
+    # One context on a GPU is enough; a process with few pictures would load torch for nothing.
+    processes = 1 if work.device != "cpu" else workers or max(1, min(os.cpu_count() or 1, len(pending) // _WORTH))
+    with in_processes(_write, pending, processes, prepare, out=work.out) as written:
         if progress is not None:
             progress("painting", done, len(samples))
         for _ in written:
@@ -269,17 +287,11 @@ def _placements(
 
 def _provenance(work: Work, settings: SimulateSettings, painter: Painter, given: str | None) -> dict[str, object]:
     dataset = painter.dataset
-    digest = hashlib.sha256()
-    for sample in (*dataset.select("ref"), *painter.backgrounds.samples):
-        digest.update(sample.name.encode())
-        digest.update(sample.image.read_bytes())
-        for _, mask in sample.masks:
-            digest.update(mask.read_bytes())
     content: dict[str, object] = {
         "made_by": f"inspectd {__version__}, inspectd-train simulate",
         "simulated": True,
         "data": dataset.root.resolve().name,
-        "data_sha256": digest.hexdigest(),
+        "data_sha256": painter.backgrounds.digest(*dataset.select("ref")),
         "settings": settings.model_dump(mode="json"),
         "networks": {path.name: hashlib.sha256(_checkpoint(path).read_bytes()).hexdigest() for path in work.networks},
         "placements_sha256": given,
@@ -299,6 +311,8 @@ def _names(sample: Sequence[Placement]) -> tuple[PurePosixPath, dict[str, PurePo
         defect: PurePosixPath("masks", "simulated", name if len(defects) == 1 else f"{name}.{file_name(defect)}")
         for defect in defects
     }
+    if len(set(masks.values())) < len(masks):
+        raise DatasetError(f"the defects {', '.join(defects)} are too alike for file names; rename one")
     image = PurePosixPath("images", "simulated", f"{name}.png")
     return image, {defect: path.with_name(f"{path.name}.png") for defect, path in masks.items()}
 
@@ -310,24 +324,18 @@ def _files(out: Path, sample: Sequence[Placement]) -> tuple[Path, list[Path]]:
 
 def _taken_over(sample: Sample, out: Path) -> list[Row]:
     """A picture of the data with its masks in the new dataset; its rows."""
-    image = PurePosixPath("images", sample.role, _unique(sample.name))
+    image = PurePosixPath(sample.role, sample.name)
     if not (out / image).is_file():
         take(sample.image, out / image, link=True)
     if not sample.masks:
         return [(str(image), "", "", sample.role, sample.tile)]
     rows: list[Row] = []
     for defect, mask in sample.masks:
-        target = PurePosixPath("masks", sample.role, file_name(defect), f"{image.name}{mask.suffix}")
+        target = PurePosixPath(sample.role, "masks", file_name(defect), f"{sample.name}{mask.suffix}")
         if not (out / target).is_file():
             take(mask, out / target, link=True)
         rows.append((str(image), str(target), defect, sample.role, sample.tile))
     return rows
-
-
-def _unique(name: str) -> str:
-    """A file name for a path inside a dataset: two paths never share one."""
-    path = PurePosixPath(name)
-    return path.name if path.parts[:-1] in ((), ("images",)) else "_".join(path.parts)
 
 
 _PAINTERS: dict[str, tuple[Painter, Path]] = {}

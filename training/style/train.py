@@ -8,6 +8,7 @@ update alone, so that a training that was killed and resumed gives the weights o
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import json
 import math
 import pickle
@@ -32,7 +33,7 @@ from inspectd.preprocess import Preprocess
 from inspectd.training.data.sheet import Tile, contact_sheet
 from inspectd.training.data.writing import write_png
 from inspectd.training.devices import Hardware, fast_precision, interruption, launch
-from inspectd.training.files import written_whole
+from inspectd.training.files import locked, written_whole
 from inspectd.training.log import training_log
 
 from .checkpoint import CHECKPOINT, save_dst
@@ -110,12 +111,16 @@ def train_dst(
     precision = fast_precision(hardware.accelerator) if settings.precision == "auto" else settings.precision
     settings = settings.model_copy(update={"precision": precision})
     side = window_of(settings)
-    _prepare(out, settings, exemplar, resume=resume)
+    reference = as_reference(exemplar, region)
+    data = hashlib.sha256(backgrounds.digest().encode())
+    for part in (exemplar.image, exemplar.mask, reference.region):
+        data.update(np.ascontiguousarray(part).tobytes())
+    note = {"reference": exemplar.name, "data": data.hexdigest(), **settings.model_dump(mode="json")}
+    _prepare(out, note, resume=resume)
     checkpoint = out / CHECKPOINT
     if checkpoint.is_file():
         return checkpoint
     fabric = launch(hardware, precision)
-    reference = as_reference(exemplar, region)
     windows = _Windows(exemplar, reference, backgrounds, settings)
     vgg = load_vgg19(settings.loss.layers, settings.vgg).to(fabric.device)
     vgg = vgg.to(memory_format=torch.channels_last)
@@ -129,6 +134,7 @@ def train_dst(
     losses = _Losses(fabric, vgg, settings, exemplar, side)
     if state:
         optimiser.load_state_dict(state["optimiser"])
+        fabric.strategy.precision.load_state_dict(state["precision"])
         losses.settings = LossSettings.model_validate(state["loss"])
     step, trained_s, begun = int(state.get("step", 0)), float(state.get("trained_s", 0.0)), time.monotonic()
     count = settings.pictures or len(backgrounds)
@@ -138,6 +144,7 @@ def train_dst(
         kept = {
             "network": network.state_dict(),
             "optimiser": optimiser.state_dict(),
+            "precision": fabric.strategy.precision.state_dict(),
             "loss": losses.settings.model_dump(mode="json"),
             "step": step,
             "trained_s": trained_s + time.monotonic() - begun,
@@ -148,6 +155,7 @@ def train_dst(
     fields = ("loss", *TERMS, "windows_per_s")
     what = f"{exemplar.defect} ({exemplar.name})"
     with (
+        locked(out),
         training_log(out, console, fields, steps=steps, done=step, what=what) as report,
         interruption() as interrupted,
     ):
@@ -169,7 +177,7 @@ def train_dst(
             optimiser.zero_grad(set_to_none=True)
             fabric.backward(value.total)
             if settings.clip:
-                torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
+                fabric.clip_gradients(module, optimiser, max_norm=settings.clip)
             optimiser.step()
             step = number + 1
             now = time.monotonic()
@@ -344,7 +352,7 @@ def _preview(exemplar: Exemplar, batch: _Batch, painted: Tensor) -> NDArray[np.u
     return contact_sheet(tiles, columns=4)
 
 
-def _prepare(out: Path, settings: DstSettings, exemplar: Exemplar, *, resume: bool) -> None:
+def _prepare(out: Path, now: dict[str, Any], *, resume: bool) -> None:
     """Make the folder, or see that it is the one to go on with.
 
     Raises:
@@ -352,7 +360,6 @@ def _prepare(out: Path, settings: DstSettings, exemplar: Exemplar, *, resume: bo
         DatasetError: its settings are damaged.
     """
     note = out / "settings.json"
-    now: dict[str, Any] = {"reference": exemplar.name, **settings.model_dump(mode="json")}
     if not resume and (out.is_file() or (out.is_dir() and any(out.iterdir()))):
         raise ConfigError(f"{out}: exists and is not empty; name a new folder, or go on with it by --resume")
     if not note.is_file():
@@ -373,7 +380,7 @@ def _load_state(path: Path) -> dict[str, Any]:
         return {}
     try:
         state = dict(torch.load(path, map_location="cpu", weights_only=True))
-        state["network"], state["optimiser"], state["step"], state["loss"]
+        state["network"], state["optimiser"], state["precision"], state["step"], state["loss"]
     except (OSError, EOFError, LookupError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError) as error:
         raise DatasetError(f"{path}: is damaged; start the training anew in another folder") from error
     return state

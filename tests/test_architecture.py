@@ -28,7 +28,7 @@ FOLDERS = ("training", "export", "runtime", "calibration")
 COMMANDS = {
     "inspectd": ("run", "check", "demo", "watch"),
     "inspectd-train": (
-        *("dst", "simulate", "segment", "evaluate", "mine", "check", "select", "buttons"),
+        *("dst", "simulate", "experiment methods", "segment", "evaluate", "mine", "check", "select", "buttons"),
         *("import coco", "import labelme"),
     ),
     "export-trt": (),
@@ -106,6 +106,7 @@ if heavy:
         "inspectd.training.segmentation.",
         "inspectd.training.style.",
         "inspectd.training.devices",
+        "inspectd.training.experiments.",
         "inspectd.training.files",
         "inspectd.training.log",
         "inspectd.training.weights",

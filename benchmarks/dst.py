@@ -74,8 +74,8 @@ def run(*, repeats: int, size: int, updates: int = 12, accelerator: str = "auto"
             short = settings.model_copy(update={"pictures": 2, "batch": 2})
             train_dst(exemplar, Backgrounds(dataset), out, short, preview_every=0, console=Console(quiet=True))
             networks.append(out)
+        placing_s = _placing_s(Backgrounds(dataset), exemplars)
         generated = [_generated(root, data, tuple(networks), device, number) for number in range(min(repeats, 3))]
-    placing_s = _placing_s(Backgrounds(dataset), exemplars)
     # The slowest of the types that were tried: their windows differ in size.
     training_s = WINDOWS * (1.0 / min(rates) + placing_s)
     passed = training_s <= MOST_S and median(generated) >= LEAST_PER_S

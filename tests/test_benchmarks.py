@@ -149,6 +149,15 @@ def test_training(tmp_path: Path) -> None:
         assert bare[phase] > 0.01 * sum(bare.values())
 
 
+@pytest.mark.slow  # it renders a dataset and trains nine networks, for a moment each
+def test_dst(tmp_path: Path) -> None:
+    arguments = ("dst", "--repeats", "1", "--steps", "2", "--size", "128", "--accelerator", "cpu")
+    values = figures(*arguments, json_file=tmp_path / "out.json")
+    assert len(values["windows_per_s"]) == len(values["generated_per_s"]) == 1
+    assert min(values["windows_per_s"][0], values["generated_per_s"][0], values["placing_s"]) > 0
+    assert values["training_s"] == pytest.approx(2380 * (1 / values["windows_per_s"][0] + values["placing_s"]))
+
+
 def test_render(tmp_path: Path) -> None:
     values = figures("render", "--repeats", "1", json_file=tmp_path / "out.json")
     times = [ms for kind in ("good_ms", "defective_ms") for group in values[kind].values() for ms in group]

@@ -19,6 +19,21 @@ README = Path(__file__).resolve().parents[2] / "README.md"
 # The same commands in seconds.
 QUICK = ["--size", "64x64", "--batch", "4", "--accelerator", "cpu", "--precision", "32-true"]
 
+QUICK_DST = [
+    "--epochs",
+    "1",
+    "--pictures",
+    "2",
+    "--batch",
+    "2",
+    "--channels",
+    "4",
+    "--blocks",
+    "1",
+    "--accelerator",
+    "cpu",
+]
+
 
 def commands() -> list[list[str]]:
     """The lines of `inspectd-train`, without their comments."""
@@ -48,13 +63,13 @@ def run(arguments: list[str]) -> None:
 
 
 def test_your_own_pictures_are_imported_learnt_and_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], vgg_file: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
     photographs(tmp_path, defective=5, good=5)
     lines = commands()
-    assert [line[0] for line in lines] == ["import", "check", "segment", "evaluate"]
-    bring, check, segment, measure = lines
+    assert [line[0] for line in lines] == ["import", "check", "segment", "evaluate", "dst", "simulate"]
+    bring, check, segment, measure, dst, simulate = lines
     segment[segment.index("--steps") + 1] = "2"
     run(bring)
     assert capsys.readouterr().out == "data: 4 ref, 4 free, 1 test, 1 ok_test\n"
@@ -62,6 +77,9 @@ def test_your_own_pictures_are_imported_learnt_and_measured(
         run(line)
     metrics = json.loads((tmp_path / "out/evaluation/metrics.json").read_text())
     assert {image["role"] for image in metrics["images"]} == {"test", "ok_test"}
+    run([*dst, "--vgg-weights", str(vgg_file), *QUICK_DST])
+    run([*simulate, "--count", "4", "--workers", "1"])
+    assert capsys.readouterr().out.splitlines()[-1].startswith("out/simulated: 4 ref, 4 free, 4 simulated")
 
 
 def test_a_dataset_with_nothing_to_measure_on_is_answered_with_the_remedy(
@@ -69,7 +87,7 @@ def test_a_dataset_with_nothing_to_measure_on_is_answered_with_the_remedy(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     photographs(tmp_path, defective=5, good=5)
-    bring, _, segment, measure = commands()
+    bring, _, segment, measure = commands()[:4]
     run([*bring, "--test-share", "0"])
     segment[segment.index("--steps") + 1] = "1"
     run([*segment, *QUICK])

@@ -33,6 +33,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception:
+        # Libraries that are being loaded turn the signal's exception into faults of their own; any other goes on.
         if not stopped_starting():
             raise
         _tell_stopped()

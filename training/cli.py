@@ -13,7 +13,7 @@ from inspectd.command import CONTEXT, VERSION_HELP, version_of
 
 from .experiments import cli as experiments
 from .style import cli as style
-from .terminal import bar, require_torch, summary, validated
+from .terminal import Backbone, bar, require_torch, summary, validated
 
 if TYPE_CHECKING:
     from inspectd.training.data.holdout import HoldOut
@@ -46,15 +46,6 @@ app.command()(style.simulate)
 
 Data = Annotated[Path, typer.Argument(metavar="DATA", help="Folder with split.csv, or an MVTec-style tree.")]
 Link = Annotated[bool, typer.Option("--link", help="Hard links to the pictures instead of copies.")]
-
-
-class Backbone(str, Enum):
-    """Names on the command line."""
-
-    resnet50 = "resnet50"
-    resnet34 = "resnet34"
-    resnet18 = "resnet18"
-    slim = "slim"
 
 
 class Classes(str, Enum):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from enum import Enum
 from typing import TYPE_CHECKING, TypeVar
 
 from inspectd.optional import require
@@ -11,9 +12,18 @@ from inspectd.optional import require
 if TYPE_CHECKING:
     from inspectd.training.data.dataset import Dataset
 
-__all__ = ["bar", "require_torch", "stages", "summary", "validated"]
+__all__ = ["Backbone", "bar", "require_torch", "stages", "summary", "validated"]
 
 _T = TypeVar("_T")
+
+
+class Backbone(str, Enum):
+    """Names on the command line."""
+
+    resnet50 = "resnet50"
+    resnet34 = "resnet34"
+    resnet18 = "resnet18"
+    slim = "slim"
 
 
 def require_torch() -> None:

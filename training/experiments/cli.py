@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from inspectd.training.terminal import require_torch, stages, validated
+from inspectd.training.terminal import Backbone, require_torch, stages, validated
 
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="Many trainings that differ in one thing, and tables of what came out.")
-
-
-class Backbone(str, Enum):
-    """Names on the command line."""
-
-    resnet50 = "resnet50"
-    resnet34 = "resnet34"
-    resnet18 = "resnet18"
-    slim = "slim"
 
 
 @app.callback()

@@ -162,9 +162,14 @@ def dst(
     ]
     if not exemplars:
         raise DatasetError(f"{data}: no reference fits --reference and --defect")
+    stopped = f"inspectd-train: stopped; go on with the same command and --resume ({out})"
     if jobs > 1 and len(exemplars) > 1:
         chosen = {exemplar.name: folders[exemplar.name] for exemplar in exemplars}
-        train_side_by_side(chosen, {e.name: e.defect for e in exemplars}, jobs=jobs, resume=resume)
+        try:
+            train_side_by_side(chosen, {e.name: e.defect for e in exemplars}, jobs=jobs, resume=resume)
+        except KeyboardInterrupt:
+            print(stopped, file=sys.stderr)
+            raise typer.Exit(130) from None
         return
     samples = {sample.name: sample for sample in dataset.select("ref")}
     backgrounds = Backgrounds(dataset, masks, bits=bits)
@@ -182,7 +187,7 @@ def dst(
                 preview_every=preview_every,
             )
         except KeyboardInterrupt:
-            print(f"inspectd-train: stopped; go on with the same command and --resume ({out})", file=sys.stderr)
+            print(stopped, file=sys.stderr)
             raise typer.Exit(130) from None
         print(checkpoint)
 

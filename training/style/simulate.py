@@ -27,7 +27,7 @@ from inspectd.training.data.resumable import claim, in_processes, is_whole
 from inspectd.training.data.sheet import Tile, contact_sheet, dataset_sheet
 from inspectd.training.data.writing import Row, take, write_png, write_split
 
-from .checkpoint import CHECKPOINT, DstCheckpoint, load_dst
+from .checkpoint import DstCheckpoint, load_dst
 from .coarse import Coarse, paint, scene_of, with_gain
 from .histmatch import Method, Space
 from .painting import coarse_scene, painted_by
@@ -146,6 +146,11 @@ class Painter:
         """Names of the pictures whose defects have networks."""
         return {name.partition("#")[0] for name in self._networks} | set(self._networks)
 
+    @property
+    def digests(self) -> dict[str, str]:
+        """sha256 of each network's file, by its reference."""
+        return {name: network.digest for name, network in self._networks.items()}
+
     def references(self) -> list[Reference]:
         """The references with their regions, by name: the order decides the placements, the method must not."""
         if self._networks:
@@ -227,7 +232,7 @@ def simulate(
         raise DatasetError("the method dst needs networks: train them with `inspectd-train dst`, and give --dst FOLDER")
     painter = Painter(work, settings)
     given = None if placements is None else hashlib.sha256(placements.read_bytes()).hexdigest()
-    claim(work.out, _provenance(work, settings, painter, given), "simulated defects")
+    claim(work.out, _provenance(settings, painter, given), "simulated defects")
     listed = _placements(work.out, settings, painter, placements, progress)
     samples = [tuple(group) for _, group in groupby(listed, key=attrgetter("sample"))]
     pending = [sample for sample in samples if not is_whole(*_files(work.out, sample))]
@@ -285,7 +290,7 @@ def _placements(
     return listed
 
 
-def _provenance(work: Work, settings: SimulateSettings, painter: Painter, given: str | None) -> dict[str, object]:
+def _provenance(settings: SimulateSettings, painter: Painter, given: str | None) -> dict[str, object]:
     dataset = painter.dataset
     content: dict[str, object] = {
         "made_by": f"inspectd {__version__}, inspectd-train simulate",
@@ -293,14 +298,10 @@ def _provenance(work: Work, settings: SimulateSettings, painter: Painter, given:
         "data": dataset.root.resolve().name,
         "data_sha256": painter.backgrounds.digest(*dataset.select("ref")),
         "settings": settings.model_dump(mode="json"),
-        "networks": {path.name: hashlib.sha256(_checkpoint(path).read_bytes()).hexdigest() for path in work.networks},
+        "networks": painter.digests,
         "placements_sha256": given,
     }
     return dict(json.loads(json.dumps(content)))
-
-
-def _checkpoint(path: Path) -> Path:
-    return path / CHECKPOINT if path.is_dir() else path
 
 
 def _names(sample: Sequence[Placement]) -> tuple[PurePosixPath, dict[str, PurePosixPath]]:

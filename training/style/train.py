@@ -63,7 +63,7 @@ _RING_PX = 6
 
 
 def settings_for(settings: DstSettings, exemplar: Exemplar) -> DstSettings:
-    """The settings with the window and the arithmetic that they leave open."""
+    """The settings with the window that a reference needs, where they leave it open."""
     window = settings.window
     if window is None:
         rows, columns = np.nonzero(exemplar.mask)

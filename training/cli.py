@@ -124,6 +124,9 @@ def segment(
         float | None, typer.Option(help="Share of each batch that shows a defect; else as they occur.")
     ] = None,
     defect_weight: Annotated[float, typer.Option(help="Weight of defects in the cross-entropy.")] = 1.0,
+    peak_weight: Annotated[
+        float, typer.Option(help="Weight of each window's likeliest pixels, which decide on a part, in the loss.")
+    ] = 0.0,
     hard: Annotated[
         Path | None, typer.Option(help="File of `inspectd-train mine`: pictures to show more often, and where.")
     ] = None,
@@ -186,6 +189,7 @@ def segment(
             crop_bias=crop_bias,
             defect_share=defect_share,
             defect_weight=defect_weight,
+            peak_weight=peak_weight,
             hard=None if hard is None else str(hard),
             hard_share=hard_share,
             augment=augment.value,

@@ -19,9 +19,9 @@ from inspectd.bundle import explain
 from inspectd.errors import DatasetError
 from inspectd.training.files import written_whole
 
-__all__ = ["HardExample", "HardExamples", "find_hard", "read_hard", "write_hard"]
+__all__ = ["NEAR_PX", "HardExample", "HardExamples", "find_hard", "read_hard", "write_hard"]
 
-_NEAR_PX = 3
+NEAR_PX = 3
 """A mark this near to a label is the same defect drawn a little larger, and no false one."""
 
 
@@ -62,7 +62,7 @@ def find_hard(probability: NDArray[np.float32], labels: NDArray[np.uint8]) -> tu
         probability: of the likeliest defect class, [H, W], 0..1.
         labels: [H, W], 0 where the surface is good.
     """
-    size = 2 * _NEAR_PX + 1
+    size = 2 * NEAR_PX + 1
     far = cv2.dilate(labels, np.ones((size, size), np.uint8)) == 0
     marked = np.where(far, probability, 0.0)
     place = int(marked.argmax())

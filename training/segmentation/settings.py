@@ -57,6 +57,8 @@ class SegmentSettings(BaseModel):
     """Share of each batch that shows a defect; None takes the pictures as often as they occur."""
     defect_weight: float = Field(1.0, gt=0)
     """Weight of the defect classes in the cross-entropy; the good surface has 1."""
+    peak_weight: float = Field(0.0, ge=0)
+    """Weight of the windows' peaks beside the cross-entropy: of the pixels that decide on a part."""
     hard: str | None = None
     """File of `inspectd-train mine`: which training pictures are hard, and where."""
     hard_share: float = Field(0.5, gt=0, le=1)

@@ -22,7 +22,6 @@ from typing import Any
 import torch
 from rich.console import Console
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import inspectd
 from inspectd.bundle import ModelCard
@@ -38,6 +37,7 @@ from .backbones import load_weights
 from .buttonlab import Buttonlab, Crop
 from .checkpoint import save_checkpoint
 from .feed import Batch, Pictures, loader, normalise, one_opencv_thread
+from .loss import segmentation_loss
 from .settings import SegmentSettings
 from .trained import load_trained
 
@@ -48,8 +48,8 @@ _RESUME = "resume.pt"
 _LOG_FIELDS = ("loss", "rate", "pictures_per_s")
 
 
-def training_step(network: nn.Module, batch: Batch, preprocess: Preprocess, weights: Tensor) -> Tensor:
-    """Cross-entropy inside the crop, the paper's equation (7); a scalar."""
+def training_step(network: nn.Module, batch: Batch, preprocess: Preprocess, settings: SegmentSettings) -> Tensor:
+    """The loss of a batch, a scalar."""
     images = normalise(batch.images, preprocess)
     if preprocess.channels == 1:
         images = images.expand(-1, 3, -1, -1)
@@ -57,7 +57,7 @@ def training_step(network: nn.Module, batch: Batch, preprocess: Preprocess, weig
     size = batch.labels.shape[-2], batch.labels.shape[-1]
     crop = None if size == images.shape[-2:] else Crop(size, batch.offsets)
     logits: Tensor = network(images, crop)
-    return F.cross_entropy(logits.float(), batch.labels, weight=weights)
+    return segmentation_loss(logits, batch.labels, settings.defect_weight, settings.peak_weight)
 
 
 def train(
@@ -130,7 +130,6 @@ def train(
         if rank == 0:
             console.print(f"{out}: the training is complete, {steps} updates; nothing to resume", soft_wrap=True)
         return checkpoint
-    weights = torch.tensor([1.0] + [settings.defect_weight] * len(class_map), device=fabric.device)
     module.train()
     begun = time.monotonic()
 
@@ -166,7 +165,7 @@ def train(
             for group in optimiser.param_groups:
                 group["lr"] = rate
             moved = Batch(batch.images.to(fabric.device), batch.labels.to(fabric.device), batch.offsets)
-            loss = training_step(module, moved, preprocess, weights)
+            loss = training_step(module, moved, preprocess, settings)
             value = average(fabric, loss)
             if not math.isfinite(value):
                 on_first(fabric, functools.partial(_diverged, value, step))
@@ -253,7 +252,9 @@ def _prepare(out: Path, settings: SegmentSettings, *, resume: bool) -> None:
     except ValueError as error:
         raise DatasetError(f"{note}: is damaged; start the training anew in another folder") from error
     now = settings.model_dump(mode="json")
-    if changed := [f"{name} {before.get(name)!r} -> {now[name]!r}" for name in now if before.get(name) != now[name]]:
+    # What an earlier version did not know had the effect of today's default.
+    before = SegmentSettings().model_dump(mode="json") | before
+    if changed := [f"{name} {before[name]!r} -> {now[name]!r}" for name in now if before[name] != now[name]]:
         raise ConfigError(f"{out}: was started with other settings: {', '.join(changed)}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import TYPE_CHECKING, TypeVar
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 __all__ = ["Backbone", "bar", "require_torch", "stages", "summary", "validated"]
 
 _T = TypeVar("_T")
+
+LOG_EVERY_S = 60.0
+"""Between two lines about the progress where there is no terminal."""
 
 
 class Backbone(str, Enum):
@@ -55,7 +59,10 @@ def validated(make: Callable[[], _T]) -> _T:
 
 @contextlib.contextmanager
 def stages() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar on a terminal for work in stages: called with (what is done, number done, number in all)."""
+    """How far work in stages is: called with (what is done, number done, number in all).
+
+    A bar on a terminal; elsewhere, in a log for example, a line a minute.
+    """
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -77,8 +84,15 @@ def stages() -> Iterator[Callable[[str, int, int], None]]:
         disable=not console.is_terminal,
     ) as progress:
         tasks = {}
+        said = time.monotonic()
 
         def report(what: str, done: int, total: int) -> None:
+            nonlocal said
+            if not console.is_terminal:
+                if time.monotonic() - said >= LOG_EVERY_S:
+                    said = time.monotonic()
+                    console.print(f"{what} {done} of {total}", soft_wrap=True, highlight=False, markup=False)
+                return
             if what not in tasks:
                 # What an earlier run has done says nothing of how fast this one is.
                 tasks[what] = progress.add_task(what, total=total, completed=done)

@@ -13,7 +13,7 @@ from inspectd.optional import require
 if TYPE_CHECKING:
     from inspectd.training.data.dataset import Dataset
 
-__all__ = ["Backbone", "bar", "require_torch", "stages", "summary", "validated"]
+__all__ = ["Backbone", "bar", "pair", "require_torch", "stages", "summary", "validated"]
 
 _T = TypeVar("_T")
 
@@ -55,6 +55,21 @@ def validated(make: Callable[[], _T]) -> _T:
         return make()
     except ValidationError as error:
         raise ConfigError(explain(error)) from error
+
+
+def pair(option: str, text: str, kind: Callable[[str], _T]) -> tuple[_T, _T]:
+    """Two numbers with a comma.
+
+    Raises:
+        ConfigError: something else.
+    """
+    from inspectd.errors import ConfigError
+
+    try:
+        low, high = (kind(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"{option} {text}: expected two numbers with a comma, 0.8,1.25 for example") from None
+    return low, high
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from inspectd.training.terminal import Backbone, require_torch, stages, validated
+from inspectd.training.terminal import Backbone, pair, require_torch, stages, validated
 
 __all__ = ["app"]
 
@@ -34,6 +34,9 @@ def methods(
     ] = "only-real,cutpaste,poisson,histmatch,histmatch-gauss,dst-paper,dst,relit+gain,cutpaste+gain",
     seeds: Annotated[int, typer.Option(help="Trainings of each method.")] = 3,
     count: Annotated[int, typer.Option(help="Simulated pictures of each method.")] = 900,
+    gain: Annotated[
+        str, typer.Option(metavar="LOW,HIGH", help="Strengths that the one list of placements draws from.")
+    ] = "0.7,1.2",
     steps: Annotated[int, typer.Option(help="Updates of each training.")] = 1000,
     batch: Annotated[int, typer.Option(help="Pictures of an update.")] = 8,
     size: Annotated[int, typer.Option(help="Side of the pictures, px.")] = 128,
@@ -55,6 +58,7 @@ def methods(
     """
     require_torch()
     from inspectd.training.segmentation.settings import SegmentSettings
+    from inspectd.training.style.placement import PlacementSettings
 
     from .methods import MethodsSettings, compare_methods
 
@@ -65,6 +69,7 @@ def methods(
             methods=tuple(part.strip() for part in rows.split(",") if part.strip()),
             seeds=seeds,
             count=count,
+            placement=PlacementSettings(gain=pair("--gain", gain, float)),
             dst=dst,
             roles=tuple(role.strip() for role in roles.split(",")),
             segment=SegmentSettings(

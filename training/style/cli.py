@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from inspectd.training.terminal import require_torch, stages, summary, validated
+from inspectd.training.terminal import pair, require_torch, stages, summary, validated
 
 if TYPE_CHECKING:
     from .dst import DstSettings
@@ -279,11 +278,11 @@ def simulate(
             method=method.value,
             count=count,
             placement=PlacementSettings(
-                gain=_pair("--gain", gain or "0.7,1.2", float),
-                scale=_pair("--scale", scale, float),
+                gain=pair("--gain", gain or "0.7,1.2", float),
+                scale=pair("--scale", scale, float),
                 rotation_deg=rotation_deg,
                 elastic_px=elastic_px,
-                per_image=_pair("--per-image", per_image, int),
+                per_image=pair("--per-image", per_image, int),
             ),
             gains=use_gain,
             sigma_px=sigma_px,
@@ -304,13 +303,3 @@ def simulate(
     with stages() as progress:
         dataset = write(work, settings, placements=placements, workers=workers, progress=progress)
     summary(dataset)
-
-
-def _pair(option: str, text: str, kind: Callable[[str], Any]) -> Any:  # noqa: ANN401 - two of `kind`
-    from inspectd.errors import ConfigError
-
-    try:
-        low, high = (kind(part) for part in text.split(","))
-    except ValueError:
-        raise ConfigError(f"{option} {text}: expected two numbers with a comma, 0.8,1.25 for example") from None
-    return low, high

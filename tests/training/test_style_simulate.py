@@ -146,6 +146,9 @@ def test_16_bit_and_grey_pictures_work(parts, vgg_file, tmp_path, channels):
     image = read_image(dataset.select("simulated")[0].image)
     assert image.shape[2] == channels
     assert image.max() > 100
+    sheet = cv2.imread(str(tmp_path / "out" / "contact-sheet.png"))
+    taken_over, simulated = sheet[: len(sheet) // 3], sheet[-len(sheet) // 3 :]
+    assert taken_over.mean() == pytest.approx(simulated.mean(), rel=0.2)
     with pytest.raises(DatasetError, match="trained with --bits 12, this simulates with 16"):
         made(root, tmp_path / "other", "dst", 2, work=work)
 

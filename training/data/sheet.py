@@ -71,17 +71,20 @@ def _picture(tile: Tile, side: int) -> NDArray[np.uint8]:
     return shown
 
 
-def dataset_sheet(dataset: Dataset, *, per_role: int = 9, side: int = 192) -> NDArray[np.uint8]:
+def dataset_sheet(dataset: Dataset, *, per_role: int = 9, side: int = 192, bits: int = 16) -> NDArray[np.uint8]:
     """A row for each role with up to `per_role` of its samples: uint8 [H, W, 3] RGB.
 
-    Good parts are evenly spaced over the role; of the others, every defect type has its turn.
+    Good parts are evenly spaced over the role; of the others, every defect type has its turn. `bits` is what 16-bit
+    files really use.
 
     Raises:
         DatasetError: an image or mask cannot be read.
         ValueError: the dataset is empty.
     """
     picked = [_picks(dataset.select(role), per_role) for role in ROLES]
-    rows = [contact_sheet([_tile(sample) for sample in row], columns=per_role, side=side) for row in picked if row]
+    rows = [
+        contact_sheet([_tile(sample, bits) for sample in row], columns=per_role, side=side) for row in picked if row
+    ]
     if not rows:
         raise ValueError(f"{dataset.root}: no samples to show")
     width = max(row.shape[1] for row in rows)
@@ -101,7 +104,7 @@ def _picks(samples: Sequence[Sample], count: int) -> list[Sample]:
     return [samples[place] for place in places]
 
 
-def _tile(sample: Sample) -> Tile:
-    image = read_image(sample.image)
+def _tile(sample: Sample, bits: int) -> Tile:
+    image = read_image(sample.image, bits=bits)
     mask = read_labels(sample, None, (image.shape[0], image.shape[1])) if sample.masks else None
     return Tile(image, f"{sample.role}: {sample.defect or 'good'}", mask)

@@ -229,11 +229,12 @@ class _Simulation:
         if (self.out / PLACEMENTS).is_file():
             return
         dataset = open_dataset(self.data)
-        exemplars = sorted(read_exemplars(dataset), key=lambda exemplar: exemplar.name)
+        bits = self.settings.segment.bits
+        exemplars = sorted(read_exemplars(dataset, bits=bits), key=lambda exemplar: exemplar.name)
         references = [as_reference(exemplar) for exemplar in exemplars]
         progress = functools.partial(self.say, "placing")
         count, placement = self.settings.count, self.settings.placement
-        found = plan(references, Backgrounds(dataset), count, placement, 0, progress=progress)
+        found = plan(references, Backgrounds(dataset, bits=bits), count, placement, 0, progress=progress)
         write_placements(self.out / PLACEMENTS, found.placements)
 
     def settings_of(self, variant: Variant) -> DstSettings:
@@ -244,7 +245,8 @@ class _Simulation:
         """
         preset = DST_PRESETS["paper" if variant.base == "dst-paper" else "default"]
         try:
-            return DstSettings(**_merged(preset.model_dump() | self.settings.dst, variant.changes))
+            given = preset.model_dump() | self.settings.dst | {"bits": self.settings.segment.bits}
+            return DstSettings(**_merged(given, variant.changes))
         except ValidationError as error:
             raise ConfigError(f"method {variant.name!r}: {explain(error)}") from error
 
@@ -262,6 +264,7 @@ class _Simulation:
                 placement=self.settings.placement,
                 gains=variant.gains,
                 roles=("ref", "free"),
+                bits=self.settings.segment.bits,
             ),
             placements=self.out / PLACEMENTS,
             progress=lambda what, done, total: self.say(f"{what} {variant.name}", done, total),

@@ -258,7 +258,7 @@ def simulate(
     # Last, so that a folder with a split.csv is complete.
     write_split(work.out, rows)
     made = open_dataset(work.out)
-    write_png(work.out / _SHEET, dataset_sheet(made))
+    write_png(work.out / _SHEET, dataset_sheet(made, bits=settings.bits))
     write_png(work.out / _PANEL, _panel(painter, samples, settings))
     return made
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inspectd.errors import DatasetError
-from inspectd.training.style.coarse import COARSE, Exemplar, membrane, paint, scene_of, soft, with_gain
+from inspectd.training.style.coarse import COARSE, Exemplar, Light, membrane, paint, scene_of, soft, with_gain
 from inspectd.training.style.placement import Placement
 
 ROWS, COLUMNS = np.mgrid[:64, :64]
@@ -73,6 +73,37 @@ def test_a_defect_is_as_dark_relative_to_a_dark_part(way):
         assert whole[core].mean() == pytest.approx((level + 16) * 96 / 176 - 16, abs=5)
 
 
+def test_a_thin_line_keeps_its_strength():
+    line = np.zeros((64, 64), bool)
+    line[30:32, 10:54] = True
+    image = picture(160)
+    image[line] = 60
+    whole, label = painted("relit", picture(160, seed=5), Exemplar("r", "crack", image, line))
+    assert whole[label].mean() == pytest.approx(60, abs=4)
+
+
+def test_light_is_measured_on_the_part_alone():
+    """Of a defect at the rim, most of what is around it is backdrop, here on one side and there on the other."""
+    part = COLUMNS < 30
+    image = np.where(part[..., None], picture(160), picture(60, seed=1)).astype(np.uint8)
+    image[MASK] = 90
+    good = np.where((COLUMNS < 42)[..., None], picture(80, seed=2), picture(60, seed=3)).astype(np.uint8)
+    source = Exemplar("r", "chip", image, MASK, region=part)
+    scene = scene_of(good, source, placed(), margin_px=8, region=COLUMNS < 42)
+    core = scene.label & (np.hypot(*np.mgrid[-22:42, -26:38]) <= 4)[scene.rows, scene.columns]
+    found = paint("relit", scene, source)[core].mean()
+    assert found == pytest.approx((90 + 16) * 96 / 176 - 16, abs=4)
+
+
+def test_a_texture_is_no_light():
+    dim, bright = Light(level=4.0, spread=0.02), Light(level=4.7, spread=0.02)
+    assert dim.brought_to(bright) == pytest.approx(np.exp(0.7), rel=0.01)
+    assert bright.brought_to(dim) == pytest.approx(np.exp(-0.7), rel=0.01)
+    vein, grain = Light(level=4.0, spread=0.3), Light(level=4.15, spread=0.3)
+    assert vein.brought_to(grain) == pytest.approx(1.0, abs=0.03)
+    assert dim.brought_to(dim) == 1.0
+
+
 def test_cutpaste_is_the_reference_to_the_level():
     source = exemplar()
     whole, label = painted("cutpaste", picture(90), source)
@@ -133,6 +164,9 @@ def test_the_soft_mask_is_the_networks():
     expected = gaussian_mask(torch.from_numpy(MASK[None, None]), 1.7)[0, 0].numpy()
     assert np.allclose(soft(MASK, 1.7), expected, atol=1e-4)
     assert np.array_equal(soft(MASK, 0.0), MASK.astype(np.float32))
+    grown = gaussian_mask(torch.from_numpy(MASK[None, None]), 1.0, 2)[0, 0].numpy()
+    assert np.allclose(soft(MASK, 1.0, 2), grown, atol=1e-4)
+    assert grown[MASK].min() > 0.9
 
 
 def test_windows_hold_the_label_and_have_the_size_asked_for():

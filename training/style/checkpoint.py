@@ -100,6 +100,6 @@ def load_dst(path: Path) -> DstCheckpoint:
         network.load_state_dict({name.removeprefix("network."): value for name, value in tensors.items()})
     except (KeyError, ConfigError, RuntimeError) as error:
         raise DatasetError(f"{file_path}: does not fit its card: {' '.join(str(error).split())[:300]}") from error
-    exemplar = Exemplar(card.name, card.classes[0], image.numpy(), mask.numpy())
+    exemplar = Exemplar(card.name, card.classes[0], image.numpy(), mask.numpy(), region=region.numpy())
     digest = hashlib.sha256(file_path.read_bytes()).hexdigest()
     return DstCheckpoint(network.eval(), settings, card, exemplar, region, digest)

@@ -11,12 +11,13 @@ defect segment", algorithm 2. All ways take the same placement, hence the same L
 - `ratio`: what H's defect multiplies by, H over the good surface guessed under it, times S. It carries structure as
   well as colour, keeps S's own texture, is as dark on a dark part as on a bright one, and reaches a little beyond M,
   where a defect's shadow lies. For defects that one sees the surface through, and for uniform surfaces.
-- `relit`: H's pixels, as much brighter or darker as S is around L than H is around M, fused by the Gaussian mask. For
-  defects that hide the surface.
+- `relit`: H's pixels and a little of what is around them, as much brighter or darker as the part is around L than
+  around M, with a soft edge. For defects that hide the surface.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -34,13 +35,17 @@ from .placement import Placement, place_mask, warp
 from .region import BoolMask, Floats
 from .transfernet import blur_reach
 
-__all__ = ["COARSE", "Coarse", "Exemplar", "Scene", "membrane", "paint", "scene_of", "soft", "with_gain"]
+__all__ = ["COARSE", "Coarse", "Exemplar", "Light", "Scene", "membrane", "paint", "scene_of", "soft", "with_gain"]
 
 Coarse = Literal["histmatch", "histmatch-gauss", "cutpaste", "poisson", "ratio", "relit"]
 COARSE: tuple[Coarse, ...] = get_args(Coarse)
 
 _DARK = np.float32(16.0)
 """Levels added before dividing: in the dark a ratio would be one of noise."""
+_CARRIED_PX = 1
+"""How much of what is around M `relit` carries: the defect's own soft edge, and hardly anything of another surface."""
+_MAD_TO_SIGMA = 1.4826
+"""Standard deviation of a normal distribution over its median absolute deviation."""
 _AROUND_PX = 16
 """How far around a defect the light is measured."""
 _EDGE_PX = 2
@@ -51,7 +56,8 @@ _EDGE_PX = 2
 class Exemplar:
     """A labelled defect to paint from: `image` uint8 [h, w, 3 or 1], `mask` bool [h, w].
 
-    `name` is unique among references; `sample` is the name of the picture in its dataset, which may show several.
+    `name` is unique among references; `sample` is the name of the picture in its dataset, which may show several;
+    `region` is the part in it, bool [h, w], where that is known: only there the light is measured.
 
     Raises:
         DatasetError: an empty mask, one of another size, or one that leaves nothing of the good surface.
@@ -62,6 +68,7 @@ class Exemplar:
     image: NDArray[np.uint8]
     mask: BoolMask
     sample: str = ""
+    region: BoolMask | None = None
 
     def __post_init__(self) -> None:
         if self.mask.shape != self.image.shape[:2]:
@@ -86,10 +93,27 @@ class Exemplar:
         return np.log((self.image + _DARK) / (self.surface + _DARK)).astype(np.float32)
 
     @cached_property
-    def light(self) -> NDArray[np.float32]:
-        """How bright the good surface is around M, levels [C]."""
-        rows, columns = (_span(*box, _AROUND_PX, 1) for box in _boxes(self.mask))
-        return _light(self.image[rows, columns], self.mask[rows, columns])
+    def light(self) -> Light:
+        """Of the good surface around M."""
+        return _light(self.image, self.mask, self.region)
+
+
+@dataclass(frozen=True, slots=True)
+class Light:
+    """How bright a surface is: `level`, the median of its logarithm, and `spread`, what its texture varies by."""
+
+    level: float
+    spread: float
+
+    def brought_to(self, other: Light) -> float:
+        """The factor that takes what is seen in this light into the other.
+
+        The difference of the levels counts as light as far as it stands out from the texture (Wiener's weight): between
+        two evenly lit pieces of wood, one of which has a dark vein beside the defect, there is none.
+        """
+        difference = other.level - self.level
+        noise = self.spread**2 + other.spread**2
+        return math.exp(difference * difference**2 / (difference**2 + noise)) if difference else 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,7 +127,7 @@ class Scene:
         columns: of the picture.
         placement: how the reference gets there.
         shape: (height, width) of the picture.
-        light: how bright the good surface is around L, levels [C].
+        light: of the good surface around L.
     """
 
     good: NDArray[np.uint8]
@@ -112,7 +136,7 @@ class Scene:
     columns: slice
     placement: Placement
     shape: tuple[int, int]
-    light: NDArray[np.float32]
+    light: Light
 
     def carried(self, field: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
         """What is known at the reference's pixels [H, W, C], where the placement carries it: float32 [h, w, C]."""
@@ -120,7 +144,13 @@ class Scene:
 
 
 def scene_of(
-    good: NDArray[np.uint8], exemplar: Exemplar, placement: Placement, *, margin_px: int, least_px: int = 1
+    good: NDArray[np.uint8],
+    exemplar: Exemplar,
+    placement: Placement,
+    *,
+    margin_px: int,
+    least_px: int = 1,
+    region: BoolMask | None = None,
 ) -> Scene:
     """The window of a picture around a placement's label.
 
@@ -130,6 +160,7 @@ def scene_of(
         placement: where and how.
         margin_px: pixels around L that are wanted, where the picture has them.
         least_px: sides of the window are at least this, where the picture is large enough.
+        region: the part in the picture, bool [H, W], where that is known: only there the light is measured.
 
     Raises:
         DatasetError: nothing of the label lies in the picture, or the channels differ.
@@ -146,8 +177,7 @@ def scene_of(
             f"reference {exemplar.name!r} on {placement.background!r}: its placement lies outside the picture; "
             "draw the placements for these pictures"
         )
-    near = tuple(_span(*box, _AROUND_PX, 1) for box in _boxes(label))
-    light = _light(good[near], label[near])
+    light = _light(good, label, region)
     rows, columns = (_span(*box, margin_px, least_px) for box in _boxes(label))
     return Scene(good[rows, columns], label[rows, columns], rows, columns, placement, (height, width), light)
 
@@ -166,10 +196,18 @@ def _span(start: int, stop: int, side: int, margin: int, least: int) -> slice:
     return slice(begin, begin + length)
 
 
-def _light(image: NDArray[np.uint8], mask: BoolMask) -> NDArray[np.float32]:
+def _light(image: NDArray[np.uint8], mask: BoolMask, region: BoolMask | None) -> Light:
+    """Of the part around a mask; of all around it where there is nothing of the part, or it is not known."""
+    near = tuple(_span(*box, _AROUND_PX, 1) for box in _boxes(mask))
+    image, mask = image[near], mask[near]
     around = ~_grown(mask)
-    pixels = image[around] if around.any() else image[~mask] if not mask.all() else image.reshape(-1, image.shape[2])
-    return np.asarray(np.median(pixels, axis=0), np.float32)
+    choices = [around, ~mask, np.ones_like(mask)]
+    if region is not None:
+        choices.insert(0, around & region[near])
+    chosen = next(choice for choice in choices if choice.any())
+    values = np.log(image[chosen].mean(axis=1) + _DARK)
+    level = float(np.median(values))
+    return Light(level, _MAD_TO_SIGMA * float(np.median(np.abs(values - level))))
 
 
 def paint(
@@ -187,7 +225,7 @@ def paint(
         way: see the module.
         scene: where.
         exemplar: the reference.
-        sigma_px: of the Gaussian mask of `histmatch-gauss`, of `relit`'s, and of the edge of `ratio`.
+        sigma_px: of the Gaussian mask of `histmatch-gauss`, and of the edge of `ratio` and `relit`.
         method: of histogram matching.
         space: of histogram matching.
 
@@ -202,12 +240,12 @@ def paint(
         matched = match_pixels(good, label, exemplar.image, exemplar.mask, method=method, space=space)
         return _levels(good + soft(label, sigma_px)[..., None] * (matched.astype(np.float32) - good))
     if way == "ratio":
-        share = _reach(label, sigma_px)[..., None] * scene.carried(exemplar.ratio)
+        share = _reach(label, sigma_px, _EDGE_PX)[..., None] * scene.carried(exemplar.ratio)
         return _levels((good + _DARK) * np.exp(share) - _DARK)
     pasted = scene.carried(exemplar.image)
     if way == "relit":
-        lit = (pasted + _DARK) * ((scene.light + _DARK) / (exemplar.light + _DARK)) - _DARK
-        return _levels(good + soft(label, sigma_px)[..., None] * (lit - good))
+        lit = (pasted + _DARK) * np.float32(exemplar.light.brought_to(scene.light)) - _DARK
+        return _levels(good + _reach(label, sigma_px, _CARRIED_PX)[..., None] * (lit - good))
     if way == "poisson":
         difference = good.astype(np.float64) - pasted
         pasted = pasted + membrane(difference, label).astype(np.float32)
@@ -221,8 +259,9 @@ def with_gain(painted: NDArray[np.uint8], good: NDArray[np.uint8], gain: float) 
     return _levels(good + np.float32(gain) * (painted.astype(np.float32) - good))
 
 
-def soft(mask: BoolMask, sigma_px: float) -> NDArray[np.float32]:
-    """The mask blurred as `transfernet.gaussian_mask` does it: float32 [h, w], 0..1."""
+def soft(mask: BoolMask, sigma_px: float, grow_px: int = 0) -> NDArray[np.float32]:
+    """The mask grown and blurred as `transfernet.gaussian_mask` does it: float32 [h, w], 0..1."""
+    mask = _grown(mask, grow_px) if grow_px else mask
     if not sigma_px:
         return mask.astype(np.float32)
     size = 2 * blur_reach(sigma_px) + 1
@@ -230,13 +269,13 @@ def soft(mask: BoolMask, sigma_px: float) -> NDArray[np.float32]:
     return np.asarray(blurred, np.float32)
 
 
-def _reach(label: BoolMask, sigma_px: float) -> NDArray[np.float32]:
-    """1 on the label and its edge, then down to 0."""
-    return np.maximum(soft(_grown(label), min(sigma_px, _EDGE_PX / 2.0)), label.astype(np.float32))
+def _reach(label: BoolMask, sigma_px: float, edge_px: int) -> NDArray[np.float32]:
+    """1 on the label, hardly less on its edge, then down to 0."""
+    return np.maximum(soft(label, min(sigma_px, 1.0), edge_px), label.astype(np.float32))
 
 
-def _grown(mask: BoolMask) -> BoolMask:
-    size = 2 * _EDGE_PX + 1
+def _grown(mask: BoolMask, by_px: int = _EDGE_PX) -> BoolMask:
+    size = 2 * by_px + 1
     return np.asarray(cv2.dilate(mask.astype(np.uint8), np.ones((size, size), np.uint8)) > 0)
 
 

@@ -42,6 +42,9 @@ class DstSettings(BaseModel):
     """Residual blocks."""
     sigma_px: float = Field(1.0, ge=0)
     """Of the Gaussian mask."""
+    grow_px: int = Field(1, ge=0, le=16)
+    """That L grows by before it is blurred to the Gaussian mask: of a thin line the blur alone would leave half. The
+    paper's is 0."""
     window: int | None = Field(None, ge=32, le=512, multiple_of=16)
     """Side of the windows that are trained on and painted; None is what the reference needs, 64 to 128."""
     margin_px: int = Field(8, ge=0)
@@ -78,7 +81,7 @@ DST_PRESETS: Mapping[str, DstSettings] = MappingProxyType(
     {
         "default": DstSettings(),
         # The paper's steps; its printed weights do not balance (see settings.PRESETS), so `auto` stays.
-        "paper": DstSettings(coarse="histmatch", method="cdf256", sigma_px=2.0, placement=PlacementSettings()),
+        "paper": DstSettings(coarse="histmatch", method="cdf256", sigma_px=2.0, grow_px=0),
     }
 )
 """`default`, and `paper`: histogram matching by 256 levels and nothing else in the coarse step. One with changes:

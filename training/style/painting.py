@@ -8,13 +8,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .coarse import Exemplar, Scene, paint, scene_of
+from .coarse import Coarse, Exemplar, Scene, paint, scene_of, soft
 from .dst import DstSettings
+from .parts import Backgrounds
 from .placement import Placement
+from .region import BoolMask
 from .transfernet import TransferNet
 from .window import fit, put_back, to_tensor
 
-__all__ = ["coarse_scene", "painted_by", "window_of"]
+__all__ = ["coarse_scene", "lit_region", "painted_by", "window_of"]
 
 
 def window_of(settings: DstSettings) -> int:
@@ -28,11 +30,29 @@ def window_of(settings: DstSettings) -> int:
     return settings.window
 
 
+def lit_region(way: Coarse, backgrounds: Backgrounds, placement: Placement) -> BoolMask | None:
+    """The part in a placement's background, where a way of painting measures light on it: finding it takes time."""
+    return backgrounds.region(placement.background) if way == "relit" else None
+
+
 def coarse_scene(
-    good: NDArray[np.uint8], exemplar: Exemplar, placement: Placement, settings: DstSettings
+    good: NDArray[np.uint8],
+    exemplar: Exemplar,
+    placement: Placement,
+    settings: DstSettings,
+    region: BoolMask | None = None,
 ) -> tuple[Scene, NDArray[np.uint8]]:
-    """Where a network of these settings paints, and the coarse defect there: uint8 [h, w, C]."""
-    scene = scene_of(good, exemplar, placement, margin_px=settings.margin_px, least_px=window_of(settings))
+    """Where a network of these settings paints, and the coarse defect there: uint8 [h, w, C].
+
+    Args:
+        good: the placement's background, with the defects that were painted on it before.
+        exemplar: the reference.
+        placement: where and how.
+        settings: of the network.
+        region: the part in the picture, from `lit_region`.
+    """
+    side = window_of(settings)
+    scene = scene_of(good, exemplar, placement, margin_px=settings.margin_px, least_px=side, region=region)
     coarse = paint(
         # Without an edge of its own: the network's fusion gives it one, and two would halve a thin defect.
         settings.coarse,
@@ -53,6 +73,6 @@ def painted_by(
     with torch.inference_mode():
         painted = network(to_tensor(np.stack([item.coarse for item in fitted]), device))
     return [
-        put_back(scene, coarse, item, picture, settings.sigma_px)
+        put_back(scene, coarse, item, picture, soft(scene.label, settings.sigma_px, settings.grow_px))
         for (scene, coarse), item, picture in zip(scenes, fitted, painted, strict=True)
     ]

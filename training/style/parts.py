@@ -209,6 +209,15 @@ class Backgrounds(Sequence[Background]):
             raise DatasetError(f"no background is named {name!r}; draw the placements for this dataset")
         return self._picture(self._numbers[name])
 
+    def region(self, name: str) -> BoolMask:
+        """The part in the picture of a name, bool [H, W].
+
+        Raises:
+            DatasetError: no background has the name, or its file or mask cannot be used.
+        """
+        self.picture(name)
+        return self._background(self._numbers[name]).region
+
     def _read(self, number: int) -> NDArray[np.uint8]:
         return read_image(self.samples[number].image, bits=self._bits)
 

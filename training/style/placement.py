@@ -70,7 +70,8 @@ class PlacementSettings(BaseModel):
     elastic_spacing_px: float = Field(16.0, gt=0)
     """Distance of the elastic displacement's knots; at least 4 times `elastic_px`, so that nothing folds."""
     gain: tuple[float, float] = (1.0, 1.0)
-    """Lowest and highest factor on the defect's severity, drawn evenly; what it means is the painting method's."""
+    """Lowest and highest factor on the defect's severity, drawn evenly; what it means is the painting method's. At the
+    part's rim and the picture's edge it is 1."""
     per_image: tuple[int, int] = (1, 1)
     """Lowest and highest number of defects on one background."""
     margin_px: int = Field(4, ge=0)

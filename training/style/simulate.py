@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from multiprocessing import parent_process
 from operator import attrgetter
@@ -28,9 +28,9 @@ from inspectd.training.data.sheet import Tile, contact_sheet, dataset_sheet
 from inspectd.training.data.writing import Row, take, write_png, write_split
 
 from .checkpoint import DstCheckpoint, load_dst
-from .coarse import Coarse, paint, scene_of, with_gain
+from .coarse import Coarse, Exemplar, paint, scene_of, with_gain
 from .histmatch import Method, Space
-from .painting import coarse_scene, painted_by
+from .painting import coarse_scene, lit_region, painted_by
 from .parts import Backgrounds, MaskFolders, as_reference, file_name, read_exemplars
 from .placement import Placement, PlacementSettings, read_placements, write_placements
 from .planning import plan
@@ -140,7 +140,11 @@ class Painter:
             self.exemplars = {name: network.exemplar for name, network in self._networks.items()}
         else:
             labelled = sorted(read_exemplars(self.dataset, bits=settings.bits), key=attrgetter("name"))
-            self.exemplars = {exemplar.name: exemplar for exemplar in labelled}
+            samples = {sample.name: sample for sample in self.dataset.select("ref")}
+            self.exemplars = {
+                exemplar.name: replace(exemplar, region=self._region(exemplar, samples[exemplar.sample]))
+                for exemplar in labelled
+            }
 
     def _drawn(self) -> set[str]:
         """Names of the pictures whose defects have networks."""
@@ -153,13 +157,11 @@ class Painter:
 
     def references(self) -> list[Reference]:
         """The references with their regions, by name: the order decides the placements, the method must not."""
-        if self._networks:
-            return [as_reference(found.exemplar, found.region.numpy()) for found in self._networks.values()]
-        samples = {sample.name: sample for sample in self.dataset.select("ref")}
-        return [
-            as_reference(exemplar, self._masks.region(samples[exemplar.sample], _shape(exemplar.image)))
-            for exemplar in self.exemplars.values()
-        ]
+        return [as_reference(exemplar, exemplar.region) for exemplar in self.exemplars.values()]
+
+    def _region(self, exemplar: Exemplar, sample: Sample) -> BoolMask:
+        given = self._masks.region(sample, _shape(exemplar.image))
+        return as_reference(exemplar, given).region
 
     def paint(self, placements: Sequence[Placement]) -> Painted:
         """The picture of one sample.
@@ -186,11 +188,18 @@ class Painter:
             raise DatasetError(f"no reference {placement.reference!r} here, only {known}; these are other placements")
         if settings.method == "dst":
             network = self._networks[placement.reference]
-            scene, coarse = coarse_scene(picture, exemplar, placement, network.settings)
+            scene, coarse = coarse_scene(
+                picture,
+                exemplar,
+                placement,
+                network.settings,
+                lit_region(network.settings.coarse, self.backgrounds, placement),
+            )
             (patch,) = painted_by(network.network, network.settings, [(scene, coarse)], self._device)
         else:
             way: Coarse = settings.method
-            scene = scene_of(picture, exemplar, placement, margin_px=_MARGIN_PX)
+            region = lit_region(way, self.backgrounds, placement)
+            scene = scene_of(picture, exemplar, placement, margin_px=_MARGIN_PX, region=region)
             patch = paint(
                 way,
                 scene,

@@ -15,6 +15,7 @@ import pickle
 import platform
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ from .coarse import Exemplar, scene_of
 from .dst import DstSettings
 from .features import VGG19, load_vgg19
 from .losses import LossValue, Targets, calibrate, histogram_references, transfer_loss, transfer_terms
-from .painting import coarse_scene, window_of
+from .painting import coarse_scene, lit_region, window_of
 from .parts import Backgrounds, as_reference
 from .placement import Placement
 from .planning import plan
@@ -112,6 +113,7 @@ def train_dst(
     settings = settings.model_copy(update={"precision": precision})
     side = window_of(settings)
     reference = as_reference(exemplar, region)
+    exemplar = replace(exemplar, region=reference.region)
     data = hashlib.sha256(backgrounds.digest().encode())
     for part in (exemplar.image, exemplar.mask, reference.region):
         data.update(np.ascontiguousarray(part).tobytes())
@@ -165,7 +167,7 @@ def train_dst(
                 save()
                 raise KeyboardInterrupt
             good, coarse, label = (part.to(fabric.device) for part in batch)
-            painted = fuse(module(coarse), good, gaussian_mask(label[:, None], settings.sigma_px))
+            painted = fuse(module(coarse), good, gaussian_mask(label[:, None], settings.sigma_px, settings.grow_px))
             value = losses(painted, good, coarse, label)
             figures = {"loss": float(value.total.detach())} | {name: float(term) for name, term in value.terms.items()}
             if not all(math.isfinite(figure) for figure in figures.values()):
@@ -242,7 +244,11 @@ class _Windows:
         fitted = []
         for placement in placements:
             scene, coarse = coarse_scene(
-                self._backgrounds.picture(placement.background), self._exemplar, placement, self._settings
+                self._backgrounds.picture(placement.background),
+                self._exemplar,
+                placement,
+                self._settings,
+                lit_region(self._settings.coarse, self._backgrounds, placement),
             )
             fitted.append(fit(scene, coarse, window_of(self._settings)))
         good, coarse_pixels = (
@@ -402,6 +408,7 @@ def _card(
             "head": settings.head,
             "blocks": settings.blocks,
             "sigma_px": settings.sigma_px,
+            "grow_px": settings.grow_px,
         },
         provenance={
             "reference": exemplar.name,

@@ -202,16 +202,19 @@ def gaussian_taps(sigma_px: float) -> tuple[float, ...]:
     return tuple(weight / math.fsum(weights) for weight in weights)
 
 
-def gaussian_mask(mask: Tensor, sigma_px: float) -> Tensor:
+def gaussian_mask(mask: Tensor, sigma_px: float, grow_px: int = 0) -> Tensor:
     """The share g = blur(L) that the painted picture has at each pixel.
 
-    g is 1 deeper in L than the reach, about one half on a straight edge, and exactly 0 farther from L than
-    `blur_reach(sigma_px)` rows or columns. In between the picture changes outside of its label too: beside a straight
-    edge by some 16 % of the painting at one sigma and 2 % at two. Beyond the frame L goes on as at the frame's edge.
+    Of the mask that is blurred, g is 1 deeper inside than the reach, about one half on a straight edge, and exactly 0
+    farther away than `blur_reach(sigma_px)` rows or columns. In between the picture changes outside of its label too:
+    beside a straight edge by some 16 % of the painting at one sigma and 2 % at two. Beyond the frame L goes on as at
+    the frame's edge.
 
     Args:
         mask: L, bool or 0..1, [N, 1, H, W].
         sigma_px: standard deviation, px of this picture; the paper's looks like 1 px at 128. 0 leaves L as it is.
+        grow_px: pixels that L grows by in all directions before it is blurred; the paper's is 0. A blurred line of 2 px
+            would be left with half its strength.
 
     Returns:
         float32 [N, 1, H, W], 0..1.
@@ -219,7 +222,8 @@ def gaussian_mask(mask: Tensor, sigma_px: float) -> Tensor:
     Raises:
         ConfigError: an impossible sigma.
     """
-    return _blur(mask, torch.tensor(gaussian_taps(sigma_px), dtype=torch.float32, device=mask.device))
+    taps = torch.tensor(gaussian_taps(sigma_px), dtype=torch.float32, device=mask.device)
+    return _blur(_grown(mask, grow_px), taps)
 
 
 def fuse(painted: Tensor, good: Tensor, share: Tensor) -> Tensor:
@@ -241,33 +245,33 @@ class GaussianFusion(nn.Module):
 
     taps: Tensor
 
-    def __init__(self, sigma_px: float = 2.0) -> None:
-        """Take a sigma, px of the pictures that are fused; the default is for 256 px.
+    def __init__(self, sigma_px: float = 2.0, grow_px: int = 0) -> None:
+        """Take what `gaussian_mask` takes, px of the pictures that are fused; the default sigma is for 256 px.
 
         Raises:
             ConfigError: an impossible sigma.
         """
         super().__init__()
-        self.sigma_px = sigma_px
+        self.sigma_px, self.grow_px = sigma_px, grow_px
         self.register_buffer("taps", torch.tensor(gaussian_taps(sigma_px), dtype=torch.float32), persistent=False)
 
     def forward(self, painted: Tensor, good: Tensor, mask: Tensor) -> Tensor:
         """T(y), S [N, 3, H, W] and L [N, 1, H, W], bool or 0..1 -> ŷ float32 [N, 3, H, W]."""
-        return fuse(painted, good, _blur(mask, self.taps))
+        return fuse(painted, good, _blur(_grown(mask, self.grow_px), self.taps))
 
 
 class DefectTransfer(nn.Module):
     """Step 2 of the paper's simulation as one graph: TransferNet and the fusion. This is what is exported."""
 
-    def __init__(self, network: TransferNet, sigma_px: float = 2.0) -> None:
-        """Put a network and a fusion of `sigma_px` together.
+    def __init__(self, network: TransferNet, sigma_px: float = 2.0, grow_px: int = 0) -> None:
+        """Put a network and a fusion (see `GaussianFusion`) together.
 
         Raises:
             ConfigError: an impossible sigma.
         """
         super().__init__()
         self.network = network
-        self.fusion = GaussianFusion(sigma_px)
+        self.fusion = GaussianFusion(sigma_px, grow_px)
 
     def forward(self, coarse: Tensor, good: Tensor, mask: Tensor) -> Tensor:
         """Paint the defect.
@@ -278,13 +282,18 @@ class DefectTransfer(nn.Module):
             mask: L, bool or 0..1, [N, 1, H, W].
 
         Returns:
-            ŷ, float32 [N, 3, H, W]: S itself farther from L than `blur_reach(sigma_px)`.
+            ŷ, float32 [N, 3, H, W]: S itself farther from L than `grow_px` and `blur_reach(sigma_px)` together.
 
         Raises:
             ConfigError: H or W is not a multiple of 4, or below 8.
         """
         fused: Tensor = self.fusion(self.network(coarse), good, mask)
         return fused
+
+
+def _grown(mask: Tensor, by_px: int) -> Tensor:
+    """A mask [N, 1, H, W], bool or 0..1, with the highest value within `by_px` rows and columns: float32."""
+    return F.max_pool2d(mask.float(), 2 * by_px + 1, stride=1, padding=by_px) if by_px else mask
 
 
 def _blur(mask: Tensor, taps: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .coarse import Scene, soft
+from .coarse import Scene
 from .region import BoolMask
 
 __all__ = ["Fitted", "fit", "put_back", "to_tensor"]
@@ -57,7 +57,7 @@ def fit(scene: Scene, coarse: NDArray[np.uint8], side: int) -> Fitted:
 
 
 def put_back(
-    scene: Scene, coarse: NDArray[np.uint8], fitted: Fitted, painted: Tensor, sigma_px: float
+    scene: Scene, coarse: NDArray[np.uint8], fitted: Fitted, painted: Tensor, share: NDArray[np.float32]
 ) -> NDArray[np.uint8]:
     """The scene with the network's defect: ŷ = g T(y) + (1 - g) S, uint8 [h, w, C].
 
@@ -66,7 +66,7 @@ def put_back(
         coarse: y there, uint8 [h, w, C].
         fitted: what the network was given.
         painted: T(y), float [3, side, side] in -1..1.
-        sigma_px: of the Gaussian mask, px of the picture.
+        share: g, float32 [h, w]; `soft` of the label.
     """
     levels = (painted.float().cpu().permute(1, 2, 0).numpy() + 1.0) * 127.5  # [side, side, 3]
     rows, columns = fitted.size
@@ -76,8 +76,7 @@ def put_back(
         change = np.asarray(cv2.resize(change, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
     if coarse.shape[2] == 1:
         change = change.mean(axis=2, keepdims=True)
-    share = soft(scene.label, sigma_px)[..., None]
-    result = scene.good + share * (coarse + change - scene.good)
+    result = scene.good + share[..., None] * (coarse + change - scene.good)
     return np.asarray(np.clip(np.rint(result), 0, 255), np.uint8)
 
 

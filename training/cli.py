@@ -123,6 +123,10 @@ def segment(
     defect_share: Annotated[
         float | None, typer.Option(help="Share of each batch that shows a defect; else as they occur.")
     ] = None,
+    simulated_share: Annotated[
+        float | None,
+        typer.Option(help="Share of a batch's defective pictures that are simulated, not real; else as they occur."),
+    ] = None,
     defect_weight: Annotated[float, typer.Option(help="Weight of defects in the cross-entropy.")] = 1.0,
     peak_weight: Annotated[
         float, typer.Option(help="Weight of each window's likeliest pixels, which decide on a part, in the loss.")
@@ -188,6 +192,7 @@ def segment(
             crop=crop,
             crop_bias=crop_bias,
             defect_share=defect_share,
+            simulated_share=simulated_share,
             defect_weight=defect_weight,
             peak_weight=peak_weight,
             hard=None if hard is None else str(hard),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from inspectd.errors import DatasetError
 from inspectd.preprocess import Preprocess
@@ -51,6 +54,22 @@ def test_the_share_of_defects_is_kept(buttons):
     pictures = make(buttons, defect_share=0.75)
     for batch in drawn(pictures):
         assert sum(bool(pictures.samples[key.index].masks) for key in batch) == 3
+
+
+def test_the_share_of_simulated_defects_is_kept(buttons):
+    pictures = make(buttons, defect_share=0.75, simulated_share=0.7)
+    defective, _ = pictures.by_state()
+    real = set(defective[:1])
+    pictures.samples = tuple(
+        replace(sample, role="simulated") if index in set(defective) - real else sample
+        for index, sample in enumerate(pictures.samples)
+    )
+    for batch in drawn(pictures):
+        roles = [pictures.samples[key.index].role for key in batch if pictures.samples[key.index].masks]
+        assert roles.count("simulated") == 2
+        assert len(roles) == 3
+    with pytest.raises(ValidationError, match="needs a share of defects"):
+        SegmentSettings(simulated_share=0.5)
 
 
 def test_a_picture_is_a_function_of_its_key(buttons):

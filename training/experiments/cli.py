@@ -37,6 +37,8 @@ def methods(
     gain: Annotated[
         str, typer.Option(metavar="LOW,HIGH", help="Strengths that the one list of placements draws from.")
     ] = "0.7,1.2",
+    scale: Annotated[str, typer.Option(metavar="LOW,HIGH", help="Scales that it draws from.")] = "0.8,1.25",
+    elastic_px: Annotated[float, typer.Option(help="How far it bends a defect at most.")] = 2.0,
     steps: Annotated[int, typer.Option(help="Updates of each training.")] = 1000,
     batch: Annotated[int, typer.Option(help="Pictures of an update.")] = 8,
     size: Annotated[int, typer.Option(help="Side of the pictures, px.")] = 128,
@@ -45,6 +47,9 @@ def methods(
     ] = 1.0,
     crop: Annotated[float, typer.Option(help="Side of the decoder's crop, as a share of the window's.")] = 0.5,
     crop_bias: Annotated[float, typer.Option(help="How often window and crop are laid over a defect.")] = 0.5,
+    simulated_share: Annotated[
+        float | None, typer.Option(help="Share of a batch's defects that are simulated; else as they occur.")
+    ] = None,
     backbone: Annotated[Backbone, typer.Option(help="Of Buttonlab.")] = Backbone.resnet18,
     weights: Annotated[str, typer.Option(help="Start of the backbone, as in `segment`.")] = "none",
     rate: Annotated[float, typer.Option(help="Adam's rate.")] = 2e-3,
@@ -75,7 +80,9 @@ def methods(
             methods=tuple(part.strip() for part in rows.split(",") if part.strip()),
             seeds=seeds,
             count=count,
-            placement=PlacementSettings(gain=pair("--gain", gain, float)),
+            placement=PlacementSettings(
+                gain=pair("--gain", gain, float), scale=pair("--scale", scale, float), elastic_px=elastic_px
+            ),
             dst=dst,
             roles=tuple(role.strip() for role in roles.split(",")),
             segment=SegmentSettings(
@@ -93,6 +100,7 @@ def methods(
                 crop=crop,
                 crop_bias=crop_bias,
                 defect_share=0.5,
+                simulated_share=simulated_share,
                 roles=("ref", "free", "simulated"),
             ),
         )

@@ -214,6 +214,11 @@ class _Order:
         if settings.defect_share is not None and good:
             quota = min(max(1, round(settings.defect_share * self._global)), self._global - 1)
             self._streams = [(defective, quota), (good, self._global - quota)]
+            simulated = [index for index in defective if pictures.samples[index].role == "simulated"]
+            real = [index for index in defective if pictures.samples[index].role != "simulated"]
+            if settings.simulated_share is not None and simulated and real and quota > 1:
+                part = min(max(1, round(settings.simulated_share * quota)), quota - 1)
+                self._streams[:1] = [(simulated, part), (real, quota - part)]
         self._hard = [_Hardest(pictures, members, quota) for members, quota in self._streams]
         self._seed, self._rank, self._world, self._steps = settings.seed, rank, world, steps
         self._shuffled = functools.lru_cache(maxsize=8)(_permutation)

@@ -55,6 +55,9 @@ class SegmentSettings(BaseModel):
     """How often window and crop of a defective picture are laid over its defect; else they fall anywhere."""
     defect_share: float | None = Field(None, gt=0, lt=1)
     """Share of each batch that shows a defect; None takes the pictures as often as they occur."""
+    simulated_share: float | None = Field(None, gt=0, lt=1)
+    """Share of the defective pictures of each batch that are simulated, the rest being real; None takes the pictures as
+    often as they occur. Needs `defect_share`."""
     defect_weight: float = Field(1.0, gt=0)
     """Weight of the defect classes in the cross-entropy; the good surface has 1."""
     peak_weight: float = Field(0.0, ge=0)
@@ -86,6 +89,8 @@ class SegmentSettings(BaseModel):
             raise ValueError(f"role {held_out[0]!r} is not for training; those that are: {', '.join(TRAINING_ROLES)}")
         if self.defect_share is not None and self.batch < 2:
             raise ValueError("a share of defects needs a batch of 2 pictures or more")
+        if self.simulated_share is not None and self.defect_share is None:
+            raise ValueError("a share of simulated defects needs a share of defects (defect_share)")
         height, width = self.window_size
         if self.batch * height * width == SIZE_STEP**2:
             raise ValueError(f"batch normalisation needs more than one picture of {SIZE_STEP}x{SIZE_STEP} px")

@@ -52,9 +52,15 @@ demo-bundle: $(VENV)/.dev
 	    --window 0.5 --crop 1 --crop-bias 0.9 --defect-share 0.6 --defect-weight 3
 	$(ENV) $(BIN)/inspectd-train buttons --out out/more --protocol demo --train 6000 --seed 1
 	$(ENV) $(BIN)/inspectd-train mine out/windows out/more --roles extra,free --out out/hard.json
-	$(ENV) $(BIN)/inspectd-train segment out/more --out out/slim --backbone slim --roles extra,free \
+	$(ENV) $(BIN)/inspectd-train segment out/more --out out/harder --backbone slim --roles extra,free \
 	    --start out/windows --hard out/hard.json --steps 4000 --batch 16 --rate 1.5e-3 --schedule onecycle \
 	    --weight-decay 0.02 --augment flips --window 0.5 --crop 1 --crop-bias 0.8 --defect-share 0.5 --defect-weight 3
+	$(ENV) $(BIN)/inspectd-train buttons --out out/still-more --protocol demo --train 6000 --seed 2
+	$(ENV) $(BIN)/inspectd-train mine out/harder out/still-more --roles extra,free --out out/harder.json
+	$(ENV) $(BIN)/inspectd-train segment out/still-more --out out/slim --backbone slim --roles extra,free \
+	    --start out/harder --hard out/harder.json --steps 5600 --batch 16 --rate 1.5e-3 --schedule onecycle \
+	    --weight-decay 0.02 --augment flips --window 0.5 --crop 1 --crop-bias 0.8 --defect-share 0.5 --defect-weight 3 \
+	    --peak-weight 0.03
 	$(ENV) $(BIN)/inspectd-train evaluate out/slim out/buttons --out out/slim-evaluation
 	$(ENV) $(BIN)/export-trt out/slim --out runtime/demo/bundle --name "rendered buttons" --calibration out/buttons
 

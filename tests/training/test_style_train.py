@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from inspectd.errors import ConfigError, DatasetError
@@ -183,6 +185,16 @@ def test_foreign_checkpoints_are_refused(tmp_path):
     (tmp_path / CHECKPOINT).write_bytes(b"nothing")
     with pytest.raises(DatasetError, match="cannot be read"):
         load_dst(tmp_path)
+
+
+def test_a_network_of_settings_that_an_earlier_version_did_not_know_is_refused(parts, vgg_file, tmp_path):
+    path = run(parts, tmp_path / "out", small(vgg_file, epochs=1, pictures=2), preview_every=0)
+    with safe_open(path, framework="pt") as file:
+        card = json.loads(file.metadata()["inspectd"])
+    del card["provenance"]["settings"]["grow_px"]
+    save_file(load_file(path), path, metadata={"inspectd": json.dumps(card)})
+    with pytest.raises(DatasetError, match="by another version, without grow_px; train it again"):
+        load_dst(path)
 
 
 def test_references_of_one_name_have_folders_of_their_own():

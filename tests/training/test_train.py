@@ -191,6 +191,14 @@ def test_a_complete_training_is_not_resumed(buttons, tmp_path):
     assert train(buttons, out, settings, hardware=CPU, resume=True, console=Console(file=said)) == checkpoint
     assert said.getvalue() == f"{out}: the training is complete, 2 updates; nothing to resume\n"
     assert {path: path.stat().st_mtime_ns for path in before} == before
+    # What an earlier version did not name is as its default.
+    note = json.loads((out / "settings.json").read_text())
+    del note["peak_weight"]
+    (out / "settings.json").write_text(json.dumps(note))
+    train(buttons, out, settings, hardware=CPU, resume=True, console=QUIET)
+    other = settings.model_copy(update={"peak_weight": 0.5})
+    with pytest.raises(ConfigError, match=r"peak_weight 0\.0 -> 0\.5"):
+        train(buttons, out, other, hardware=CPU, resume=True, console=QUIET)
     # Without its checkpoint there is something to do.
     learnt = load_file(checkpoint)
     checkpoint.unlink()

@@ -57,7 +57,7 @@ class SegmentSettings(BaseModel):
     """Share of each batch that shows a defect; None takes the pictures as often as they occur."""
     simulated_share: float | None = Field(None, gt=0, lt=1)
     """Share of the defective pictures of each batch that are simulated, the rest being real; None takes the pictures as
-    often as they occur. Needs `defect_share`."""
+    often as they occur. Needs `defect_share`; where one of the two kinds is missing, the other fills the batch."""
     defect_weight: float = Field(1.0, gt=0)
     """Weight of the defect classes in the cross-entropy; the good surface has 1."""
     peak_weight: float = Field(0.0, ge=0)

@@ -14,7 +14,6 @@ import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 
 from inspectd.bundle import ModelCard, explain
 from inspectd.errors import ConfigError, DatasetError
@@ -38,8 +37,7 @@ class DstCheckpoint:
         network: the transfer network.
         settings: it was trained with; `window` is set.
         card: of kind dst.
-        exemplar: the reference.
-        region: of the reference's part, bool [h, w].
+        exemplar: the reference, with its region.
         digest: sha256 of the file.
     """
 
@@ -47,20 +45,28 @@ class DstCheckpoint:
     settings: DstSettings
     card: ModelCard
     exemplar: Exemplar
-    region: torch.Tensor
     digest: str
 
 
-def save_dst(path: Path, network: TransferNet, card: ModelCard, exemplar: Exemplar, region: Tensor) -> None:
+def save_dst(path: Path, network: TransferNet, card: ModelCard, exemplar: Exemplar) -> None:
     """Write a checkpoint whole or not at all.
+
+    Args:
+        path: the file.
+        network: the trained network.
+        card: of kind dst, with the settings in its provenance.
+        exemplar: the reference, with its region.
 
     Raises:
         ConfigError: it could not be written.
+        ValueError: the exemplar has no region.
     """
+    if exemplar.region is None:
+        raise ValueError(f"reference {exemplar.name!r} has no region; expected one of `parts.located`")
     tensors = {f"network.{name}": value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     tensors[_IMAGE] = torch.from_numpy(exemplar.image.copy())
     tensors[_MASK] = torch.from_numpy(exemplar.mask.copy())
-    tensors[_REGION] = region.contiguous()
+    tensors[_REGION] = torch.from_numpy(exemplar.region.copy())
     with written_whole(path) as draft:
         save_file(tensors, draft, metadata={"inspectd": card.model_dump_json()})
 
@@ -94,6 +100,11 @@ def load_dst(path: Path) -> DstCheckpoint:
         settings = DstSettings.model_validate(card.provenance.get("settings"))
     except ValidationError as error:
         raise DatasetError(f"{file_path}: its card is not valid: {explain(error)}") from error
+    # Today's default is not what an earlier version did.
+    if unknown := DstSettings.model_fields.keys() - settings.model_fields_set:
+        raise DatasetError(
+            f"{file_path}: was trained by another version, without {', '.join(sorted(unknown))}; train it again"
+        )
     try:
         image, mask, region = (tensors.pop(name) for name in (_IMAGE, _MASK, _REGION))
         network = TransferNet(settings.channels, settings.head, settings.blocks)
@@ -102,4 +113,4 @@ def load_dst(path: Path) -> DstCheckpoint:
         raise DatasetError(f"{file_path}: does not fit its card: {' '.join(str(error).split())[:300]}") from error
     exemplar = Exemplar(card.name, card.classes[0], image.numpy(), mask.numpy(), region=region.numpy())
     digest = hashlib.sha256(file_path.read_bytes()).hexdigest()
-    return DstCheckpoint(network.eval(), settings, card, exemplar, region, digest)
+    return DstCheckpoint(network.eval(), settings, card, exemplar, digest)

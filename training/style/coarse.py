@@ -32,7 +32,7 @@ from inspectd.errors import DatasetError
 
 from .histmatch import Method, Space, match_pixels
 from .placement import Placement, place_mask, warp
-from .region import BoolMask, Floats
+from .region import BoolMask, Floats, grown
 from .transfernet import blur_reach
 
 __all__ = ["COARSE", "Coarse", "Exemplar", "Light", "Scene", "membrane", "paint", "scene_of", "soft", "with_gain"]
@@ -84,7 +84,7 @@ class Exemplar:
     @cached_property
     def surface(self) -> Floats:
         """The good surface as it may have been under M and its edge, H elsewhere: float64 [h, w, C], levels."""
-        unknown = _grown(self.mask)
+        unknown = grown(self.mask, _EDGE_PX)
         return membrane(self.image.astype(np.float64), self.mask if unknown.all() else unknown)
 
     @cached_property
@@ -113,7 +113,7 @@ class Light:
         """
         difference = other.level - self.level
         noise = self.spread**2 + other.spread**2
-        return math.exp(difference * difference**2 / (difference**2 + noise)) if difference else 1.0
+        return math.exp(difference**3 / (difference**2 + noise)) if difference else 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -200,7 +200,7 @@ def _light(image: NDArray[np.uint8], mask: BoolMask, region: BoolMask | None) ->
     """Of the part around a mask; of all around it where there is nothing of the part, or it is not known."""
     near = tuple(_span(*box, _AROUND_PX, 1) for box in _boxes(mask))
     image, mask = image[near], mask[near]
-    around = ~_grown(mask)
+    around = ~grown(mask, _EDGE_PX)
     choices = [around, ~mask, np.ones_like(mask)]
     if region is not None:
         choices.insert(0, around & region[near])
@@ -225,7 +225,7 @@ def paint(
         way: see the module.
         scene: where.
         exemplar: the reference.
-        sigma_px: of the Gaussian mask of `histmatch-gauss`, and of the edge of `ratio` and `relit`.
+        sigma_px: of the Gaussian mask of `histmatch-gauss`, and of the edge of `ratio` and `relit`, there 1 px at most.
         method: of histogram matching.
         space: of histogram matching.
 
@@ -261,7 +261,7 @@ def with_gain(painted: NDArray[np.uint8], good: NDArray[np.uint8], gain: float) 
 
 def soft(mask: BoolMask, sigma_px: float, grow_px: int = 0) -> NDArray[np.float32]:
     """The mask grown and blurred as `transfernet.gaussian_mask` does it: float32 [h, w], 0..1."""
-    mask = _grown(mask, grow_px) if grow_px else mask
+    mask = grown(mask, grow_px) if grow_px else mask
     if not sigma_px:
         return mask.astype(np.float32)
     size = 2 * blur_reach(sigma_px) + 1
@@ -272,11 +272,6 @@ def soft(mask: BoolMask, sigma_px: float, grow_px: int = 0) -> NDArray[np.float3
 def _reach(label: BoolMask, sigma_px: float, edge_px: int) -> NDArray[np.float32]:
     """1 on the label, hardly less on its edge, then down to 0."""
     return np.maximum(soft(label, min(sigma_px, 1.0), edge_px), label.astype(np.float32))
-
-
-def _grown(mask: BoolMask, by_px: int = _EDGE_PX) -> BoolMask:
-    size = 2 * by_px + 1
-    return np.asarray(cv2.dilate(mask.astype(np.uint8), np.ones((size, size), np.uint8)) > 0)
 
 
 def membrane(values: Floats, unknown: BoolMask) -> Floats:

@@ -7,7 +7,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import overload
 
@@ -22,7 +22,7 @@ from .coarse import Exemplar
 from .region import BoolMask, find_region, read_region, reference_region
 from .site import Background, Reference
 
-__all__ = ["Backgrounds", "MaskFolders", "as_reference", "file_name", "folders_of", "read_exemplars"]
+__all__ = ["Backgrounds", "MaskFolders", "as_reference", "file_name", "folders_of", "located", "read_exemplars"]
 
 _KEPT_BYTES = 1 << 30
 """Memory for pictures and what is known of them."""
@@ -131,10 +131,18 @@ def read_exemplars(dataset: Dataset, *, bits: int = 16) -> tuple[Exemplar, ...]:
     return tuple(found)
 
 
-def as_reference(exemplar: Exemplar, region: BoolMask | None = None) -> Reference:
-    """The exemplar as placement takes it; its region is found by itself where none is given."""
-    found = reference_region(exemplar.image, exemplar.mask) if region is None else region
-    return Reference(exemplar.name, exemplar.defect, exemplar.mask, found)
+def located(exemplar: Exemplar, region: BoolMask | None = None) -> Exemplar:
+    """The exemplar with the region of its part: the one given, the one that it has, or one found by itself."""
+    return replace(exemplar, region=_region(exemplar) if region is None else region)
+
+
+def as_reference(exemplar: Exemplar) -> Reference:
+    """The exemplar as placement takes it; its region is found by itself where it has none."""
+    return Reference(exemplar.name, exemplar.defect, exemplar.mask, _region(exemplar))
+
+
+def _region(exemplar: Exemplar) -> BoolMask:
+    return reference_region(exemplar.image, exemplar.mask) if exemplar.region is None else exemplar.region
 
 
 def file_name(name: str) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 from inspectd.errors import DatasetError
 
 from .placement import DECIMALS, Placement, PlacementSettings, carry, generator
-from .region import BoolMask, Floats
+from .region import BoolMask, Floats, grown
 from .site import Background, Reference, Site, Subject, site_of, subject_of
 
 __all__ = ["Plan", "plan"]
@@ -169,11 +169,11 @@ class _Search:
         low, high = self._settings.per_image
         further = int(rng.integers(low, high + 1)) - 1
         site, mask = self._first(next(iter(self._subject_turns)), sample, rng)
-        taken = _grow(mask, self._settings.margin_px)
+        taken = grown(mask, self._settings.margin_px)
         for _ in range(further):
             for number in self._subject_turns:
                 if (found := self._place(number, site, taken, sample, rng)) is not None:
-                    taken |= _grow(found, self._settings.margin_px)
+                    taken |= grown(found, self._settings.margin_px)
                     break
             else:
                 self.dropped += 1
@@ -376,8 +376,3 @@ def _checked(
 def _between(rng: np.random.Generator, low: float, high: float) -> float:
     """A number between two, rounded; drawn also where both are the same, so that later draws do not move."""
     return round(low + (high - low) * rng.random(), DECIMALS)
-
-
-def _grow(mask: BoolMask, margin: int) -> BoolMask:
-    side = 2 * margin + 1
-    return np.asarray(cv2.dilate(mask.astype(np.uint8), np.ones((side, side), np.uint8)) > 0)

@@ -25,6 +25,7 @@ __all__ = [
     "depth_map",
     "filled",
     "find_region",
+    "grown",
     "outline",
     "read_region",
     "reference_region",
@@ -351,6 +352,12 @@ def _odd(size: float) -> int:
 
 def _brush(size: int) -> NDArray[np.uint8]:
     return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)), np.uint8)
+
+
+def grown(mask: BoolMask, by_px: int) -> BoolMask:
+    """A mask and all that is within `by_px` rows and columns of it: bool [H, W]."""
+    side = 2 * by_px + 1
+    return np.asarray(cv2.dilate(mask.astype(np.uint8), np.ones((side, side), np.uint8)) > 0)
 
 
 def _dilate(mask: BoolMask, size: int) -> BoolMask:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import groupby
 from multiprocessing import parent_process
 from operator import attrgetter
@@ -28,10 +28,10 @@ from inspectd.training.data.sheet import Tile, contact_sheet, dataset_sheet
 from inspectd.training.data.writing import Row, take, write_png, write_split
 
 from .checkpoint import DstCheckpoint, load_dst
-from .coarse import Coarse, Exemplar, paint, scene_of, with_gain
+from .coarse import Coarse, paint, scene_of, with_gain
 from .histmatch import Method, Space
 from .painting import coarse_scene, lit_region, painted_by
-from .parts import Backgrounds, MaskFolders, as_reference, file_name, read_exemplars
+from .parts import Backgrounds, MaskFolders, as_reference, file_name, located, read_exemplars
 from .placement import Placement, PlacementSettings, read_placements, write_placements
 from .planning import plan
 from .region import BoolMask
@@ -142,7 +142,7 @@ class Painter:
             labelled = sorted(read_exemplars(self.dataset, bits=settings.bits), key=attrgetter("name"))
             samples = {sample.name: sample for sample in self.dataset.select("ref")}
             self.exemplars = {
-                exemplar.name: replace(exemplar, region=self._region(exemplar, samples[exemplar.sample]))
+                exemplar.name: located(exemplar, self._masks.region(samples[exemplar.sample], _shape(exemplar.image)))
                 for exemplar in labelled
             }
 
@@ -157,11 +157,7 @@ class Painter:
 
     def references(self) -> list[Reference]:
         """The references with their regions, by name: the order decides the placements, the method must not."""
-        return [as_reference(exemplar, exemplar.region) for exemplar in self.exemplars.values()]
-
-    def _region(self, exemplar: Exemplar, sample: Sample) -> BoolMask:
-        given = self._masks.region(sample, _shape(exemplar.image))
-        return as_reference(exemplar, given).region
+        return [as_reference(exemplar) for exemplar in self.exemplars.values()]
 
     def paint(self, placements: Sequence[Placement]) -> Painted:
         """The picture of one sample.

@@ -15,7 +15,6 @@ import pickle
 import platform
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,7 @@ from .dst import DstSettings
 from .features import VGG19, load_vgg19
 from .losses import LossValue, Targets, calibrate, histogram_references, transfer_loss, transfer_terms
 from .painting import coarse_scene, lit_region, window_of
-from .parts import Backgrounds, as_reference
+from .parts import Backgrounds, as_reference, located
 from .placement import Placement
 from .planning import plan
 from .region import BoolMask
@@ -112,8 +111,8 @@ def train_dst(
     precision = fast_precision(hardware.accelerator) if settings.precision == "auto" else settings.precision
     settings = settings.model_copy(update={"precision": precision})
     side = window_of(settings)
-    reference = as_reference(exemplar, region)
-    exemplar = replace(exemplar, region=reference.region)
+    exemplar = located(exemplar, region)
+    reference = as_reference(exemplar)
     data = hashlib.sha256(backgrounds.digest().encode())
     for part in (exemplar.image, exemplar.mask, reference.region):
         data.update(np.ascontiguousarray(part).tobytes())
@@ -206,7 +205,6 @@ def train_dst(
         network,
         card.model_copy(update={"provenance": provenance}),
         exemplar,
-        torch.from_numpy(reference.region.copy()),
     )
     return checkpoint
 

@@ -293,7 +293,7 @@ class DefectTransfer(nn.Module):
 
 def _grown(mask: Tensor, by_px: int) -> Tensor:
     """A mask [N, 1, H, W], bool or 0..1, with the highest value within `by_px` rows and columns: float32."""
-    return F.max_pool2d(mask.float(), 2 * by_px + 1, stride=1, padding=by_px) if by_px else mask
+    return F.max_pool2d(mask.float(), 2 * by_px + 1, stride=1, padding=by_px) if by_px else mask.float()
 
 
 def _blur(mask: Tensor, taps: Tensor) -> Tensor:

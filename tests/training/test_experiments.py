@@ -23,15 +23,15 @@ SEGMENT = {
 
 
 def test_names_say_what_is_compared():
-    assert Variant.of("dst").gains
-    assert not Variant.of("dst-gain").gains
-    assert not Variant.of("cutpaste").gains
-    assert Variant.of("cutpaste+gain").gains
-    found = Variant.of("dst:style_target=ring;loss.weights.hist=0;epochs=2+gain")
-    assert (found.base, found.gains) == ("dst", True)
+    assert Variant.of("dst").varied
+    assert not Variant.of("dst-varied").varied
+    assert not Variant.of("cutpaste").varied
+    assert Variant.of("cutpaste+varied").varied
+    found = Variant.of("dst:style_target=ring;loss.weights.hist=0;epochs=2+varied")
+    assert (found.base, found.varied) == ("dst", True)
     assert found.changes == {"style_target": "ring", "loss": {"weights": {"hist": 0}}, "epochs": 2}
-    assert Variant.of("dst").networks == Variant.of("dst-gain").networks
-    assert Variant.of("dst").folder != Variant.of("dst-gain").folder
+    assert Variant.of("dst").networks == Variant.of("dst-varied").networks
+    assert Variant.of("dst").folder != Variant.of("dst-varied").folder
     with pytest.raises(ConfigError, match="expected only-real, dst-paper or one of dst, histmatch"):
         Variant.of("gan")
     with pytest.raises(ConfigError, match="only dst and dst-paper have settings"):
@@ -40,7 +40,7 @@ def test_names_say_what_is_compared():
 
 def test_methods_are_compared_and_a_second_run_does_nothing_again(parts, vgg_file, tmp_path):
     settings = MethodsSettings(
-        methods=("only-real", "cutpaste", "dst", "dst-gain"),
+        methods=("only-real", "cutpaste", "dst", "dst-varied"),
         seeds=2,
         count=4,
         dst={"vgg": str(vgg_file), "channels": 4, "blocks": 1, "epochs": 1, "pictures": 2, "batch": 2},

@@ -270,11 +270,21 @@ def test_quarter_turns_mirrors_and_shifts_are_exact(affine, expected):
     assert np.array_equal(marked[inside], expected(SPOT)[inside].astype(np.float32))
 
 
-def test_pixels_between_others_are_bilinear_and_the_outermost_go_on():
+def test_pixels_between_others_are_interpolated_and_the_outermost_go_on():
     ramp = np.repeat(np.arange(8, dtype=np.uint8)[None, :, None] * 10, 4, axis=0)
     half = warp(placement(affine=(1.0, 0.0, 0.5, 0.0, 1.0, 0.0)), ramp, (4, 12))
     assert half.dtype == np.float32
-    assert half[0, :, 0].tolist() == [0, 5, 15, 25, 35, 45, 55, 65, 70, 70, 70, 70]
+    assert half[0, 2:7, 0].tolist() == [15, 25, 35, 45, 55]
+    assert half[0, :, 0] == pytest.approx([0, 5, 15, 25, 35, 45, 55, 65, 70, 70, 70, 70], abs=1)
+
+
+def test_a_line_between_pixels_is_hardly_fainter():
+    line = np.zeros((16, 16, 1), np.uint8)
+    line[:, 7:9] = 200
+    for shift in (0.25, 0.5):
+        moved = warp(placement(affine=(1.0, 0.0, shift, 0.0, 1.0, 0.0)), line, (16, 16))
+        assert moved.max() > 190
+        assert moved[8].sum() == pytest.approx(400, abs=1)
 
 
 @given(seed=st.integers(0, 2**32 - 1), angle=st.floats(0, 6.3), scale=st.floats(0.6, 1.6), elastic=st.floats(0, 4))
@@ -288,8 +298,8 @@ def test_mask_and_pixels_are_carried_by_one_map(seed, angle, scale, elastic):
     )
     label = place_mask(moved, SPOT, (128, 128))
     cover = warp(moved, SPOT.astype(np.float32)[..., None], (128, 128))[..., 0]
-    # The label holds the pixels that are covered most.
-    assert cover[label].min() >= cover[~label].max() - 1e-5
+    # The label holds the pixels that are covered most; pixels are interpolated more sharply than it is.
+    assert cover[label].min() >= cover[~label].max() - 0.2
     assert pieces(label) == 1
     assert label.sum() == pytest.approx(SPOT.sum() * moved.scale**2, rel=0.2)
     rows, columns = slice(20, 90), slice(33, 128)
@@ -508,10 +518,13 @@ def test_the_same_seed_gives_the_same_list_whatever_was_drawn_before():
     assert plan(references, backgrounds(), 6, options, 8).placements != first.placements
     longer = plan(references, backgrounds(), 9, options, 7)
     assert longer.placements[: len(first.placements)] == first.placements
-    faces = {spot.gain for spot in first.placements if spot.kind == "face"}
-    assert all(0.5 <= gain <= 1.5 for gain in faces)
-    assert len(faces) > 4
-    assert {spot.gain for spot in first.placements if spot.kind != "face"} == {1.0}
+    gains = {spot.gain for spot in first.placements}
+    assert all(0.5 <= gain <= 1.5 for gain in gains)
+    assert len(gains) > 4
+    turned = plan(references, backgrounds(), 6, options.model_copy(update={"hue_deg": 90.0}), 7).placements
+    hues = [spot.hue_deg for spot in turned]
+    assert -90 <= min(hues) < -20 < 20 < max(hues) <= 90
+    assert tuple(dataclasses.replace(spot, hue_deg=0.0) for spot in turned) == first.placements
     assert {spot.seed for spot in first.placements} == {7}
 
 

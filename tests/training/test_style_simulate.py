@@ -31,7 +31,7 @@ SIMPLE = [method for method in METHODS if method != "dst"]
 
 
 def made(parts, out, method, count=6, **more):
-    settings = SimulateSettings(method=method, count=count, gains=False, **more.pop("settings", {}))
+    settings = SimulateSettings(method=method, count=count, varied=False, **more.pop("settings", {}))
     return simulate(Work(parts, out, **more.pop("work", {})), settings, workers=1, **more)
 
 

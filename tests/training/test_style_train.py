@@ -24,7 +24,7 @@ from inspectd.training.data.dataset import open_dataset
 from inspectd.training.devices import Hardware
 from inspectd.training.files import locked
 from inspectd.training.style.checkpoint import CHECKPOINT, load_dst
-from inspectd.training.style.coarse import Exemplar, soft
+from inspectd.training.style.coarse import Exemplar
 from inspectd.training.style.dst import DST_PRESETS, DstSettings
 from inspectd.training.style.painting import coarse_scene, painted_by
 from inspectd.training.style.parts import Backgrounds, file_name, folders_of, read_exemplars
@@ -69,7 +69,8 @@ def test_a_training_writes_what_simulating_needs(parts, vgg_file, tmp_path):
     assert found.card.provenance["losses"]["balance"] == "fixed"
     rows = logged(tmp_path / "out")
     assert [int(row["step"]) for row in rows] == list(range(1, 7))
-    assert all(float(row[name]) >= 0 for row in rows for name in ("loss", "content", "style", "hist", "tv"))
+    assert all(float(row[name]) >= 0 for row in rows for name in ("loss", "content", "style", "hist"))
+    assert "tv" not in rows[0], "a term without a weight is not calculated"
     previews = sorted((tmp_path / "out" / "previews").iterdir())
     assert [path.name for path in previews] == ["update-000003.png", "update-000006.png"]
     assert cv2.imread(str(previews[0])).std() > 10
@@ -209,15 +210,15 @@ def test_references_of_one_name_have_folders_of_their_own():
 
 
 def test_a_thin_defect_gets_one_edge_and_not_two(parts):
-    """Painted by a network that changes nothing, it keeps the share that the mask, grown and blurred, gives it."""
+    """Painted by a network that changes nothing, it stays as the coarse step made it."""
     exemplar = Exemplar("r", "scratch", np.full((64, 64, 3), 160, np.uint8), np.zeros((64, 64), bool) | LINE)
     exemplar.image[LINE] = 40
     settings = DstSettings(window=64)
     scene, coarse = coarse_scene(np.full((64, 64, 3), 160, np.uint8), exemplar, placed(0.0, 0.0), settings)
     (found,) = painted_by(TransferNet(4, blocks=0).eval(), settings, [(scene, coarse)])
+    assert np.abs(found.astype(int) - coarse).max() <= 2
     share = (160 - found[scene.label].mean()) / 120
-    assert share == pytest.approx(soft(scene.label, 1.0, 1)[scene.label].mean(), abs=0.02)
-    assert share > 0.9
+    assert share > 0.95
 
 
 def test_presets_are_what_they_are_called():

@@ -27,16 +27,17 @@ def methods(
         str,
         typer.Option(
             "--methods",
-            help="With commas: only-real, cutpaste, poisson, histmatch, histmatch-gauss, ratio, "
-            "relit, dst-paper, dst; changes as in 'dst:style_target=ring;loss.weights.hist=0', "
-            "strength as in cutpaste+gain.",
+            help="With commas: only-real, cutpaste, poisson, histmatch, histmatch-gauss, relit, "
+            "dst-paper, dst; changes as in 'dst:style_target=ring;loss.weights.hist=0', "
+            "strength and hue as in cutpaste+varied.",
         ),
-    ] = "only-real,cutpaste,poisson,histmatch,histmatch-gauss,dst-paper,dst,relit+gain,cutpaste+gain",
+    ] = "only-real,cutpaste,poisson,histmatch,histmatch-gauss,dst-paper,dst,relit+varied,cutpaste+varied",
     seeds: Annotated[int, typer.Option(help="Trainings of each method.")] = 3,
     count: Annotated[int, typer.Option(help="Simulated pictures of each method.")] = 900,
     gain: Annotated[
         str, typer.Option(metavar="LOW,HIGH", help="Strengths that the one list of placements draws from.")
-    ] = "0.7,1.2",
+    ] = "0.5,1.2",
+    hue_deg: Annotated[float, typer.Option(help="Highest turn of the colour of stains that it draws.")] = 180.0,
     scale: Annotated[str, typer.Option(metavar="LOW,HIGH", help="Scales that it draws from.")] = "0.8,1.25",
     elastic_px: Annotated[float, typer.Option(help="How far it bends a defect at most.")] = 2.0,
     steps: Annotated[int, typer.Option(help="Updates of each training.")] = 1000,
@@ -81,7 +82,10 @@ def methods(
             seeds=seeds,
             count=count,
             placement=PlacementSettings(
-                gain=pair("--gain", gain, float), scale=pair("--scale", scale, float), elastic_px=elastic_px
+                gain=pair("--gain", gain, float),
+                hue_deg=hue_deg,
+                scale=pair("--scale", scale, float),
+                elastic_px=elastic_px,
             ),
             dst=dst,
             roles=tuple(role.strip() for role in roles.split(",")),

@@ -2,8 +2,8 @@
 
 Fairness: the same placements, backgrounds, network, crops, augmentation, updates and optimiser for every
 way; several seeds of the training, one of the placements and of DST; and the control `only-real`, which gets as many
-updates from the references alone. The default DST also varies the defects' strength, which is a part of it; whether
-it is that which helps is seen beside `dst-gain` and `cutpaste+gain`.
+updates from the references alone. The default DST also varies the defects' strength and hue, which is a part of it;
+whether it is that which helps is seen beside `dst-varied` and `cutpaste+varied`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from inspectd.training.segmentation.results import Evaluation, read_evaluation
 from inspectd.training.segmentation.settings import SegmentSettings
 from inspectd.training.style.dst import DST_PRESETS, DstSettings
 from inspectd.training.style.parts import Backgrounds, as_reference, folders_of, read_exemplars
-from inspectd.training.style.placement import PlacementSettings, write_placements
+from inspectd.training.style.placement import VARIED, PlacementSettings, write_placements
 from inspectd.training.style.planning import plan
 from inspectd.training.style.simulate import METHODS, PLACEMENTS, SimulateSettings, Work, simulate
 from inspectd.training.style.train import train_dst
@@ -61,8 +61,8 @@ class MethodsSettings(BaseModel):
         "histmatch-gauss",
         "dst-paper",
         "dst",
-        "relit+gain",
-        "cutpaste+gain",
+        "relit+varied",
+        "cutpaste+varied",
     )
     """Rows, see `Variant`."""
     seeds: int = Field(3, ge=1)
@@ -71,7 +71,7 @@ class MethodsSettings(BaseModel):
     """Simulated pictures of each method."""
     dst: dict[str, Any] = {}
     """Changes to the presets of DST: epochs, pictures, vgg and so on."""
-    placement: PlacementSettings = PlacementSettings(gain=(0.7, 1.2))
+    placement: PlacementSettings = VARIED
     """Of the one list of placements."""
     segment: SegmentSettings
     """Of each training, but for its seed."""
@@ -84,20 +84,20 @@ class Variant:
     """A row of the comparison, as its name says it.
 
     `only-real`, a method of `simulate`, `dst` or `dst-paper` (the presets). Behind a colon, changes to the settings of
-    DST: `dst:style_target=ring;loss.weights.hist=0`. `+gain` or `-gain` at the end says whether the placements' gain is
-    used, which only the default DST does by itself.
+    DST: `dst:style_target=ring;loss.weights.hist=0`. `+varied` or `-varied` at the end says whether the placements'
+    gain and hue are used, which only the default DST does by itself.
 
     Attributes:
         name: all of it.
         base: before the colon.
         changes: to `DstSettings`, nested.
-        gains: whether gains are used.
+        varied: whether gain and hue are used.
     """
 
     name: str
     base: str
     changes: dict[str, Any]
-    gains: bool
+    varied: bool
 
     @classmethod
     def of(cls, name: str) -> Variant:
@@ -106,10 +106,10 @@ class Variant:
         Raises:
             ConfigError: an unknown method, or changes to something else than DST.
         """
-        text, gains = name, None
+        text, varied = name, None
         for sign in "+-":
-            if text.endswith(f"{sign}gain"):
-                text, gains = text.removesuffix(f"{sign}gain"), sign == "+"
+            if text.endswith(f"{sign}varied"):
+                text, varied = text.removesuffix(f"{sign}varied"), sign == "+"
         base, _, listed = text.partition(":")
         if base not in (ONLY_REAL, "dst-paper", *METHODS):
             raise ConfigError(f"method {name!r}: expected {ONLY_REAL}, dst-paper or one of {', '.join(METHODS)}")
@@ -126,7 +126,7 @@ class Variant:
                 inner[last] = json.loads(value)
             except ValueError:
                 inner[last] = value
-        return cls(name, base, changes, base == "dst" if gains is None else gains)
+        return cls(name, base, changes, base == "dst" if varied is None else varied)
 
     @property
     def folder(self) -> str:
@@ -135,8 +135,8 @@ class Variant:
 
     @property
     def networks(self) -> str:
-        """Name of the folder of its networks: the gain has no part in them."""
-        return re.sub(r"[^\w.+=-]+", "_", self.name.removesuffix("+gain").removesuffix("-gain"))
+        """Name of the folder of its networks: gain and hue have no part in them."""
+        return re.sub(r"[^\w.+=-]+", "_", self.name.removesuffix("+varied").removesuffix("-varied"))
 
 
 def compare_methods(
@@ -262,7 +262,7 @@ class _Simulation:
                 method="dst" if networks else variant.base,
                 count=self.settings.count,
                 placement=self.settings.placement,
-                gains=variant.gains,
+                varied=variant.varied,
                 roles=("ref", "free"),
                 bits=self.settings.segment.bits,
             ),

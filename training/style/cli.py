@@ -36,7 +36,6 @@ class Way(str, Enum):
     histmatch_gauss = "histmatch-gauss"
     cutpaste = "cutpaste"
     poisson = "poisson"
-    ratio = "ratio"
     relit = "relit"
 
 
@@ -48,7 +47,6 @@ class AnyMethod(str, Enum):
     histmatch_gauss = "histmatch-gauss"
     cutpaste = "cutpaste"
     poisson = "poisson"
-    ratio = "ratio"
     relit = "relit"
 
 
@@ -100,7 +98,9 @@ def dst(
         str | None, typer.Option(metavar="FILE", help="VGG-19 from a file, also one cut off early; else downloaded.")
     ] = None,
     sigma_px: Annotated[float | None, typer.Option(help="Of the Gaussian mask, px.")] = None,
-    window: Annotated[int | None, typer.Option(help="Side of the windows, px; else what the reference needs.")] = None,
+    window: Annotated[
+        int | None, typer.Option(help="Side of the windows that the network sees, px. [default: 64]")
+    ] = None,
     channels: Annotated[int | None, typer.Option(help="Channels of the network's first convolution.")] = None,
     blocks: Annotated[int | None, typer.Option(help="Residual blocks.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes.")] = None,
@@ -237,7 +237,12 @@ def simulate(
         Path | None, typer.Option(metavar="FILE", help="placements.jsonl of another run: the same places again.")
     ] = None,
     gain: Annotated[
-        str | None, typer.Option(metavar="LOW,HIGH", help="Strength of the defects; 0.7,1.2 for dst, else 1,1.")
+        str | None,
+        typer.Option(metavar="LOW,HIGH", help="Strength of the defects. [default: 0.5,1.2 for dst, else 1,1]"),
+    ] = None,
+    hue_deg: Annotated[
+        float | None,
+        typer.Option(help="Highest turn of the colour of stains and the like. [default: 180 for dst, else 0]"),
     ] = None,
     scale: Annotated[str, typer.Option(metavar="LOW,HIGH", help="Size of the defects.")] = "0.8,1.25",
     rotation_deg: Annotated[float, typer.Option(help="Highest rotation, either way.")] = 180.0,
@@ -268,23 +273,24 @@ def simulate(
 
     from .checkpoint import CHECKPOINT
     from .parts import MaskFolders
-    from .placement import PlacementSettings
+    from .placement import VARIED, PlacementSettings
     from .simulate import SimulateSettings, Work
     from .simulate import simulate as write
 
-    use_gain = gain is not None or method is AnyMethod.dst
+    varied = method is AnyMethod.dst or gain is not None or hue_deg is not None
     settings = validated(
         lambda: SimulateSettings(
             method=method.value,
             count=count,
             placement=PlacementSettings(
-                gain=pair("--gain", gain or "0.7,1.2", float),
+                gain=VARIED.gain if gain is None else pair("--gain", gain, float),
+                hue_deg=VARIED.hue_deg if hue_deg is None else hue_deg,
                 scale=pair("--scale", scale, float),
                 rotation_deg=rotation_deg,
                 elastic_px=elastic_px,
                 per_image=pair("--per-image", per_image, int),
             ),
-            gains=use_gain,
+            varied=varied,
             sigma_px=sigma_px,
             partial=partial,
             histogram=histogram,

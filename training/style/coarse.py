@@ -8,11 +8,9 @@ defect segment", algorithm 2. All ways take the same placement, hence the same L
 - `cutpaste`: H's pixels, carried by the placement.
 - `poisson`: H's gradients between S's colours along the edge of L (Perez, Gangnet, Blake: "Poisson image editing",
   2003).
-- `ratio`: what H's defect multiplies by, H over the good surface guessed under it, times S. It carries structure as
-  well as colour, keeps S's own texture, is as dark on a dark part as on a bright one, and reaches a little beyond M,
-  where a defect's shadow lies. For defects that one sees the surface through, and for uniform surfaces.
-- `relit`: H's pixels and a little of what is around them, as much brighter or darker as the part is around L than
-  around M, with a soft edge. For defects that hide the surface.
+- `relit`: the defect without its surface, as opaque as the reference shows it along its edge, and as much brighter or
+  darker as the part is around L than around M. What one sees the surface through, a stain, is painted as a colour over
+  S (see `matte`).
 """
 
 from __future__ import annotations
@@ -31,19 +29,18 @@ from scipy.sparse import linalg
 from inspectd.errors import DatasetError
 
 from .histmatch import Method, Space, match_pixels
+from .matte import Matte, matte_of
 from .placement import Placement, place_mask, warp
 from .region import BoolMask, Floats, grown
 from .transfernet import blur_reach
 
 __all__ = ["COARSE", "Coarse", "Exemplar", "Light", "Scene", "membrane", "paint", "scene_of", "soft", "with_gain"]
 
-Coarse = Literal["histmatch", "histmatch-gauss", "cutpaste", "poisson", "ratio", "relit"]
+Coarse = Literal["histmatch", "histmatch-gauss", "cutpaste", "poisson", "relit"]
 COARSE: tuple[Coarse, ...] = get_args(Coarse)
 
 _DARK = np.float32(16.0)
 """Levels added before dividing: in the dark a ratio would be one of noise."""
-_CARRIED_PX = 1
-"""How much of what is around M `relit` carries: the defect's own soft edge, and hardly anything of another surface."""
 _MAD_TO_SIGMA = 1.4826
 """Standard deviation of a normal distribution over its median absolute deviation."""
 _AROUND_PX = 16
@@ -88,9 +85,9 @@ class Exemplar:
         return membrane(self.image.astype(np.float64), self.mask if unknown.all() else unknown)
 
     @cached_property
-    def ratio(self) -> NDArray[np.float32]:
-        """What the defect multiplies the surface by, as a logarithm [h, w, C]; 0 away from it."""
-        return np.log((self.image + _DARK) / (self.surface + _DARK)).astype(np.float32)
+    def matte(self) -> Matte:
+        """How the defect passes into the surface."""
+        return matte_of(self.image, self.surface, self.mask, self.region)
 
     @cached_property
     def light(self) -> Light:
@@ -225,13 +222,12 @@ def paint(
         way: see the module.
         scene: where.
         exemplar: the reference.
-        sigma_px: of the Gaussian mask of `histmatch-gauss`, and of the edge of `ratio` and `relit`, there 1 px at most.
+        sigma_px: of the Gaussian mask of `histmatch-gauss`.
         method: of histogram matching.
         space: of histogram matching.
 
     Returns:
-        uint8 [h, w, C]; S itself outside L, but for some pixels around it with
-        `histmatch-gauss`, `ratio` and `relit`.
+        uint8 [h, w, C]; S itself outside L, but for some pixels around it with `histmatch-gauss` and `relit`.
     """
     good, label = scene.good, scene.label
     if way == "histmatch":
@@ -239,17 +235,35 @@ def paint(
     if way == "histmatch-gauss":
         matched = match_pixels(good, label, exemplar.image, exemplar.mask, method=method, space=space)
         return _levels(good + soft(label, sigma_px)[..., None] * (matched.astype(np.float32) - good))
-    if way == "ratio":
-        share = _reach(label, sigma_px, _EDGE_PX)[..., None] * scene.carried(exemplar.ratio)
-        return _levels((good + _DARK) * np.exp(share) - _DARK)
     pasted = scene.carried(exemplar.image)
     if way == "relit":
-        lit = (pasted + _DARK) * np.float32(exemplar.light.brought_to(scene.light)) - _DARK
-        return _levels(good + _reach(label, sigma_px, _CARRIED_PX)[..., None] * (lit - good))
+        pure, opacity = _without_surface(scene, exemplar)
+        lit = (pure + _DARK) * np.float32(exemplar.light.brought_to(scene.light)) - _DARK
+        return _levels(good + opacity * (lit - good))
     if way == "poisson":
         difference = good.astype(np.float64) - pasted
         pasted = pasted + membrane(difference, label).astype(np.float32)
     return _levels(np.where(label[..., None], pasted, good))
+
+
+def _without_surface(scene: Scene, exemplar: Exemplar) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The defect on the window, float32 [h, w, C], levels, and how opaque it is, [h, w, 1]."""
+    if scene.placement.kind == "rim":
+        # Half of what is around M is backdrop, which tells nothing of the surface.
+        # The label grown by a pixel and blurred by one: hardly less than 1 on its edge, of which a chip has much.
+        opacity = np.maximum(soft(scene.label, 1.0, 1), scene.label)
+        return scene.carried(exemplar.image), opacity[..., None]
+    matte = exemplar.matte
+    pure = scene.carried(matte.pure)
+    if scene.placement.hue_deg and matte.veil and pure.shape[2] == 3:
+        pure = _turned(pure, scene.placement.hue_deg)
+    return pure, matte.opacity(scene.carried(matte.distance))
+
+
+def _turned(colours: NDArray[np.float32], degrees: float) -> NDArray[np.float32]:
+    """Colours [..., 3] turned about the axis of greys: as bright and as strong as before, of another hue."""
+    rotation, _ = cv2.Rodrigues(np.full(3, math.radians(degrees) / math.sqrt(3.0)))
+    return np.asarray(colours @ rotation.T, np.float32)
 
 
 def with_gain(painted: NDArray[np.uint8], good: NDArray[np.uint8], gain: float) -> NDArray[np.uint8]:
@@ -267,11 +281,6 @@ def soft(mask: BoolMask, sigma_px: float, grow_px: int = 0) -> NDArray[np.float3
     size = 2 * blur_reach(sigma_px) + 1
     blurred = cv2.GaussianBlur(mask.astype(np.float32), (size, size), sigma_px, borderType=cv2.BORDER_REPLICATE)
     return np.asarray(blurred, np.float32)
-
-
-def _reach(label: BoolMask, sigma_px: float, edge_px: int) -> NDArray[np.float32]:
-    """1 on the label, hardly less on its edge, then down to 0."""
-    return np.maximum(soft(label, min(sigma_px, 1.0), edge_px), label.astype(np.float32))
 
 
 def membrane(values: Floats, unknown: BoolMask) -> Floats:

@@ -14,7 +14,7 @@ from .coarse import Coarse
 from .histmatch import Method, Space
 from .placement import PlacementSettings
 from .settings import PRESETS as LOSS_PRESETS
-from .settings import LossSettings
+from .settings import LossSettings, TermWeights
 
 __all__ = ["DST_PRESETS", "DstSettings"]
 
@@ -30,23 +30,26 @@ class DstSettings(BaseModel):
     """Of histogram matching, where y is painted by it."""
     space: Space = "rgb"
     """Of histogram matching, where y is painted by it."""
-    loss: LossSettings = LOSS_PRESETS["auto"]
-    """Losses and their weights."""
-    style_target: Literal["background", "ring", "reference"] = "background"
+    loss: LossSettings = LOSS_PRESETS["auto"].model_copy(
+        update={"weights": TermWeights(content=3.0, style=1.0, hist=1.0, tv=0.0)}
+    )
+    """Losses and their weights; the paper's total variation would blur what the coarse defect carries."""
+    style_target: Literal["background", "ring", "reference"] = "reference"
     """Whose style the painting gets: S inside L (the paper's, as it is read here), S around L, or H inside M."""
     head: Literal["residual", "plain"] = "residual"
     """How the network's last convolution becomes a picture."""
-    channels: int = Field(32, ge=1)
-    """Channels of the network's first convolution."""
+    channels: int = Field(16, ge=1)
+    """Channels of the network's first convolution; the paper's are 32."""
     blocks: int = Field(4, ge=0)
     """Residual blocks."""
     sigma_px: float = Field(1.0, ge=0)
     """Of the Gaussian mask."""
-    grow_px: int = Field(1, ge=0, le=16)
-    """That L grows by before it is blurred to the Gaussian mask: of a thin line the blur alone would leave half. The
-    paper's is 0."""
-    window: int | None = Field(None, ge=32, le=512, multiple_of=16)
-    """Side of the windows that are trained on and painted; None is what the reference needs, 64 to 128."""
+    grow_px: int = Field(3, ge=0, le=16)
+    """That L grows by before it is blurred to the Gaussian mask: so far a coarse defect's own edge reaches. The paper's
+    is 0, which leaves half of a thin line."""
+    window: int = Field(64, ge=32, le=512, multiple_of=16)
+    """Side of the windows that the network sees; a larger defect is brought down to it, and what the network changed up
+    again."""
     margin_px: int = Field(8, ge=0)
     """Good surface that a window shows around the defect."""
     epochs: int = Field(10, ge=1)
@@ -81,7 +84,15 @@ DST_PRESETS: Mapping[str, DstSettings] = MappingProxyType(
     {
         "default": DstSettings(),
         # The paper's steps; its printed weights do not balance (see settings.PRESETS), so `auto` stays.
-        "paper": DstSettings(coarse="histmatch", method="cdf256", sigma_px=2.0, grow_px=0),
+        "paper": DstSettings(
+            coarse="histmatch",
+            method="cdf256",
+            loss=LOSS_PRESETS["auto"],
+            style_target="background",
+            channels=32,
+            sigma_px=2.0,
+            grow_px=0,
+        ),
     }
 )
 """`default`, and `paper`: histogram matching by 256 levels and nothing else in the coarse step. One with changes:

@@ -16,18 +16,7 @@ from .region import BoolMask
 from .transfernet import TransferNet
 from .window import fit, put_back, to_tensor
 
-__all__ = ["coarse_scene", "lit_region", "painted_by", "window_of"]
-
-
-def window_of(settings: DstSettings) -> int:
-    """Side of the windows that a network of these settings paints, px.
-
-    Raises:
-        ValueError: the settings leave it open; `settings_for` chooses it for a reference.
-    """
-    if settings.window is None:
-        raise ValueError("the window is open; expected settings of settings_for, or of a checkpoint")
-    return settings.window
+__all__ = ["coarse_scene", "lit_region", "painted_by"]
 
 
 def lit_region(way: Coarse, backgrounds: Backgrounds, placement: Placement) -> BoolMask | None:
@@ -51,10 +40,10 @@ def coarse_scene(
         settings: of the network.
         region: the part in the picture, from `lit_region`.
     """
-    side = window_of(settings)
+    side = settings.window
     scene = scene_of(good, exemplar, placement, margin_px=settings.margin_px, least_px=side, region=region)
     coarse = paint(
-        # Without an edge of its own: the network's fusion gives it one, and two would halve a thin defect.
+        # Of all ways only `relit` has an edge of its own: the network's fusion would halve another one.
         settings.coarse,
         scene,
         exemplar,
@@ -69,7 +58,7 @@ def painted_by(
     network: TransferNet, settings: DstSettings, scenes: Sequence[tuple[Scene, NDArray[np.uint8]]], device: str = "cpu"
 ) -> list[NDArray[np.uint8]]:
     """Scenes with their coarse defects, painted over by a network in one batch: uint8 [h, w, C] each."""
-    fitted = [fit(scene, coarse, window_of(settings)) for scene, coarse in scenes]
+    fitted = [fit(scene, coarse, settings.window) for scene, coarse in scenes]
     with torch.inference_mode():
         painted = network(to_tensor(np.stack([item.coarse for item in fitted]), device))
     return [

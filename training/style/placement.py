@@ -36,6 +36,7 @@ from .site import Kind
 
 __all__ = [
     "DECIMALS",
+    "VARIED",
     "Carried",
     "Kind",
     "Placement",
@@ -70,8 +71,9 @@ class PlacementSettings(BaseModel):
     elastic_spacing_px: float = Field(16.0, gt=0)
     """Distance of the elastic displacement's knots; at least 4 times `elastic_px`, so that nothing folds."""
     gain: tuple[float, float] = (1.0, 1.0)
-    """Lowest and highest factor on the defect's severity, drawn evenly; what it means is the painting method's. At the
-    part's rim and the picture's edge it is 1."""
+    """Lowest and highest factor on the severity of a defect that one sees the surface through, drawn evenly."""
+    hue_deg: float = Field(0.0, ge=0, le=180)
+    """Highest turn of such a defect's colour about the axis of greys, either way."""
     per_image: tuple[int, int] = (1, 1)
     """Lowest and highest number of defects on one background."""
     margin_px: int = Field(4, ge=0)
@@ -106,6 +108,10 @@ class PlacementSettings(BaseModel):
         return self
 
 
+VARIED = PlacementSettings(gain=(0.5, 1.2), hue_deg=180.0)
+"""Strength and hue as simulated datasets have them: one reference shows one of each, the line will show others."""
+
+
 @dataclass(frozen=True, slots=True)
 class Placement:
     """One defect of one simulated image, before anything is painted.
@@ -121,7 +127,8 @@ class Placement:
         elastic_px: highest displacement of the elastic map, px of the reference.
         elastic_spacing_px: distance of its knots, px of the reference.
         elastic_seed: what its knots are drawn from.
-        gain: factor on the severity.
+        gain: factor on the severity of a defect that one sees the surface through.
+        hue_deg: turn of its colour.
 
     Raises:
         ValueError: an affine map that cannot be inverted.
@@ -140,6 +147,7 @@ class Placement:
     elastic_spacing_px: float
     elastic_seed: int
     gain: float
+    hue_deg: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.scale > 0.0:
@@ -174,7 +182,7 @@ def warp(
 ) -> NDArray[np.float32]:
     """The reference's pixels, or anything known at each of them, where the placement carries them.
 
-    Bilinear; beyond the reference's frame its outermost pixels go on.
+    Bicubic: bilinear would blur a thin defect. Beyond the reference's frame its outermost pixels go on.
 
     Args:
         placement: the placement.
@@ -192,8 +200,9 @@ def warp(
         raise ValueError(f"expected a field [h, w, C], got one of shape {list(field.shape)}")
     rows, columns = window or (slice(None), slice(None))
     y, x = np.arange(shape[0])[rows], np.arange(shape[1])[columns]
-    at_x, at_y = _source(placement, x, y)
-    return _bilinear(field, at_x, at_y).astype(np.float32)
+    at_x, at_y = (np.asarray(at, np.float32) for at in _source(placement, x, y))
+    values = cv2.remap(field.astype(np.float32), at_x, at_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(values, np.float32).reshape(*at_x.shape, field.shape[2])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -217,9 +217,11 @@ class _Search:
                 elastic_px=_between(rng, 0.0, settings.elastic_px),
                 elastic_spacing_px=settings.elastic_spacing_px,
                 elastic_seed=int(rng.integers(2**32)),
-                # Where a piece is missing or sticks out, a half of it would let the old edge shine through.
-                gain=_between(rng, *(settings.gain if subject.kind == "face" else (1.0, 1.0))),
+                gain=_between(rng, *settings.gain),
             )
+            # From a generator of its own: the places stay where they are without it.
+            hue = generator(draft.elastic_seed, 1)
+            draft = dataclasses.replace(draft, hue_deg=_between(hue, -settings.hue_deg, settings.hue_deg))
             scale = round(math.exp(_between(rng, *(math.log(limit) for limit in settings.scale))), DECIMALS)
             for placement in find(_Draw(draft, scale, subject, site, taken, settings, rng)):
                 if (mask := _checked(placement, subject, site, taken, settings)) is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -32,14 +33,14 @@ from .coarse import Coarse, paint, scene_of, with_gain
 from .histmatch import Method, Space
 from .painting import coarse_scene, lit_region, painted_by
 from .parts import Backgrounds, MaskFolders, as_reference, file_name, located, read_exemplars
-from .placement import Placement, PlacementSettings, read_placements, write_placements
+from .placement import VARIED, Placement, PlacementSettings, read_placements, write_placements
 from .planning import plan
 from .region import BoolMask
 from .site import Reference
 
 __all__ = ["METHODS", "Painted", "Painter", "SimulateSettings", "Work", "simulate"]
 
-Way = Literal["dst", "histmatch", "histmatch-gauss", "cutpaste", "poisson", "ratio", "relit"]
+Way = Literal["dst", "histmatch", "histmatch-gauss", "cutpaste", "poisson", "relit"]
 METHODS: tuple[Way, ...] = get_args(Way)
 
 PLACEMENTS = "placements.jsonl"
@@ -59,10 +60,11 @@ class SimulateSettings(BaseModel):
     """How the defects are painted."""
     count: int = Field(2167, ge=1)
     """Simulated pictures; the paper's 2167."""
-    placement: PlacementSettings = PlacementSettings(gain=(0.7, 1.2))
+    placement: PlacementSettings = VARIED
     """Where defects are put, and how strong they are."""
-    gains: bool = True
-    """Whether the placements' gain is used: the defect is S + gain (painted - S)."""
+    varied: bool = True
+    """Whether the placements' gain and hue are used, by defects that one sees the surface through: those are painted
+    as S + gain (painted - S)."""
     sigma_px: float = Field(1.0, ge=0)
     """Of the Gaussian mask of the methods without a network that have one; a network has its own."""
     partial: bool = False
@@ -182,6 +184,9 @@ class Painter:
         if exemplar is None:
             known = ", ".join(sorted(self.exemplars))
             raise DatasetError(f"no reference {placement.reference!r} here, only {known}; these are other placements")
+        # A chip or a crack has no strength: half of one would let the old surface shine through.
+        if not (settings.varied and exemplar.matte.veil):
+            placement = dataclasses.replace(placement, gain=1.0, hue_deg=0.0)
         if settings.method == "dst":
             network = self._networks[placement.reference]
             scene, coarse = coarse_scene(
@@ -204,8 +209,7 @@ class Painter:
                 method=settings.histogram,
                 space=settings.space,
             )
-        if settings.gains:
-            patch = with_gain(patch, scene.good, placement.gain)
+        patch = with_gain(patch, scene.good, placement.gain)
         return scene.rows, scene.columns, patch, scene.label
 
 

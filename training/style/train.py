@@ -41,7 +41,7 @@ from .coarse import Exemplar, scene_of
 from .dst import DstSettings
 from .features import VGG19, load_vgg19
 from .losses import LossValue, Targets, calibrate, histogram_references, transfer_loss, transfer_terms
-from .painting import coarse_scene, lit_region, window_of
+from .painting import coarse_scene, lit_region
 from .parts import Backgrounds, as_reference, located
 from .placement import Placement
 from .planning import plan
@@ -51,26 +51,13 @@ from .site import Reference
 from .transfernet import TransferNet, fuse, gaussian_mask
 from .window import Fitted, fit, to_tensor
 
-__all__ = ["settings_for", "train_dst"]
+__all__ = ["train_dst"]
 
 _RESUME = "resume.pt"
-_SMALLEST, _LARGEST = 64, 128
-"""Sides of the window that are chosen by themselves."""
 _SHOWN = 6
 """Windows of a preview."""
 _RING_PX = 6
 """Width of the ring of good surface around L, the style target `ring`."""
-
-
-def settings_for(settings: DstSettings, exemplar: Exemplar) -> DstSettings:
-    """The settings with the window that a reference needs, where they leave it open."""
-    window = settings.window
-    if window is None:
-        rows, columns = np.nonzero(exemplar.mask)
-        longest = max(np.ptp(rows), np.ptp(columns)) + 1
-        wanted = settings.placement.scale[1] * float(longest) + 2 * settings.margin_px
-        window = int(min(max(-(-wanted // 16) * 16, _SMALLEST), _LARGEST))
-    return settings.model_copy(update={"window": window})
 
 
 def train_dst(
@@ -107,10 +94,8 @@ def train_dst(
         ConfigError: `out` is in use, or was started with other settings.
     """
     hardware, console = hardware or Hardware(), console or Console(stderr=True)
-    settings = settings_for(settings, exemplar)
     precision = fast_precision(hardware.accelerator) if settings.precision == "auto" else settings.precision
     settings = settings.model_copy(update={"precision": precision})
-    side = window_of(settings)
     exemplar = located(exemplar, region)
     reference = as_reference(exemplar)
     data = hashlib.sha256(backgrounds.digest().encode())
@@ -132,7 +117,7 @@ def train_dst(
     if state:
         network.load_state_dict(state["network"])
     module, optimiser = fabric.setup(network, optimiser)
-    losses = _Losses(fabric, vgg, settings, exemplar, side)
+    losses = _Losses(fabric, vgg, settings, exemplar)
     if state:
         optimiser.load_state_dict(state["optimiser"])
         fabric.strategy.precision.load_state_dict(state["precision"])
@@ -153,7 +138,8 @@ def train_dst(
         with written_whole(out / _RESUME) as draft, draft.open("wb") as file:
             torch.save(kept, file)
 
-    fields = ("loss", *TERMS, "windows_per_s")
+    taken = (name for name in TERMS if getattr(settings.loss.weights, name))
+    fields = ("loss", *taken, "windows_per_s")
     what = f"{exemplar.defect} ({exemplar.name})"
     with (
         locked(out),
@@ -248,7 +234,7 @@ class _Windows:
                 self._settings,
                 lit_region(self._settings.coarse, self._backgrounds, placement),
             )
-            fitted.append(fit(scene, coarse, window_of(self._settings)))
+            fitted.append(fit(scene, coarse, self._settings.window))
         good, coarse_pixels = (
             to_tensor(np.stack([getattr(item, name) for item in fitted])) for name in ("good", "coarse")
         )
@@ -258,10 +244,10 @@ class _Windows:
 class _Losses:
     """Equation (6) for a reference; the weights are calibrated with the first batch."""
 
-    def __init__(self, fabric: Fabric, vgg: VGG19, settings: DstSettings, exemplar: Exemplar, side: int) -> None:
+    def __init__(self, fabric: Fabric, vgg: VGG19, settings: DstSettings, exemplar: Exemplar) -> None:
         self._fabric, self._vgg, self._target = fabric, vgg, settings.style_target
         self.settings = settings.loss.replacing(vgg.used)
-        window = _reference_window(exemplar, side, settings.margin_px)
+        window = _reference_window(exemplar, settings.window, settings.margin_px)
         picture = to_tensor(window.good[None], fabric.device)
         self._mask = torch.from_numpy(window.label[None]).to(fabric.device)
         self._features = self._look(picture)
@@ -393,12 +379,11 @@ def _load_state(path: Path) -> dict[str, Any]:
 def _card(
     exemplar: Exemplar, backgrounds: Backgrounds, settings: DstSettings, losses: LossSettings, vgg: VGG19
 ) -> ModelCard:
-    side = window_of(settings)
     return ModelCard(
         kind="dst",
         name=exemplar.name,
         classes=(exemplar.defect,),
-        preprocess=Preprocess(height=side, width=side),
+        preprocess=Preprocess(height=settings.window, width=settings.window),
         thresholds=(0.5,),
         network={
             "architecture": "transfernet",

@@ -1,0 +1,142 @@
+"""What is told of a defect without its surface, against pictures that were composed with known opacity."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from inspectd.training.style.coarse import Exemplar, membrane, paint, scene_of
+from inspectd.training.style.matte import matte_of
+from inspectd.training.style.placement import Placement
+
+ROWS, COLUMNS = np.mgrid[:96, :96]
+DISC = np.hypot(ROWS - 46, COLUMNS - 50) <= 16
+GRAIN = 40.0 * np.sin(COLUMNS / 2.0)
+
+
+def surface(level=150.0, seed=0, grain=0.0):
+    """A surface with a grain along the rows and some noise: float [96, 96, 3]."""
+    noise = np.random.default_rng(seed).normal(0.0, 2.0, (96, 96, 3))
+    return level + grain * GRAIN[..., None] + noise
+
+
+def composed(base, opacity, colour):
+    """H = a D + (1 - a) B, uint8."""
+    a = opacity[..., None]
+    return np.clip(np.rint(a * np.asarray(colour) + (1 - a) * base), 0, 255).astype(np.uint8)
+
+
+def matte(image, mask):
+    unknown = cv2.dilate(mask.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
+    return matte_of(image, membrane(image.astype(float), unknown), mask)
+
+
+def spot(**changes):
+    values = {
+        "sample": 0,
+        "background": "b",
+        "reference": "r",
+        "defect": "d",
+        "kind": "face",
+        "seed": 0,
+        "affine": (1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
+        "elastic_px": 0.0,
+        "elastic_spacing_px": 16.0,
+        "elastic_seed": 0,
+        "gain": 1.0,
+    }
+    return Placement(**(values | changes))
+
+
+def painted(exemplar, good, placement):
+    scene = scene_of(good, exemplar, placement, margin_px=12)
+    whole = good.copy()
+    whole[scene.rows, scene.columns] = paint("relit", scene, exemplar)
+    return whole
+
+
+@pytest.mark.parametrize("sigma", [0.5, 1.5])
+def test_the_edge_is_as_soft_as_it_was_composed(sigma):
+    blurred = cv2.GaussianBlur(DISC.astype(np.float64), (0, 0), sigma)
+    found = matte(composed(surface(), blurred, (60, 60, 60)), DISC)
+    inside = cv2.distanceTransform(DISC.astype(np.uint8), cv2.DIST_L2, 5)
+    outside = cv2.distanceTransform((~DISC).astype(np.uint8), cv2.DIST_L2, 5)
+    distance = np.where(DISC, inside - 0.5, 0.5 - outside).astype(np.float32)
+    error = np.abs(found.opacity(distance) - blurred)[np.abs(distance) < 4]
+    assert error.max() < 0.2
+    assert error.mean() < 0.04
+    assert not found.veil
+
+
+def test_nothing_of_the_reference_s_surface_comes_along():
+    """Around a soft defect of a bright part, on a dark part of the same light as the reference's."""
+    blurred = cv2.GaussianBlur(DISC.astype(np.float64), (0, 0), 1.2)
+    source = Exemplar("r", "d", composed(surface(170), blurred, (60, 60, 60)), DISC)
+    good = np.clip(surface(90, seed=1), 0, 255).astype(np.uint8)
+    beyond = (np.hypot(ROWS - 46, COLUMNS - 50) > 17) & (np.hypot(ROWS - 46, COLUMNS - 50) < 24)
+    assert painted(source, good, spot())[beyond].mean() <= good[beyond].mean() + 0.5
+
+
+def test_a_thin_line_keeps_its_depth_when_it_is_turned():
+    line = np.abs(ROWS - 48 + (COLUMNS - 48) * 0.2) <= 1.2
+    line[:, :16] = line[:, 80:] = False
+    opacity = cv2.GaussianBlur(line.astype(np.float64), (0, 0), 0.5)
+    source = Exemplar("r", "crack", composed(surface(), opacity, (40, 40, 40)), line)
+    cos, sin = np.cos(0.7), np.sin(0.7)
+    turned = (cos, -sin, 48 - 48 * (cos - sin), sin, cos, 48 - 48 * (sin + cos))
+    good = np.clip(surface(seed=1), 0, 255).astype(np.uint8)
+    deepest = np.sort(painted(source, good, spot(affine=turned)).mean(axis=2).ravel())[:60].mean()
+    assert deepest == pytest.approx(np.sort(source.image.mean(axis=2).ravel())[:60].mean(), abs=12)
+
+
+def test_a_veil_shows_the_texture_under_it():
+    opacity = 0.6 * cv2.GaussianBlur(DISC.astype(np.float64), (0, 0), 1.0)
+    image = composed(surface(grain=1.0), opacity, (90, 40, 120))
+    found = matte(image, DISC)
+    assert found.veil
+    assert found.profile[-1] == pytest.approx(0.6, abs=0.1)
+    assert found.pure[0, 0] == pytest.approx([90, 40, 120], abs=15)
+    # On a part whose grain lies the other way, it goes on under the stain.
+    source = Exemplar("r", "stain", image, DISC)
+    good = np.clip(150 + GRAIN.T[..., None] + surface(0, seed=2), 0, 255).astype(np.uint8)
+    core = np.hypot(ROWS - 46, COLUMNS - 50) <= 10
+    shown = painted(source, good, spot())[..., 1]
+    along = np.corrcoef(shown[core], good[..., 1][core])[0, 1]
+    assert along > 0.95
+
+
+def test_what_hides_the_surface_is_no_veil():
+    blurred = cv2.GaussianBlur(DISC.astype(np.float64), (0, 0), 1.0)
+    across = 150 + GRAIN.T[..., None] * 0.5
+    for inside in (np.full((96, 96, 3), 80.0), np.broadcast_to(across, (96, 96, 3))):
+        assert not matte(composed(surface(grain=1.0), blurred, inside), DISC).veil
+    half = np.broadcast_to(COLUMNS < 60, DISC.shape)
+    veiled = composed(surface(grain=1.0), 0.6 * blurred, (90, 40, 120))
+    assert matte_of(veiled, membrane(veiled.astype(float), DISC), DISC).veil
+    assert not matte_of(veiled, membrane(veiled.astype(float), DISC), DISC, half).veil, "a piece out of the part"
+
+
+def test_a_veil_of_another_hue_is_as_bright():
+    opacity = 0.6 * DISC
+    source = Exemplar("r", "stain", composed(surface(grain=1.0), opacity, (90, 40, 120)), DISC)
+    good = np.clip(surface(seed=1, grain=1.0), 0, 255).astype(np.uint8)
+    core = np.hypot(ROWS - 46, COLUMNS - 50) <= 10
+    plain, turned = (painted(source, good, spot(hue_deg=hue))[core].mean(axis=0) for hue in (0.0, 120.0))
+    assert turned == pytest.approx(np.roll(plain, 1), abs=3), "a third of a turn: red becomes green, green blue"
+    grey = Exemplar("r", "stain", source.image[..., :1], DISC)
+    assert np.array_equal(painted(grey, good[..., :1], spot(hue_deg=120.0)), painted(grey, good[..., :1], spot())), (
+        "grey pictures have no hue"
+    )
+
+
+@pytest.mark.parametrize("kind", ["face", "frame"])
+def test_all_that_is_known_of_a_tiny_defect_is_enough(kind):
+    dot = np.zeros((96, 96), bool)
+    dot[40:43, 40:44] = True
+    image = np.clip(surface(), 0, 255).astype(np.uint8)
+    image[dot] = 30
+    good = np.clip(surface(seed=1), 0, 255).astype(np.uint8)
+    whole = painted(Exemplar("r", "hole", image, dot), good, spot(kind=kind))
+    assert whole[dot].mean() == pytest.approx(30, abs=10)
+    assert np.array_equal(whole[:30], good[:30])

@@ -1,0 +1,144 @@
+"""What of a photograph is the defect, and what the good surface: along the edge of its label, and inside.
+
+A label's edge is hard and a photograph's is not. Around it a picture H shows something of the defect D and something of
+the good surface B: H = a D + (1 - a) B (Porter, Duff: "Compositing digital images", 1984). How the opacity a rises from
+outside of the label to its inside is measured on the reference as a function of the distance to the edge, all along it:
+the surface's texture averages out, and what is carried to another part leaves no rim of the reference's surface there.
+
+A stain does not hide the surface: inside it, the surface's texture goes on, with less contrast. Such a defect is a
+veil: one colour of an opacity below 1, and the texture under it is that of the part it is painted on.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from .region import BoolMask, Floats, depth_map
+
+__all__ = ["Matte", "matte_of"]
+
+_SURE_PX = 2.5
+"""So far inside a label the defect alone is seen, at 256 px; ..."""
+_REACH_PX = 4.0
+"""Farthest from the label's edge, either way, that the opacity is measured."""
+_STEP_PX = 0.5
+_CENTRES = np.arange(-_REACH_PX, _REACH_PX, _STEP_PX) + _STEP_PX / 2
+_SMOOTH_PX = 0.7
+"""By this blur the distances to a label's edge lose the steps of its pixels."""
+_NEAR_PX = 4
+_MIDDLE = 0.8
+"""... and in thin pieces of it along their middle: where the distance to the edge is nearly the largest within so many
+pixels."""
+_SOLID = 0.9
+"""From this opacity on a pixel shows the defect alone."""
+_RING_PX = 16.0
+"""So far around a defect the texture of its surface is looked at."""
+_VEIL_PX, _VEIL_ENERGY, _VEIL_LIKENESS = 100, 0.6, 0.95
+"""A veil has so many pixels, and at most this share of the surface's squared gradients, in the same directions."""
+_CLEAREST = 0.5
+"""More of the surface's contrast is never taken to be seen through a veil: its own colour could hardly be told then."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Matte:
+    """A defect without its surface.
+
+    Attributes:
+        profile: opacity at the distances `_CENTRES` from the label's edge, float64, rising from 0; to 1, or to less
+            where the defect is a veil.
+        distance: of the reference's pixels to that edge, float32 [h, w, 1], px, positive inside.
+        pure: D, float32 [h, w, C], levels; where it is not seen alone, what is nearest of it; of a veil, one colour.
+        veil: whether the surface is seen through the defect.
+    """
+
+    profile: Floats
+    distance: NDArray[np.float32]
+    pure: NDArray[np.float32]
+    veil: bool
+
+    def opacity(self, distance: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A at distances from the label's edge, px of the reference, any shape."""
+        return np.asarray(np.interp(distance, _CENTRES, self.profile), np.float32)
+
+
+def matte_of(image: NDArray[np.uint8], surface: Floats, mask: BoolMask, region: BoolMask | None = None) -> Matte:
+    """Tell a defect from its surface.
+
+    Args:
+        image: H, uint8 [h, w, C].
+        surface: B, the good surface as it may have been, float64 [h, w, C].
+        mask: of the defect, bool [h, w]; neither empty nor full.
+        region: the part in the picture, bool [h, w], where that is known. A defect that leaves it, or the picture, is
+            no veil: there a piece is missing, or sticks out.
+    """
+    away = image - surface
+    depth = depth_map(mask)
+    distance = depth - np.copysign(np.float32(0.5), depth)
+    thickness = cv2.dilate(np.maximum(distance, 0.0), np.ones((2 * _NEAR_PX + 1, 2 * _NEAR_PX + 1), np.uint8))
+    sure = mask & (distance >= np.minimum(_SURE_PX, _MIDDLE * thickness))
+    smooth = np.asarray(cv2.GaussianBlur(distance, (0, 0), _SMOOTH_PX), np.float32)
+    profile = _profile(away, sure, smooth)
+    carried = smooth[..., None]
+    part = np.ones_like(mask) if region is None else region
+    ring = part & (distance < -_REACH_PX) & (distance > -_RING_PX)
+    enclosed = np.pad(part[1:-1, 1:-1], 1)
+    if not (mask & ~enclosed).any() and (through := _seen_through(image, sure, ring)):
+        colour = np.median(image[sure], axis=0) - through * np.median(surface[sure], axis=0)
+        pure = np.broadcast_to((colour / (1.0 - through)).astype(np.float32), image.shape)
+        return Matte((1.0 - through) * profile, carried, pure, veil=True)
+    solid = sure | (mask & (np.interp(smooth, _CENTRES, profile) >= _SOLID))
+    return Matte(profile, carried, _nearest(image.astype(np.float32), solid), veil=False)
+
+
+def _profile(away: Floats, sure: BoolMask, distance: NDArray[np.float32]) -> Floats:
+    """Opacity by the distance to the edge: how much of the way from the surface to the nearest defect H has gone.
+
+    Args:
+        away: H - B, [h, w, C].
+        sure: where H is the defect alone.
+        distance: to the edge, positive inside, [h, w].
+    """
+    whole = _nearest(away, sure)
+    share = (away * whole).sum(axis=2) / np.maximum(np.square(whole).sum(axis=2), 1.0)
+    numbers = np.floor((distance + _REACH_PX) / _STEP_PX).astype(np.int64)
+    found = np.array(
+        [
+            np.median(share[here]) if (here := numbers == number).any() else float(centre > 0.0)
+            for number, centre in enumerate(_CENTRES)
+        ]
+    )
+    # Outermost nothing is seen of the defect, and innermost nothing else.
+    low, high = found[0], max(found[-1], found[0] + 1e-6)
+    return np.asarray(np.maximum.accumulate(np.clip((found - low) / (high - low), 0.0, 1.0)), np.float64)
+
+
+def _seen_through(image: NDArray[np.uint8], inside: BoolMask, ring: BoolMask) -> float:
+    """How much of the surface's contrast is seen through the defect; 0 for one that hides it.
+
+    Compares the mean structure tensors (Förstner, Gülch, 1987) of the defect and of the surface around it.
+    """
+    if min(inside.sum(), ring.sum()) < _VEIL_PX:
+        return 0.0
+    grey = image.mean(axis=2)
+    slopes = np.stack([cv2.Sobel(grey, cv2.CV_64F, 1, 0), cv2.Sobel(grey, cv2.CV_64F, 0, 1)], axis=2)
+    within, around = (slopes[part].T @ slopes[part] / part.sum() for part in (inside, ring))
+    norms = float(np.linalg.norm(within) * np.linalg.norm(around))
+    if not norms or float((within * around).sum()) < _VEIL_LIKENESS * norms:
+        return 0.0
+    energy = float(np.trace(within) / np.trace(around))
+    return min(math.sqrt(energy), _CLEAREST) if energy <= _VEIL_ENERGY else 0.0
+
+
+def _nearest(values: NDArray[np.float32] | Floats, known: BoolMask) -> NDArray[np.float32]:
+    """Each pixel's value [h, w, C], or where it is not known that of the nearest pixel that is."""
+    _, zones = cv2.distanceTransformWithLabels(
+        (~known).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    owner = np.zeros((int(zones.max()) + 1, values.shape[2]), np.float32)
+    owner[zones[known]] = values[known]
+    return np.asarray(owner[zones], np.float32)

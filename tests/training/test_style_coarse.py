@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inspectd.errors import DatasetError
-from inspectd.training.style.coarse import COARSE, Exemplar, Light, membrane, paint, scene_of, soft, with_gain
+from inspectd.training.style.coarse import COARSE, Exemplar, Light, paint, scene_of, soft, with_gain
+from inspectd.training.style.membrane import membrane
 from inspectd.training.style.placement import Placement
 
 ROWS, COLUMNS = np.mgrid[:64, :64]

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from inspectd.training.style.coarse import Exemplar, membrane, paint, scene_of
+from inspectd.training.style.coarse import Exemplar, paint, scene_of
 from inspectd.training.style.matte import matte_of
 from inspectd.training.style.placement import Placement
 
@@ -25,11 +25,6 @@ def composed(base, opacity, colour):
     """H = a D + (1 - a) B, uint8."""
     a = opacity[..., None]
     return np.clip(np.rint(a * np.asarray(colour) + (1 - a) * base), 0, 255).astype(np.uint8)
-
-
-def matte(image, mask):
-    unknown = cv2.dilate(mask.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
-    return matte_of(image, membrane(image.astype(float), unknown), mask)
 
 
 def spot(**changes):
@@ -59,7 +54,7 @@ def painted(exemplar, good, placement):
 @pytest.mark.parametrize("sigma", [0.5, 1.5])
 def test_the_edge_is_as_soft_as_it_was_composed(sigma):
     blurred = cv2.GaussianBlur(DISC.astype(np.float64), (0, 0), sigma)
-    found = matte(composed(surface(), blurred, (60, 60, 60)), DISC)
+    found = matte_of(composed(surface(), blurred, (60, 60, 60)), DISC)
     inside = cv2.distanceTransform(DISC.astype(np.uint8), cv2.DIST_L2, 5)
     outside = cv2.distanceTransform((~DISC).astype(np.uint8), cv2.DIST_L2, 5)
     distance = np.where(DISC, inside - 0.5, 0.5 - outside).astype(np.float32)
@@ -93,7 +88,7 @@ def test_a_thin_line_keeps_its_depth_when_it_is_turned():
 def test_a_veil_shows_the_texture_under_it():
     opacity = 0.6 * cv2.GaussianBlur(DISC.astype(np.float64), (0, 0), 1.0)
     image = composed(surface(grain=1.0), opacity, (90, 40, 120))
-    found = matte(image, DISC)
+    found = matte_of(image, DISC)
     assert found.veil
     assert found.profile[-1] == pytest.approx(0.6, abs=0.1)
     assert found.pure[0, 0] == pytest.approx([90, 40, 120], abs=15)
@@ -110,11 +105,30 @@ def test_what_hides_the_surface_is_no_veil():
     blurred = cv2.GaussianBlur(DISC.astype(np.float64), (0, 0), 1.0)
     across = 150 + GRAIN.T[..., None] * 0.5
     for inside in (np.full((96, 96, 3), 80.0), np.broadcast_to(across, (96, 96, 3))):
-        assert not matte(composed(surface(grain=1.0), blurred, inside), DISC).veil
-    half = np.broadcast_to(COLUMNS < 60, DISC.shape)
+        assert not matte_of(composed(surface(grain=1.0), blurred, inside), DISC).veil
     veiled = composed(surface(grain=1.0), 0.6 * blurred, (90, 40, 120))
-    assert matte_of(veiled, membrane(veiled.astype(float), DISC), DISC).veil
-    assert not matte_of(veiled, membrane(veiled.astype(float), DISC), DISC, half).veil, "a piece out of the part"
+    assert matte_of(veiled, DISC, COLUMNS < 70).veil
+    assert not matte_of(veiled[:, :66], DISC[:, :66]).veil, "a piece may be missing there"
+
+
+def test_a_defect_at_the_edge_of_the_part_has_no_matte():
+    image = composed(surface(), DISC.astype(float), (60, 60, 60))
+    assert matte_of(image, DISC, COLUMNS < 78) is not None
+    assert matte_of(image, DISC, COLUMNS < 60) is None
+    crack = (np.abs(ROWS - 40) <= 1) & (COLUMNS > 30) & (COLUMNS < 90)
+    found = matte_of(composed(surface(), crack.astype(float), (40, 40, 40)), crack, COLUMNS < 90)
+    assert found is not None, "a crack ends there"
+
+
+def test_a_bubble_keeps_its_dark_rim():
+    rim = DISC & (np.hypot(ROWS - 46, COLUMNS - 50) > 13)
+    image = composed(surface(), (DISC & ~rim).astype(float), (180, 180, 180))
+    image[rim] = 60
+    good = np.clip(surface(seed=1), 0, 255).astype(np.uint8)
+    whole = painted(Exemplar("r", "bubble", image, DISC), good, spot())
+    inner = rim & (np.hypot(ROWS - 46, COLUMNS - 50) < 15.5)
+    assert whole[inner].mean() == pytest.approx(60, abs=12)
+    assert whole[DISC & ~rim].mean() == pytest.approx(180, abs=6)
 
 
 def test_a_veil_of_another_hue_is_as_bright():

@@ -23,18 +23,17 @@ from typing import Any, Literal, get_args
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
-from scipy.sparse import linalg
 
 from inspectd.errors import DatasetError
 
 from .histmatch import Method, Space, match_pixels
 from .matte import Matte, matte_of
+from .membrane import membrane
 from .placement import Placement, place_mask, warp
-from .region import BoolMask, Floats, grown
+from .region import BoolMask, grown
 from .transfernet import blur_reach
 
-__all__ = ["COARSE", "Coarse", "Exemplar", "Light", "Scene", "membrane", "paint", "scene_of", "soft", "with_gain"]
+__all__ = ["COARSE", "Coarse", "Exemplar", "Light", "Scene", "paint", "scene_of", "soft", "with_gain"]
 
 Coarse = Literal["histmatch", "histmatch-gauss", "cutpaste", "poisson", "relit"]
 COARSE: tuple[Coarse, ...] = get_args(Coarse)
@@ -79,15 +78,14 @@ class Exemplar:
             raise DatasetError(f"reference {self.name!r}: its mask covers the whole picture; leave some good surface")
 
     @cached_property
-    def surface(self) -> Floats:
-        """The good surface as it may have been under M and its edge, H elsewhere: float64 [h, w, C], levels."""
-        unknown = grown(self.mask, _EDGE_PX)
-        return membrane(self.image.astype(np.float64), self.mask if unknown.all() else unknown)
+    def matte(self) -> Matte | None:
+        """The defect without its surface; None where it leaves the part."""
+        return matte_of(self.image, self.mask, self.region)
 
-    @cached_property
-    def matte(self) -> Matte:
-        """How the defect passes into the surface."""
-        return matte_of(self.image, self.surface, self.mask, self.region)
+    @property
+    def veil(self) -> bool:
+        """Whether the surface is seen through the defect."""
+        return self.matte is not None and self.matte.veil
 
     @cached_property
     def light(self) -> Light:
@@ -248,14 +246,13 @@ def paint(
 
 def _without_surface(scene: Scene, exemplar: Exemplar) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The defect on the window, float32 [h, w, C], levels, and how opaque it is, [h, w, 1]."""
-    if scene.placement.kind == "rim":
-        # Half of what is around M is backdrop, which tells nothing of the surface.
+    matte = exemplar.matte
+    if matte is None:
         # The label grown by a pixel and blurred by one: hardly less than 1 on its edge, of which a chip has much.
         opacity = np.maximum(soft(scene.label, 1.0, 1), scene.label)
         return scene.carried(exemplar.image), opacity[..., None]
-    matte = exemplar.matte
     pure = scene.carried(matte.pure)
-    if scene.placement.hue_deg and matte.veil and pure.shape[2] == 3:
+    if matte.veil and scene.placement.hue_deg and pure.shape[2] == 3:
         pure = _turned(pure, scene.placement.hue_deg)
     return pure, matte.opacity(scene.carried(matte.distance))
 
@@ -281,48 +278,6 @@ def soft(mask: BoolMask, sigma_px: float, grow_px: int = 0) -> NDArray[np.float3
     size = 2 * blur_reach(sigma_px) + 1
     blurred = cv2.GaussianBlur(mask.astype(np.float32), (size, size), sigma_px, borderType=cv2.BORDER_REPLICATE)
     return np.asarray(blurred, np.float32)
-
-
-def membrane(values: Floats, unknown: BoolMask) -> Floats:
-    """Values with the unknown pixels replaced by the smoothest surface through those around them.
-
-    The discrete Laplace equation with the known neighbours as its boundary; the picture's edge bounds nothing.
-
-    Args:
-        values: [H, W, C].
-        unknown: bool [H, W]; not all pixels.
-
-    Returns:
-        float64 [H, W, C].
-
-    Raises:
-        ValueError: no pixel is known.
-    """
-    if unknown.all():
-        raise ValueError("no pixel is known: expected at least one outside of the mask")
-    filled = np.array(values, np.float64)
-    count = int(unknown.sum())
-    if not count:
-        return filled
-    height, width = unknown.shape
-    number = np.full((height, width), -1, np.int64)
-    number[unknown] = np.arange(count)
-    rows, columns = np.nonzero(unknown)
-    neighbours, right = np.zeros(count), np.zeros((count, values.shape[2]))
-    entries: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
-    for down, across in ((-1, 0), (1, 0), (0, -1), (0, 1)):
-        y, x = rows + down, columns + across
-        inside = np.flatnonzero((y >= 0) & (y < height) & (x >= 0) & (x < width))
-        y, x = y[inside], x[inside]
-        neighbours[inside] += 1
-        free = number[y, x] >= 0
-        entries.append((inside[free], number[y[free], x[free]]))
-        right[inside[~free]] += filled[y[~free], x[~free]]
-    at = np.concatenate([first for first, _ in entries])
-    other = np.concatenate([second for _, second in entries])
-    system = sparse.diags(neighbours) - sparse.csr_matrix((np.ones(at.size), (at, other)), (count, count))
-    filled[unknown] = linalg.splu(system.tocsc()).solve(right)
-    return filled
 
 
 def _levels(values: NDArray[Any]) -> NDArray[np.uint8]:

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from .membrane import membrane
 from .region import BoolMask, Floats, depth_map
 
 __all__ = ["Matte", "matte_of"]
@@ -34,8 +35,18 @@ _NEAR_PX = 4
 _MIDDLE = 0.8
 """... and in thin pieces of it along their middle: where the distance to the edge is nearly the largest within so many
 pixels."""
+_MIXED = 0.7
+"""Cosine, in colour space, from which on the edge may be a mixture of the surface and what is further inside."""
+_RIM_STEPS = 3
+"""Steps within which a rim of a colour of its own is strongest."""
+_RIM_PX, _RIM_SHARE = 3.0, 0.15
+"""A defect of which more than this share is so near to the part's edge, or beyond, lies at it; a crack ends there."""
 _SOLID = 0.9
 """From this opacity on a pixel shows the defect alone."""
+_UNSURE_PX = 2.0
+"""A label's edge is drawn to a pixel or two: so far around it nothing counts as the good surface, at 256 px."""
+_AROUND_PX = 24
+"""So far around a label's box the surface under it is guessed from."""
 _RING_PX = 16.0
 """So far around a defect the texture of its surface is looked at."""
 _VEIL_PX, _VEIL_ENERGY, _VEIL_LIKENESS = 100, 0.6, 0.95
@@ -66,55 +77,74 @@ class Matte:
         return np.asarray(np.interp(distance, _CENTRES, self.profile), np.float32)
 
 
-def matte_of(image: NDArray[np.uint8], surface: Floats, mask: BoolMask, region: BoolMask | None = None) -> Matte:
+def matte_of(image: NDArray[np.uint8], mask: BoolMask, region: BoolMask | None = None) -> Matte | None:
     """Tell a defect from its surface.
 
     Args:
         image: H, uint8 [h, w, C].
-        surface: B, the good surface as it may have been, float64 [h, w, C].
         mask: of the defect, bool [h, w]; neither empty nor full.
-        region: the part in the picture, bool [h, w], where that is known. A defect that leaves it, or the picture, is
-            no veil: there a piece is missing, or sticks out.
+        region: the part in the picture, bool [h, w], where that is known.
+
+    Returns:
+        None where the defect is at the part's edge: around what is missing there, or sticks out, is not the surface
+        alone. At the picture's edge there is a matte, but never a veil.
     """
-    away = image - surface
+    part = np.ones_like(mask) if region is None else region
+    if float((depth_map(part)[mask] <= _RIM_PX).mean()) > _RIM_SHARE:
+        return None
     depth = depth_map(mask)
     distance = depth - np.copysign(np.float32(0.5), depth)
+    rows, columns = (slice(max(at.min() - _AROUND_PX, 0), at.max() + 1 + _AROUND_PX) for at in np.nonzero(mask))
+    near = rows, columns
+    surface = image.astype(np.float64)
+    unknown = (distance > -_UNSURE_PX) | ~part
+    surface[near] = membrane(surface[near], mask[near] if unknown[near].all() else unknown[near])
+    smooth = np.asarray(cv2.GaussianBlur(distance, (0, 0), _SMOOTH_PX), np.float32)
+    carried = smooth[..., None]
     thickness = cv2.dilate(np.maximum(distance, 0.0), np.ones((2 * _NEAR_PX + 1, 2 * _NEAR_PX + 1), np.uint8))
     sure = mask & (distance >= np.minimum(_SURE_PX, _MIDDLE * thickness))
-    smooth = np.asarray(cv2.GaussianBlur(distance, (0, 0), _SMOOTH_PX), np.float32)
-    profile = _profile(away, sure, smooth)
-    carried = smooth[..., None]
-    part = np.ones_like(mask) if region is None else region
+    away = image - surface
+    profile = _profile(away[part], _nearest(away, sure)[part], smooth[part])
     ring = part & (distance < -_REACH_PX) & (distance > -_RING_PX)
-    enclosed = np.pad(part[1:-1, 1:-1], 1)
-    if not (mask & ~enclosed).any() and (through := _seen_through(image, sure, ring)):
+    enclosed = not (mask & ~np.pad(part[1:-1, 1:-1], 1)).any()
+    if enclosed and (through := _seen_through(image, sure, ring)):
         colour = np.median(image[sure], axis=0) - through * np.median(surface[sure], axis=0)
         pure = np.broadcast_to((colour / (1.0 - through)).astype(np.float32), image.shape)
         return Matte((1.0 - through) * profile, carried, pure, veil=True)
-    solid = sure | (mask & (np.interp(smooth, _CENTRES, profile) >= _SOLID))
+    solid = mask & (sure | (np.interp(smooth, _CENTRES, profile) >= _SOLID))
     return Matte(profile, carried, _nearest(image.astype(np.float32), solid), veil=False)
 
 
-def _profile(away: Floats, sure: BoolMask, distance: NDArray[np.float32]) -> Floats:
-    """Opacity by the distance to the edge: how much of the way from the surface to the nearest defect H has gone.
+def _profile(away: Floats, whole: NDArray[np.float32], distance: NDArray[np.float32]) -> Floats:
+    """Opacity by the distance to the edge: how far H is from the surface there, of how far it gets further inside.
+
+    A bubble has a dark rim around a middle that is as bright as the surface, or brighter. Such a rim is no mixture of
+    the two: all within it is opaque.
 
     Args:
-        away: H - B, [h, w, C].
-        sure: where H is the defect alone.
-        distance: to the edge, positive inside, [h, w].
+        away: H - B, [n, C].
+        whole: the same at the nearest place where the defect alone is seen, [n, C].
+        distance: to the edge, positive inside, [n].
     """
-    whole = _nearest(away, sure)
-    share = (away * whole).sum(axis=2) / np.maximum(np.square(whole).sum(axis=2), 1.0)
+    length = np.linalg.norm(away, axis=1)
+    along = (away * whole).sum(axis=1) / np.maximum(np.linalg.norm(whole, axis=1), 1e-6)
     numbers = np.floor((distance + _REACH_PX) / _STEP_PX).astype(np.int64)
-    found = np.array(
-        [
-            np.median(share[here]) if (here := numbers == number).any() else float(centre > 0.0)
-            for number, centre in enumerate(_CENTRES)
-        ]
-    )
-    # Outermost nothing is seen of the defect, and innermost nothing else.
-    low, high = found[0], max(found[-1], found[0] + 1e-6)
-    return np.asarray(np.maximum.accumulate(np.clip((found - low) / (high - low), 0.0, 1.0)), np.float64)
+    strength, own = np.zeros(len(_CENTRES)), np.zeros(len(_CENTRES), np.bool_)
+    for number, centre in enumerate(_CENTRES):
+        if (here := numbers == number).any():
+            far, strength[number] = np.median(length[here]), np.median(along[here])
+            if centre > 0.0 and strength[number] < _MIXED * far:
+                strength[number], own[number] = far, True
+    strongest = int(strength.argmax())
+    if own.any() and (first := int(own.argmax())) < strongest:
+        strongest = first + int(strength[first : first + _RIM_STEPS].argmax())
+    if strength[strongest] <= 0.0:
+        return np.asarray(_CENTRES > 0.0, np.float64)
+    # Outermost there is nothing of the defect, and from where it is strongest on nothing else.
+    rising = (strength - strength[0]) / max(strength[strongest] - strength[0], 1e-6)
+    profile = np.maximum.accumulate(np.clip(rising, 0.0, 1.0))
+    profile[strongest:] = 1.0
+    return np.asarray(profile, np.float64)
 
 
 def _seen_through(image: NDArray[np.uint8], inside: BoolMask, ring: BoolMask) -> float:

@@ -185,7 +185,7 @@ class Painter:
             known = ", ".join(sorted(self.exemplars))
             raise DatasetError(f"no reference {placement.reference!r} here, only {known}; these are other placements")
         # A chip or a crack has no strength: half of one would let the old surface shine through.
-        if not (settings.varied and exemplar.matte.veil):
+        if not (settings.varied and exemplar.veil):
             placement = dataclasses.replace(placement, gain=1.0, hue_deg=0.0)
         if settings.method == "dst":
             network = self._networks[placement.reference]

@@ -8,7 +8,8 @@ import pytest
 
 from inspectd.errors import ConfigError, DatasetError
 from inspectd.training.experiments.cells import METRICS
-from inspectd.training.experiments.methods import MethodsSettings, Variant, compare_methods
+from inspectd.training.experiments.methods import MethodsSettings, Variant, compare_methods, table
+from inspectd.training.segmentation.results import read_evaluation
 from inspectd.training.segmentation.settings import SegmentSettings
 
 SEGMENT = {
@@ -59,6 +60,8 @@ def test_methods_are_compared_and_a_second_run_does_nothing_again(parts, vgg_fil
     assert len(lists) == 1, "the same places for every method"
     assert sorted(path.name for path in (tmp_path / "out" / "networks").iterdir()) == ["dst"]
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob(METRICS)}
+    some = {"dst": [read_evaluation(path) for path in before if path.parent.name.startswith("dst-")][:1]}
+    assert "| dst (1) | " in table("parts", settings, some), "one of two seeds"
     assert len(before) == 8
     assert compare_methods(parts, tmp_path / "out", settings) == text
     more = settings.model_copy(update={"methods": ("poisson", *settings.methods)})

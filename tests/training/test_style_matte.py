@@ -58,7 +58,8 @@ def test_the_edge_is_as_soft_as_it_was_composed(sigma):
     inside = cv2.distanceTransform(DISC.astype(np.uint8), cv2.DIST_L2, 5)
     outside = cv2.distanceTransform((~DISC).astype(np.uint8), cv2.DIST_L2, 5)
     distance = np.where(DISC, inside - 0.5, 0.5 - outside).astype(np.float32)
-    error = np.abs(found.opacity(distance) - blurred)[np.abs(distance) < 4]
+    opacity = found.read(np.dstack((np.zeros((96, 96, 3), np.float32), distance)))[1][..., 0]
+    error = np.abs(opacity - blurred)[np.abs(distance) < 4]
     assert error.max() < 0.2
     assert error.mean() < 0.04
     assert not found.veil
@@ -91,7 +92,7 @@ def test_a_veil_shows_the_texture_under_it():
     found = matte_of(image, DISC)
     assert found.veil
     assert found.profile[-1] == pytest.approx(0.6, abs=0.1)
-    assert found.pure[0, 0] == pytest.approx([90, 40, 120], abs=15)
+    assert found.read(found.field)[0][0, 0] == pytest.approx([90, 40, 120], abs=15)
     # On a part whose grain lies the other way, it goes on under the stain.
     source = Exemplar("r", "stain", image, DISC)
     good = np.clip(150 + GRAIN.T[..., None] + surface(0, seed=2), 0, 255).astype(np.uint8)

@@ -41,17 +41,17 @@ def methods(
     scale: Annotated[str, typer.Option(metavar="LOW,HIGH", help="Scales that it draws from.")] = "0.8,1.25",
     elastic_px: Annotated[float, typer.Option(help="How far it bends a defect at most.")] = 2.0,
     steps: Annotated[int, typer.Option(help="Updates of each training.")] = 1000,
-    batch: Annotated[int, typer.Option(help="Pictures of an update.")] = 8,
+    batch: Annotated[int, typer.Option(help="Windows of an update.")] = 16,
     size: Annotated[int, typer.Option(help="Side of the pictures, px.")] = 128,
     window: Annotated[
         float, typer.Option(help="Side of the windows that are trained on, as a share of the pictures' side; 1 is all.")
-    ] = 1.0,
-    crop: Annotated[float, typer.Option(help="Side of the decoder's crop, as a share of the window's.")] = 0.5,
-    crop_bias: Annotated[float, typer.Option(help="How often window and crop are laid over a defect.")] = 0.5,
+    ] = 0.5,
+    crop: Annotated[float, typer.Option(help="Side of the decoder's crop, as a share of the window's.")] = 1.0,
+    crop_bias: Annotated[float, typer.Option(help="How often window and crop are laid over a defect.")] = 0.8,
     simulated_share: Annotated[
-        float | None, typer.Option(help="Share of a batch's defects that are simulated; else as they occur.")
-    ] = None,
-    backbone: Annotated[Backbone, typer.Option(help="Of Buttonlab.")] = Backbone.resnet18,
+        float, typer.Option(help="Share of a batch's defects that are simulated; the others are the references.")
+    ] = 0.5,
+    backbone: Annotated[Backbone, typer.Option(help="Of Buttonlab.")] = Backbone.slim,
     weights: Annotated[str, typer.Option(help="Start of the backbone, as in `segment`.")] = "none",
     rate: Annotated[float, typer.Option(help="Adam's rate.")] = 2e-3,
     vgg_weights: Annotated[str | None, typer.Option(metavar="FILE", help="VGG-19 for DST, as in `dst`.")] = None,

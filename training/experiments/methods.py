@@ -159,7 +159,7 @@ def compare_methods(
         progress: called with (what is done, number done, number in all).
 
     Returns:
-        The table, as Markdown; `report.md` and `report.json` in `out` hold it too.
+        The table, as Markdown; `report.md` and `report.json` in `out` hold it too, from the first training on.
 
     Raises:
         DatasetError: the data cannot be used, or `out` is of an experiment with other settings or data.
@@ -189,20 +189,35 @@ def compare_methods(
         for seed in range(settings.seeds)
         for method in settings.methods
     }
-    run_cells(list(cells.values()), jobs=jobs, progress=lambda done, total: say("training", done, total))
-    found = {
-        method: [read_evaluation(cells[method, seed].folder / METRICS) for seed in range(settings.seeds)]
-        for method in settings.methods
-    }
-    text = table(data.resolve().name, settings, found)
-    figures = {method: [_figures(result) for result in results] for method, results in found.items()}
-    with written_whole(out / "report.json") as draft:
-        draft.write_text(
-            json.dumps({"settings": settings.model_dump(mode="json"), "figures": figures}, indent=1) + "\n"
-        )
-    with written_whole(out / "report.md") as draft:
-        draft.write_text(text)
-    return text
+
+    def report() -> str:
+        """The table of what is there by now."""
+        done = {
+            method: [
+                read_evaluation(cells[method, seed].folder / METRICS)
+                for seed in range(settings.seeds)
+                if cells[method, seed].done
+            ]
+            for method in settings.methods
+        }
+        found = {method: results for method, results in done.items() if results}
+        text = table(data.resolve().name, settings, found)
+        figures = {method: [_figures(result) for result in results] for method, results in found.items()}
+        with written_whole(out / "report.json") as draft:
+            draft.write_text(
+                json.dumps({"settings": settings.model_dump(mode="json"), "figures": figures}, indent=1) + "\n"
+            )
+        with written_whole(out / "report.md") as draft:
+            draft.write_text(text)
+        return text
+
+    def trained(done: int, total: int) -> None:
+        say("training", done, total)
+        if done:
+            report()
+
+    run_cells(list(cells.values()), jobs=jobs, progress=trained)
+    return report()
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -309,7 +324,10 @@ def _figures(result: Evaluation) -> dict[str, float | None]:
 
 
 def table(name: str, settings: MethodsSettings, found: Mapping[str, Sequence[Evaluation]]) -> str:
-    """The comparison as Markdown: mean ± standard deviation over seeds, the best mean of each column in bold."""
+    """The comparison as Markdown: mean ± standard deviation over seeds, the best mean of each column in bold.
+
+    A method of which fewer seeds are there has their number beside its name.
+    """
     figures = {method: [_figures(result) for result in results] for method, results in found.items()}
     columns = list(next(iter(figures.values()))[0])
     means: dict[tuple[str, str], float] = {}
@@ -329,16 +347,24 @@ def table(name: str, settings: MethodsSettings, found: Mapping[str, Sequence[Eva
             best = max(ranked, key=lambda method: means[method, column])
             cells[best, column] = f"**{cells[best, column]}**"
     segment = settings.segment
+    height, width = segment.window_size
+    names = {
+        method: method if len(results) == settings.seeds else f"{method} ({len(results)})"
+        for method, results in found.items()
+    }
+    changed = {key: value for key, value in settings.dst.items() if key != "vgg"}
+    schedule = f"DST with {', '.join(f'{key} {value}' for key, value in changed.items())}; " if changed else ""
     lines = [
         f"## {name}",
         "",
-        f"{settings.seeds} seeds, {segment.steps} updates of {segment.batch} at {segment.height}x{segment.width} px, "
-        f"Buttonlab {segment.backbone}, {settings.count} simulated pictures, measured on {' + '.join(settings.roles)}; "
+        f"{settings.seeds} seeds, {segment.steps} updates of {segment.batch} windows of {height}x{width} px from "
+        f"pictures of {segment.height}x{segment.width} px, Buttonlab {segment.backbone}, {settings.count} simulated "
+        f"pictures, {schedule}measured on {' + '.join(settings.roles)}; "
         f"mean ± standard deviation over seeds. {dt.datetime.now(dt.timezone.utc).date()}, {platform.machine()}, "
         f"{os.cpu_count()} cores, torch {torch.__version__}, inspectd {inspectd.__version__}.",
         "",
         f"| method | {' | '.join(columns)} |",
         f"|---|{'---|' * len(columns)}",
-        *(f"| {method} | {' | '.join(cells[method, column] for column in columns)} |" for method in figures),
+        *(f"| {names[method]} | {' | '.join(cells[method, column] for column in columns)} |" for method in figures),
     ]
     return "\n".join(lines) + "\n"

@@ -233,11 +233,11 @@ def paint(
     if way == "histmatch-gauss":
         matched = match_pixels(good, label, exemplar.image, exemplar.mask, method=method, space=space)
         return _levels(good + soft(label, sigma_px)[..., None] * (matched.astype(np.float32) - good))
-    pasted = scene.carried(exemplar.image)
     if way == "relit":
         pure, opacity = _without_surface(scene, exemplar)
         lit = (pure + _DARK) * np.float32(exemplar.light.brought_to(scene.light)) - _DARK
         return _levels(good + opacity * (lit - good))
+    pasted = scene.carried(exemplar.image)
     if way == "poisson":
         difference = good.astype(np.float64) - pasted
         pasted = pasted + membrane(difference, label).astype(np.float32)
@@ -251,10 +251,10 @@ def _without_surface(scene: Scene, exemplar: Exemplar) -> tuple[NDArray[np.float
         # The label grown by a pixel and blurred by one: hardly less than 1 on its edge, of which a chip has much.
         opacity = np.maximum(soft(scene.label, 1.0, 1), scene.label)
         return scene.carried(exemplar.image), opacity[..., None]
-    pure = scene.carried(matte.pure)
+    pure, opacity = matte.read(scene.carried(matte.field))
     if matte.veil and scene.placement.hue_deg and pure.shape[2] == 3:
         pure = _turned(pure, scene.placement.hue_deg)
-    return pure, matte.opacity(scene.carried(matte.distance))
+    return pure, opacity
 
 
 def _turned(colours: NDArray[np.float32], degrees: float) -> NDArray[np.float32]:

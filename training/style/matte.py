@@ -62,19 +62,19 @@ class Matte:
     Attributes:
         profile: opacity at the distances `_CENTRES` from the label's edge, float64, rising from 0; to 1, or to less
             where the defect is a veil.
-        distance: of the reference's pixels to that edge, float32 [h, w, 1], px, positive inside.
-        pure: D, float32 [h, w, C], levels; where it is not seen alone, what is nearest of it; of a veil, one colour.
+        field: what the placement carries, float32 [h, w, C + 1]: D in levels, where it is not seen alone what is
+            nearest of it, and of a veil one colour; then the distance to that edge, px, positive inside.
         veil: whether the surface is seen through the defect.
     """
 
     profile: Floats
-    distance: NDArray[np.float32]
-    pure: NDArray[np.float32]
+    field: NDArray[np.float32]
     veil: bool
 
-    def opacity(self, distance: NDArray[np.float32]) -> NDArray[np.float32]:
-        """A at distances from the label's edge, px of the reference, any shape."""
-        return np.asarray(np.interp(distance, _CENTRES, self.profile), np.float32)
+    def read(self, carried: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """D [..., C] and its opacity a [..., 1] from the field, as it is or carried somewhere."""
+        opacity = np.interp(carried[..., -1:], _CENTRES, self.profile)
+        return carried[..., :-1], np.asarray(opacity, np.float32)
 
 
 def matte_of(image: NDArray[np.uint8], mask: BoolMask, region: BoolMask | None = None) -> Matte | None:
@@ -100,7 +100,6 @@ def matte_of(image: NDArray[np.uint8], mask: BoolMask, region: BoolMask | None =
     unknown = (distance > -_UNSURE_PX) | ~part
     surface[near] = membrane(surface[near], mask[near] if unknown[near].all() else unknown[near])
     smooth = np.asarray(cv2.GaussianBlur(distance, (0, 0), _SMOOTH_PX), np.float32)
-    carried = smooth[..., None]
     thickness = cv2.dilate(np.maximum(distance, 0.0), np.ones((2 * _NEAR_PX + 1, 2 * _NEAR_PX + 1), np.uint8))
     sure = mask & (distance >= np.minimum(_SURE_PX, _MIDDLE * thickness))
     away = image - surface
@@ -109,10 +108,10 @@ def matte_of(image: NDArray[np.uint8], mask: BoolMask, region: BoolMask | None =
     enclosed = not (mask & ~np.pad(part[1:-1, 1:-1], 1)).any()
     if enclosed and (through := _seen_through(image, sure, ring)):
         colour = np.median(image[sure], axis=0) - through * np.median(surface[sure], axis=0)
-        pure = np.broadcast_to((colour / (1.0 - through)).astype(np.float32), image.shape)
-        return Matte((1.0 - through) * profile, carried, pure, veil=True)
+        veil = np.broadcast_to((colour / (1.0 - through)).astype(np.float32), image.shape)
+        return Matte((1.0 - through) * profile, np.dstack((veil, smooth)), veil=True)
     solid = mask & (sure | (np.interp(smooth, _CENTRES, profile) >= _SOLID))
-    return Matte(profile, carried, _nearest(image.astype(np.float32), solid), veil=False)
+    return Matte(profile, np.dstack((_nearest(image.astype(np.float32), solid), smooth)), veil=False)
 
 
 def _profile(away: Floats, whole: NDArray[np.float32], distance: NDArray[np.float32]) -> Floats:

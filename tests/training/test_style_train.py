@@ -192,9 +192,9 @@ def test_a_network_of_settings_that_an_earlier_version_did_not_know_is_refused(p
     path = run(parts, tmp_path / "out", small(vgg_file, epochs=1, pictures=2), preview_every=0)
     with safe_open(path, framework="pt") as file:
         card = json.loads(file.metadata()["inspectd"])
-    del card["provenance"]["settings"]["grow_px"]
+    del card["provenance"]["settings"]["window"]
     save_file(load_file(path), path, metadata={"inspectd": json.dumps(card)})
-    with pytest.raises(DatasetError, match="by another version, without grow_px; train it again"):
+    with pytest.raises(DatasetError, match="by another version, without window; train it again"):
         load_dst(path)
 
 

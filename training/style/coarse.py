@@ -33,10 +33,13 @@ from .placement import Placement, place_mask, warp
 from .region import BoolMask, grown
 from .transfernet import blur_reach
 
-__all__ = ["COARSE", "Coarse", "Exemplar", "Light", "Scene", "paint", "scene_of", "soft", "with_gain"]
+__all__ = ["COARSE", "EDGED", "Coarse", "Exemplar", "Light", "Scene", "paint", "scene_of", "soft", "with_gain"]
 
 Coarse = Literal["histmatch", "histmatch-gauss", "cutpaste", "poisson", "relit"]
 COARSE: tuple[Coarse, ...] = get_args(Coarse)
+EDGED: frozenset[Coarse] = frozenset({"relit"})
+"""Ways that pass into S as the reference's defect passes into its surface: a network's painting is fused with y itself,
+of which the mask would take half of a thin line away."""
 
 _DARK = np.float32(16.0)
 """Levels added before dividing: in the dark a ratio would be one of noise."""

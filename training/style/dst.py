@@ -43,10 +43,7 @@ class DstSettings(BaseModel):
     blocks: int = Field(4, ge=0)
     """Residual blocks."""
     sigma_px: float = Field(1.0, ge=0)
-    """Of the Gaussian mask."""
-    grow_px: int = Field(3, ge=0, le=16)
-    """That L grows by before it is blurred to the Gaussian mask: so far a coarse defect's own edge reaches. The paper's
-    is 0, which leaves half of a thin line."""
+    """Of the Gaussian mask g: the defect is g T(y) + (1 - g) S, or (1 - g) y where y has an edge of its own."""
     window: int = Field(64, ge=32, le=512, multiple_of=16)
     """Side of the windows that the network sees; a larger defect is brought down to it, and what the network changed up
     again."""
@@ -91,7 +88,6 @@ DST_PRESETS: Mapping[str, DstSettings] = MappingProxyType(
             style_target="background",
             channels=32,
             sigma_px=2.0,
-            grow_px=0,
         ),
     }
 )

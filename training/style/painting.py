@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from .coarse import Coarse, Exemplar, Scene, paint, scene_of, soft
+from .coarse import EDGED, Coarse, Exemplar, Scene, paint, scene_of, soft
 from .dst import DstSettings
 from .parts import Backgrounds
 from .placement import Placement
@@ -16,7 +18,9 @@ from .region import BoolMask
 from .transfernet import TransferNet
 from .window import fit, put_back, to_tensor
 
-__all__ = ["coarse_scene", "lit_region", "painted_by"]
+Picture = TypeVar("Picture", NDArray[np.uint8], Tensor)
+
+__all__ = ["beneath", "coarse_scene", "lit_region", "painted_by"]
 
 
 def lit_region(way: Coarse, backgrounds: Backgrounds, placement: Placement) -> BoolMask | None:
@@ -43,7 +47,6 @@ def coarse_scene(
     side = settings.window
     scene = scene_of(good, exemplar, placement, margin_px=settings.margin_px, least_px=side, region=region)
     coarse = paint(
-        # Of all ways only `relit` has an edge of its own: the network's fusion would halve another one.
         settings.coarse,
         scene,
         exemplar,
@@ -54,6 +57,11 @@ def coarse_scene(
     return scene, coarse
 
 
+def beneath(settings: DstSettings, good: Picture, coarse: Picture) -> Picture:
+    """What a painting is fused with: S, or y where it has an edge of its own; arrays or tensors."""
+    return coarse if settings.coarse in EDGED else good
+
+
 def painted_by(
     network: TransferNet, settings: DstSettings, scenes: Sequence[tuple[Scene, NDArray[np.uint8]]], device: str = "cpu"
 ) -> list[NDArray[np.uint8]]:
@@ -62,6 +70,6 @@ def painted_by(
     with torch.inference_mode():
         painted = network(to_tensor(np.stack([item.coarse for item in fitted]), device))
     return [
-        put_back(scene, coarse, item, picture, soft(scene.label, settings.sigma_px, settings.grow_px))
+        put_back(beneath(settings, scene.good, coarse), coarse, item, picture, soft(scene.label, settings.sigma_px))
         for (scene, coarse), item, picture in zip(scenes, fitted, painted, strict=True)
     ]

@@ -37,11 +37,11 @@ from inspectd.training.files import locked, written_whole
 from inspectd.training.log import training_log
 
 from .checkpoint import CHECKPOINT, save_dst
-from .coarse import Exemplar, scene_of
+from .coarse import EDGED, Exemplar, scene_of
 from .dst import DstSettings
 from .features import VGG19, load_vgg19
 from .losses import LossValue, Targets, calibrate, histogram_references, transfer_loss, transfer_terms
-from .painting import coarse_scene, lit_region
+from .painting import beneath, coarse_scene, lit_region
 from .parts import Backgrounds, as_reference, located
 from .placement import Placement
 from .planning import plan
@@ -152,7 +152,8 @@ def train_dst(
                 save()
                 raise KeyboardInterrupt
             good, coarse, label = (part.to(fabric.device) for part in batch)
-            painted = fuse(module(coarse), good, gaussian_mask(label[:, None], settings.sigma_px, settings.grow_px))
+            share = gaussian_mask(label[:, None], settings.sigma_px)
+            painted = fuse(module(coarse), beneath(settings, good, coarse), share)
             value = losses(painted, good, coarse, label)
             figures = {"loss": float(value.total.detach())} | {name: float(term) for name, term in value.terms.items()}
             if not all(math.isfinite(figure) for figure in figures.values()):
@@ -391,7 +392,7 @@ def _card(
             "head": settings.head,
             "blocks": settings.blocks,
             "sigma_px": settings.sigma_px,
-            "grow_px": settings.grow_px,
+            "fused_with": "coarse" if settings.coarse in EDGED else "good",
         },
         provenance={
             "reference": exemplar.name,

@@ -202,7 +202,7 @@ def gaussian_taps(sigma_px: float) -> tuple[float, ...]:
     return tuple(weight / math.fsum(weights) for weight in weights)
 
 
-def gaussian_mask(mask: Tensor, sigma_px: float, grow_px: int = 0) -> Tensor:
+def gaussian_mask(mask: Tensor, sigma_px: float) -> Tensor:
     """The share g = blur(L) that the painted picture has at each pixel.
 
     Of the mask that is blurred, g is 1 deeper inside than the reach, about one half on a straight edge, and exactly 0
@@ -213,8 +213,6 @@ def gaussian_mask(mask: Tensor, sigma_px: float, grow_px: int = 0) -> Tensor:
     Args:
         mask: L, bool or 0..1, [N, 1, H, W].
         sigma_px: standard deviation, px of this picture; the paper's looks like 1 px at 128. 0 leaves L as it is.
-        grow_px: pixels that L grows by in all directions before it is blurred; the paper's is 0. A blurred line of 2 px
-            would be left with half its strength.
 
     Returns:
         float32 [N, 1, H, W], 0..1.
@@ -223,7 +221,7 @@ def gaussian_mask(mask: Tensor, sigma_px: float, grow_px: int = 0) -> Tensor:
         ConfigError: an impossible sigma.
     """
     taps = torch.tensor(gaussian_taps(sigma_px), dtype=torch.float32, device=mask.device)
-    return _blur(_grown(mask, grow_px), taps)
+    return _blur(mask, taps)
 
 
 def fuse(painted: Tensor, good: Tensor, share: Tensor) -> Tensor:
@@ -231,7 +229,7 @@ def fuse(painted: Tensor, good: Tensor, share: Tensor) -> Tensor:
 
     Args:
         painted: T(y), float [N, 3, H, W].
-        good: S, float [N, 3, H, W].
+        good: S, float [N, 3, H, W]; y itself where it has an edge of its own.
         share: g, float32 [N, 1, H, W], 0..1.
 
     Returns:
@@ -245,25 +243,25 @@ class GaussianFusion(nn.Module):
 
     taps: Tensor
 
-    def __init__(self, sigma_px: float = 2.0, grow_px: int = 0) -> None:
+    def __init__(self, sigma_px: float = 2.0) -> None:
         """Take what `gaussian_mask` takes, px of the pictures that are fused; the default sigma is for 256 px.
 
         Raises:
             ConfigError: an impossible sigma.
         """
         super().__init__()
-        self.sigma_px, self.grow_px = sigma_px, grow_px
+        self.sigma_px = sigma_px
         self.register_buffer("taps", torch.tensor(gaussian_taps(sigma_px), dtype=torch.float32), persistent=False)
 
     def forward(self, painted: Tensor, good: Tensor, mask: Tensor) -> Tensor:
         """T(y), S [N, 3, H, W] and L [N, 1, H, W], bool or 0..1 -> ŷ float32 [N, 3, H, W]."""
-        return fuse(painted, good, _blur(_grown(mask, self.grow_px), self.taps))
+        return fuse(painted, good, _blur(mask, self.taps))
 
 
 class DefectTransfer(nn.Module):
     """Step 2 of the paper's simulation as one graph: TransferNet and the fusion. This is what is exported."""
 
-    def __init__(self, network: TransferNet, sigma_px: float = 2.0, grow_px: int = 0) -> None:
+    def __init__(self, network: TransferNet, sigma_px: float = 2.0) -> None:
         """Put a network and a fusion (see `GaussianFusion`) together.
 
         Raises:
@@ -271,29 +269,24 @@ class DefectTransfer(nn.Module):
         """
         super().__init__()
         self.network = network
-        self.fusion = GaussianFusion(sigma_px, grow_px)
+        self.fusion = GaussianFusion(sigma_px)
 
     def forward(self, coarse: Tensor, good: Tensor, mask: Tensor) -> Tensor:
         """Paint the defect.
 
         Args:
             coarse: y, the good part with the coarse defect, float [N, 3, H, W] in -1..1; H and W multiples of 4.
-            good: S, the good part, the same.
+            good: S, the good part, the same; y again where it has an edge of its own (`coarse.EDGED`).
             mask: L, bool or 0..1, [N, 1, H, W].
 
         Returns:
-            ŷ, float32 [N, 3, H, W]: S itself farther from L than `grow_px` and `blur_reach(sigma_px)` together.
+            ŷ, float32 [N, 3, H, W]: S itself farther from L than `blur_reach(sigma_px)`.
 
         Raises:
             ConfigError: H or W is not a multiple of 4, or below 8.
         """
         fused: Tensor = self.fusion(self.network(coarse), good, mask)
         return fused
-
-
-def _grown(mask: Tensor, by_px: int) -> Tensor:
-    """A mask [N, 1, H, W], bool or 0..1, with the highest value within `by_px` rows and columns: float32."""
-    return F.max_pool2d(mask.float(), 2 * by_px + 1, stride=1, padding=by_px) if by_px else mask.float()
 
 
 def _blur(mask: Tensor, taps: Tensor) -> Tensor:

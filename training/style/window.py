@@ -57,12 +57,12 @@ def fit(scene: Scene, coarse: NDArray[np.uint8], side: int) -> Fitted:
 
 
 def put_back(
-    scene: Scene, coarse: NDArray[np.uint8], fitted: Fitted, painted: Tensor, share: NDArray[np.float32]
+    base: NDArray[np.uint8], coarse: NDArray[np.uint8], fitted: Fitted, painted: Tensor, share: NDArray[np.float32]
 ) -> NDArray[np.uint8]:
     """The scene with the network's defect: ŷ = g T(y) + (1 - g) S, uint8 [h, w, C].
 
     Args:
-        scene: at the picture's size.
+        base: S, or y again where it has an edge of its own, uint8 [h, w, C], at the picture's size.
         coarse: y there, uint8 [h, w, C].
         fitted: what the network was given.
         painted: T(y), float [3, side, side] in -1..1.
@@ -71,12 +71,12 @@ def put_back(
     levels = (painted.float().cpu().permute(1, 2, 0).numpy() + 1.0) * 127.5  # [side, side, 3]
     rows, columns = fitted.size
     change = np.asarray(levels - fitted.coarse, np.float32)[:rows, :columns]
-    height, width = scene.label.shape
+    height, width = share.shape
     if (rows, columns) != (height, width):
         change = np.asarray(cv2.resize(change, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
     if coarse.shape[2] == 1:
         change = change.mean(axis=2, keepdims=True)
-    result = scene.good + share[..., None] * (coarse + change - scene.good)
+    result = base + share[..., None] * (coarse + change - base)
     return np.asarray(np.clip(np.rint(result), 0, 255), np.uint8)
 
 

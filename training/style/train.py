@@ -260,18 +260,15 @@ class _Losses:
 
     def __call__(self, painted: Tensor, good: Tensor, coarse: Tensor, label: Tensor) -> LossValue:
         """The loss of a batch: ŷ with its gradient, S and y in -1..1, and L."""
-        with torch.no_grad():
-            surface, content = self._look(good), self._look(coarse)
-        style, style_mask = surface, label
-        if self._target == "reference":
-            style, style_mask = self._features, self._mask
-        elif self._target == "ring":
-            style_mask = _ring(label)
+        content = self._look(coarse)
+        style, style_mask = self._features, self._mask
+        if self._target != "reference":
+            style, style_mask = self._look(good), _ring(label) if self._target == "ring" else label
         targets = Targets(content, style, style_mask, self._hist)
         if self.settings.balance != "fixed":
             # A network that starts as the identity has no content gradient yet: the distance that the coarse step has
             # covered stands for it.
-            first = Targets(surface, style, style_mask, self._hist)
+            first = Targets(self._look(good), style, style_mask, self._hist)
             start = (coarse + 1.0) / 2.0
             weights = calibrate(
                 start,

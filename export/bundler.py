@@ -64,6 +64,10 @@ def export_bundle(
     stage = stage or (lambda _: None)
     stage("reading the checkpoint")
     trained = load_checkpoint(checkpoint)
+    if (architecture := trained.card.network.get("architecture")) != "buttonlab":
+        raise DatasetError(
+            f"{checkpoint}: holds a {architecture}, which is there to be compared with; only a buttonlab is exported"
+        )
     card = trained.card if name is None else trained.card.model_copy(update={"name": name})
     if not len(trained.golden):
         raise DatasetError(f"{checkpoint}: holds no golden inputs; train it again with this version")

@@ -13,7 +13,7 @@ from inspectd.command import CONTEXT, VERSION_HELP, version_of
 
 from .experiments import cli as experiments
 from .style import cli as style
-from .terminal import Backbone, bar, require_torch, summary, validated
+from .terminal import Backbone, Network, bar, require_torch, summary, validated
 
 if TYPE_CHECKING:
     from inspectd.training.data.holdout import HoldOut
@@ -90,6 +90,9 @@ class Protocol(str, Enum):
 def segment(
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder of the training: checkpoint, logs, state.")],
+    network: Annotated[
+        Network, typer.Option(help="buttonlab, or one to compare it with, which cannot be exported.")
+    ] = Network.buttonlab,
     backbone: Annotated[Backbone, typer.Option(help="The paper's is resnet50; slim is for stations without a GPU.")] = (
         Backbone.resnet50
     ),
@@ -173,6 +176,7 @@ def segment(
     height, width = _size(size)
     settings = validated(
         lambda: SegmentSettings(
+            network=network.value,
             backbone=backbone.value,
             weights=weights,
             start=start,

@@ -13,12 +13,20 @@ from inspectd.optional import require
 if TYPE_CHECKING:
     from inspectd.training.data.dataset import Dataset
 
-__all__ = ["Backbone", "bar", "pair", "require_torch", "stages", "summary", "validated"]
+__all__ = ["Backbone", "Network", "bar", "pair", "require_torch", "stages", "summary", "validated"]
 
 _T = TypeVar("_T")
 
 LOG_EVERY_S = 60.0
 """Between two lines about the progress where there is no terminal."""
+
+
+class Network(str, Enum):
+    """Names on the command line."""
+
+    buttonlab = "buttonlab"
+    deeplabv3plus = "deeplabv3plus"
+    unet = "unet"
 
 
 class Backbone(str, Enum):

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from inspectd.training.terminal import Backbone, pair, require_torch, stages, validated
+from inspectd.training.terminal import Backbone, Network, pair, require_torch, stages, validated
 
 __all__ = ["app"]
 
@@ -51,7 +51,8 @@ def methods(
     simulated_share: Annotated[
         float, typer.Option(help="Share of a batch's defects that are simulated; the others are the references.")
     ] = 0.5,
-    backbone: Annotated[Backbone, typer.Option(help="Of Buttonlab.")] = Backbone.slim,
+    network: Annotated[Network, typer.Option(help="That learns from them.")] = Network.buttonlab,
+    backbone: Annotated[Backbone, typer.Option(help="Its backbone; slim is Buttonlab's alone.")] = Backbone.slim,
     weights: Annotated[str, typer.Option(help="Start of the backbone, as in `segment`.")] = "none",
     rate: Annotated[float, typer.Option(help="Adam's rate.")] = 2e-3,
     vgg_weights: Annotated[str | None, typer.Option(metavar="FILE", help="VGG-19 for DST, as in `dst`.")] = None,
@@ -90,6 +91,7 @@ def methods(
             dst=dst,
             roles=tuple(role.strip() for role in roles.split(",")),
             segment=SegmentSettings(
+                network=network.value,
                 backbone=backbone.value,
                 weights=weights,
                 height=size,

@@ -358,8 +358,8 @@ def table(name: str, settings: MethodsSettings, found: Mapping[str, Sequence[Eva
         f"## {name}",
         "",
         f"{settings.seeds} seeds, {segment.steps} updates of {segment.batch} windows of {height}x{width} px from "
-        f"pictures of {segment.height}x{segment.width} px, Buttonlab {segment.backbone}, {settings.count} simulated "
-        f"pictures, {schedule}measured on {' + '.join(settings.roles)}; "
+        f"pictures of {segment.height}x{segment.width} px, {segment.network} {segment.backbone}, "
+        f"{settings.count} simulated pictures, {schedule}measured on {' + '.join(settings.roles)}; "
         f"mean ± standard deviation over seeds. {dt.datetime.now(dt.timezone.utc).date()}, {platform.machine()}, "
         f"{os.cpu_count()} cores, torch {torch.__version__}, inspectd {inspectd.__version__}.",
         "",

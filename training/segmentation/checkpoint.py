@@ -17,7 +17,7 @@ from inspectd.bundle import ModelCard, explain, is_bundle
 from inspectd.errors import ConfigError, DatasetError
 from inspectd.training.files import written_whole
 
-from .buttonlab import Buttonlab
+from .networks import build_network
 
 __all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint"]
 
@@ -77,13 +77,14 @@ def load_checkpoint(path: Path) -> Checkpoint:
         card = ModelCard.model_validate_json(metadata["inspectd"])
     except ValidationError as error:
         raise DatasetError(f"{path}: its model card is not valid: {explain(error)}") from error
-    if card.kind != "seg" or card.network.get("architecture") != "buttonlab":
+    if card.kind != "seg":
         raise DatasetError(
-            f"{path}: holds a {card.network.get('architecture')!r} of kind {card.kind!r}; expected a Buttonlab (seg)"
+            f"{path}: holds a {card.network.get('architecture')!r} of kind {card.kind!r}; expected one of kind 'seg'"
         )
     golden = tensors.pop(_GOLDEN, torch.empty(0))
     try:
-        network = Buttonlab(str(card.network.get("backbone")), classes=len(card.classes))
+        kinds = str(card.network.get("architecture")), str(card.network.get("backbone"))
+        network = build_network(*kinds, classes=len(card.classes))
         network.load_state_dict(tensors)
     except (ConfigError, RuntimeError) as error:
         raise DatasetError(f"{path}: the weights do not fit the card: {' '.join(str(error).split())[:300]}") from error

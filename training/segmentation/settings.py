@@ -1,4 +1,4 @@
-"""All that decides a training of Buttonlab; written into the card of its checkpoint."""
+"""All that decides a training of a segmentation network; written into the card of its checkpoint."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ class SegmentSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    network: Literal["buttonlab", "deeplabv3plus", "unet"] = "buttonlab"
+    """The others are there to compare with; they have no slim backbone, and cannot be exported."""
     backbone: Literal["resnet50", "resnet34", "resnet18", "slim"] = "resnet50"
     """The paper's is resnet50; slim is for stations without a GPU."""
     weights: str = "none"
@@ -78,6 +80,8 @@ class SegmentSettings(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> SegmentSettings:
+        if self.network != "buttonlab" and self.backbone == "slim":
+            raise ValueError(f"the slim backbone is Buttonlab's alone; use resnet18 with {self.network}")
         if self.start is not None and self.weights != "none":
             raise ValueError("start and weights are two beginnings; leave one of them out")
         for name in ("height", "width"):

@@ -34,10 +34,11 @@ from inspectd.training.files import written_whole
 from inspectd.training.log import training_log
 
 from .backbones import load_weights
-from .buttonlab import Buttonlab, Crop
+from .buttonlab import Crop
 from .checkpoint import save_checkpoint
 from .feed import Batch, Pictures, loader, normalise, one_opencv_thread
 from .loss import segmentation_loss
+from .networks import build_network
 from .settings import SegmentSettings
 from .trained import load_trained
 
@@ -99,7 +100,7 @@ def train(
     preprocess = Preprocess(height=settings.height, width=settings.width, fill=settings.fill)
     pictures = Pictures(samples, class_map if settings.classes == "types" else None, preprocess, settings)
     torch.manual_seed(settings.seed)
-    network = Buttonlab(settings.backbone, classes=len(class_map))
+    network = build_network(settings.network, settings.backbone, classes=len(class_map))
     pretrained = {}
     if settings.weights != "none":
         pretrained = load_weights(network.pretrained_parts(), settings.backbone, settings.weights)
@@ -222,14 +223,15 @@ def _classes(dataset: Dataset, settings: SegmentSettings) -> ClassMap:
 
 
 def _start(
-    network: Buttonlab, path: Path, settings: SegmentSettings, class_map: ClassMap, pictures: Pictures
+    network: nn.Module, path: Path, settings: SegmentSettings, class_map: ClassMap, pictures: Pictures
 ) -> dict[str, Any]:
     """Take the weights of a checkpoint or a bundle over; its provenance, which becomes part of ours."""
     learnt, card = load_trained(path, lambda _: pictures)
-    if card.network.get("backbone") != settings.backbone or card.classes != class_map.names:
+    wanted = {"architecture": settings.network, "backbone": settings.backbone}
+    if card.network != wanted or card.classes != class_map.names:
         raise ConfigError(
-            f"{path}: is a {card.network.get('backbone')} for {', '.join(card.classes)}; "
-            f"this training is of a {settings.backbone} for {', '.join(class_map.names)}"
+            f"{path}: is a {' '.join(map(str, card.network.values()))} for {', '.join(card.classes)}; "
+            f"this training is of a {' '.join(wanted.values())} for {', '.join(class_map.names)}"
         )
     network.load_state_dict(learnt.state_dict())
     return card.provenance
@@ -301,7 +303,7 @@ def _card(dataset: Dataset, settings: SegmentSettings, class_map: ClassMap, prep
         preprocess=preprocess,
         # A weight w in the loss moves the probability of an even chance from 1/2 to w / (1 + w).
         thresholds=(settings.defect_weight / (1 + settings.defect_weight),) * len(class_map),
-        network={"architecture": "buttonlab", "backbone": settings.backbone},
+        network={"architecture": settings.network, "backbone": settings.backbone},
         provenance={
             "dataset": dataset.root.resolve().name,
             "pictures": dict(sorted(Counter(sample.role for sample in samples).items())),

@@ -47,8 +47,15 @@ def test_methods_are_compared_and_a_second_run_does_nothing_again(parts, vgg_fil
         dst={"vgg": str(vgg_file), "channels": 4, "blocks": 1, "epochs": 1, "pictures": 2, "batch": 2},
         segment=SegmentSettings(**SEGMENT),
     )
-    seen = []
-    text = compare_methods(parts, tmp_path / "out", settings, progress=lambda *at: seen.append(at))
+    seen, tables = [], {}
+
+    def progress(what, done, total):
+        seen.append((what, done, total))
+        if what == "training" and (tmp_path / "out" / "report.md").exists():
+            tables[done] = (tmp_path / "out" / "report.md").read_text()
+
+    text = compare_methods(parts, tmp_path / "out", settings, progress=progress)
+    assert "| only-real (1) |" in tables[2], "the table of the first training is there when the second ends"
     assert seen[-1] == ("training", 8, 8)
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert [row.split("|")[1].strip() for row in rows] == ["method", *settings.methods]

@@ -23,8 +23,9 @@ from inspectd.training.segmentation.settings import SegmentSettings
 from inspectd.training.segmentation.train import train
 from inspectd.training.style.dst import DstSettings
 from inspectd.training.style.parts import Backgrounds, MaskFolders, read_exemplars
-from inspectd.training.style.placement import place_mask, read_placements
-from inspectd.training.style.simulate import METHODS, SimulateSettings, Work, simulate
+from inspectd.training.style.placement import PlacementSettings, place_mask, read_placements
+from inspectd.training.style.planning import plan
+from inspectd.training.style.simulate import METHODS, Painter, SimulateSettings, Work, simulate
 from inspectd.training.style.train import train_dst
 
 SIMPLE = [method for method in METHODS if method != "dst"]
@@ -244,3 +245,65 @@ def test_a_reference_larger_than_the_part_is_answered(parts, tmp_path):
     cv2.imwrite(str(root / "masks" / "ref-0.png"), label)
     with pytest.raises(DatasetError, match=r"ref-0.png' \(stain\): larger than the part"):
         made(root, tmp_path / "out", "relit")
+
+
+@pytest.fixture
+def grained(tmp_path):
+    """A grained surface: a stain that shows the grain, a hole that does not, and three good parts."""
+    root, rng = tmp_path / "grained", np.random.default_rng(0)
+    rows, columns = np.mgrid[:96, :96]
+    disc = np.hypot(rows - 46, columns - 50) <= 14
+    (root / "images").mkdir(parents=True)
+    (root / "masks").mkdir()
+    lines = ["image,mask,defect,role,tile"]
+    for name, defect in (("stain", "stain"), ("hole", "hole"), ("a", ""), ("b", ""), ("c", "")):
+        grain = 40 * np.sin(columns / 2 + rng.uniform(0, 6))
+        picture = 150 + np.repeat(grain[..., None], 3, axis=2) + rng.normal(0, 2, (96, 96, 3))
+        if defect:
+            colour, opacity = ((120.0, 40.0, 90.0), 0.6) if defect == "stain" else ((30.0, 30.0, 30.0), 1.0)
+            picture[disc] = opacity * np.array(colour) + (1 - opacity) * picture[disc]
+            cv2.imwrite(str(root / "masks" / f"{name}.png"), disc.astype(np.uint8) * 255)
+        cv2.imwrite(str(root / "images" / f"{name}.png"), np.clip(picture, 0, 255).astype(np.uint8))
+        mask, role = (f"masks/{name}.png", "ref") if defect else ("", "free")
+        lines.append(f"images/{name}.png,{mask},{defect},{role},")
+    (root / "split.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def test_strength_and_hue_are_those_of_what_shows_the_surface(grained, tmp_path):
+    placement = PlacementSettings(gain=(0.5, 0.5), hue_deg=180.0)
+    settings = SimulateSettings(method="relit", placement=placement, varied=True)
+    work = Work(grained, tmp_path / "out")
+    varied, plain = (Painter(work, settings.model_copy(update={"varied": flag})) for flag in (True, False))
+    assert {name: exemplar.veil for name, exemplar in varied.exemplars.items()} == {
+        "images/hole.png": False,
+        "images/stain.png": True,
+    }
+    for spot in plan(varied.references(), varied.backgrounds, 8, placement, 0).placements:
+        good = varied.backgrounds.picture(spot.background).astype(float)
+        first, second = varied.paint([spot]), plain.paint([spot])
+        label = first.labels[spot.defect]
+        assert np.array_equal(label, second.labels[spot.defect])
+        if spot.defect == "hole":
+            assert np.array_equal(first.image, second.image)
+            continue
+        fainter, full = ((painted.image - good)[label] for painted in (first, second))
+        assert fainter.mean() == pytest.approx(0.5 * full.mean(), rel=0.15), "half as strong, as bright in another hue"
+        tints = [change.mean(axis=0) - change.mean() for change in (fainter, full)]
+        if abs(spot.hue_deg) > 30:
+            assert np.dot(*tints) < 0.95 * np.linalg.norm(tints[0]) * np.linalg.norm(tints[1])
+    assert made(grained, tmp_path / "dataset", "relit", count=2)
+
+
+def test_the_command_varies_what_it_is_told_to(grained, tmp_path):
+    """A strength alone turns no hue, and a hue alone makes nothing fainter."""
+    for number, (more, gains, hues) in enumerate(
+        (([], {1.0}, {0.0}), (["--gain", "0.5,0.5"], {0.5}, {0.0}), (["--hue-deg", "90"], {1.0}, None))
+    ):
+        out = tmp_path / str(number)
+        command = [sys.executable, "-m", "inspectd.training.cli", "simulate", str(grained), "--out", str(out)]
+        done = subprocess.run([*command, "--method", "relit", "--count", "4", *more], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        found = read_placements(out / "placements.jsonl")
+        assert {spot.gain for spot in found} == gains
+        assert len({spot.hue_deg for spot in found}) > 1 if hues is None else {spot.hue_deg for spot in found} == hues

@@ -194,7 +194,7 @@ def test_a_network_of_settings_that_an_earlier_version_did_not_know_is_refused(p
         card = json.loads(file.metadata()["inspectd"])
     del card["provenance"]["settings"]["window"]
     save_file(load_file(path), path, metadata={"inspectd": json.dumps(card)})
-    with pytest.raises(DatasetError, match="by another version, without window; train it again"):
+    with pytest.raises(DatasetError, match="by another version, which differs in window; train it again"):
         load_dst(path)
 
 

@@ -2,8 +2,9 @@
 
 Fairness: the same placements, backgrounds, network, crops, augmentation, updates and optimiser for every
 way; several seeds of the training, one of the placements and of DST; and the control `only-real`, which gets as many
-updates from the references alone. The default DST also varies the defects' strength and hue, which is a part of it;
-whether it is that which helps is seen beside `dst-varied` and `cutpaste+varied`.
+updates from the references alone. The default DST also varies the strength and hue of defects that one sees the
+surface through, which is a part of it: whether it is that which helps is seen beside `dst-varied`. Of the other ways
+only `relit` has a hue to turn; `cutpaste+varied` and the like vary in strength alone.
 """
 
 from __future__ import annotations
@@ -112,7 +113,12 @@ class Variant:
                 text, varied = text.removesuffix(f"{sign}varied"), sign == "+"
         base, _, listed = text.partition(":")
         if base not in (ONLY_REAL, "dst-paper", *METHODS):
-            raise ConfigError(f"method {name!r}: expected {ONLY_REAL}, dst-paper or one of {', '.join(METHODS)}")
+            raise ConfigError(
+                f"method {name!r}: expected {ONLY_REAL}, dst-paper or one of {', '.join(METHODS)}, "
+                "and +varied or -varied behind it for strength and hue"
+            )
+        if base == ONLY_REAL and varied is not None:
+            raise ConfigError(f"method {name!r}: nothing is simulated there that could be varied")
         if listed and not base.startswith("dst"):
             raise ConfigError(f"method {name!r}: only dst and dst-paper have settings to change")
         changes: dict[str, Any] = {}
@@ -342,7 +348,8 @@ def table(name: str, settings: MethodsSettings, found: Mapping[str, Sequence[Eva
             spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
             cells[method, column] = f"{mean(values):.3f}{spread}"
     for column in columns:
-        ranked = [method for method in figures if (method, column) in means]
+        whole = [method for method in figures if len(found[method]) == settings.seeds] or list(figures)
+        ranked = [method for method in whole if (method, column) in means]
         if ranked:
             best = max(ranked, key=lambda method: means[method, column])
             cells[best, column] = f"**{cells[best, column]}**"

@@ -35,7 +35,7 @@ class DstCheckpoint:
 
     Attributes:
         network: the transfer network.
-        settings: it was trained with; `window` is set.
+        settings: it was trained with.
         card: of kind dst.
         exemplar: the reference, with its region.
         digest: sha256 of the file.
@@ -97,14 +97,16 @@ def load_dst(path: Path) -> DstCheckpoint:
             raise DatasetError(
                 f"{file_path}: holds a network of kind {card.kind!r}; expected one of inspectd-train dst"
             )
-        settings = DstSettings.model_validate(card.provenance.get("settings"))
+        stored = dict(card.provenance.get("settings") or {})
+        # Today's default is not what an earlier version did.
+        if unlike := DstSettings.model_fields.keys() ^ stored.keys():
+            raise DatasetError(
+                f"{file_path}: was trained by another version, which differs in {', '.join(sorted(unlike))}; "
+                "train it again"
+            )
+        settings = DstSettings.model_validate(stored)
     except ValidationError as error:
         raise DatasetError(f"{file_path}: its card is not valid: {explain(error)}") from error
-    # Today's default is not what an earlier version did.
-    if unknown := DstSettings.model_fields.keys() - settings.model_fields_set:
-        raise DatasetError(
-            f"{file_path}: was trained by another version, without {', '.join(sorted(unknown))}; train it again"
-        )
     try:
         image, mask, region = (tensors.pop(name) for name in (_IMAGE, _MASK, _REGION))
         network = TransferNet(settings.channels, settings.head, settings.blocks)

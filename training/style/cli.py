@@ -277,20 +277,21 @@ def simulate(
     from .simulate import SimulateSettings, Work
     from .simulate import simulate as write
 
-    varied = method is AnyMethod.dst or gain is not None or hue_deg is not None
+    usual = VARIED if method is AnyMethod.dst else PlacementSettings()
     settings = validated(
         lambda: SimulateSettings(
             method=method.value,
             count=count,
             placement=PlacementSettings(
-                gain=VARIED.gain if gain is None else pair("--gain", gain, float),
-                hue_deg=VARIED.hue_deg if hue_deg is None else hue_deg,
+                gain=usual.gain if gain is None else pair("--gain", gain, float),
+                hue_deg=usual.hue_deg if hue_deg is None else hue_deg,
                 scale=pair("--scale", scale, float),
                 rotation_deg=rotation_deg,
                 elastic_px=elastic_px,
                 per_image=pair("--per-image", per_image, int),
             ),
-            varied=varied,
+            # A list of another run has what it has.
+            varied=method is AnyMethod.dst or gain is not None or hue_deg is not None,
             sigma_px=sigma_px,
             partial=partial,
             histogram=histogram,

@@ -255,6 +255,8 @@ def _without_surface(scene: Scene, exemplar: Exemplar) -> tuple[NDArray[np.float
         opacity = np.maximum(soft(scene.label, 1.0, 1), scene.label)
         return scene.carried(exemplar.image), opacity[..., None]
     pure, opacity = matte.read(scene.carried(matte.field))
+    # Beyond the reference's frame the field goes on as at its edge, and L leaves crumbs of it out.
+    opacity = opacity * grown(scene.label, math.ceil(_EDGE_PX * max(1.0, scene.placement.scale)))[..., None]
     if matte.veil and scene.placement.hue_deg and pure.shape[2] == 3:
         pure = _turned(pure, scene.placement.hue_deg)
     return pure, opacity
@@ -274,7 +276,7 @@ def with_gain(painted: NDArray[np.uint8], good: NDArray[np.uint8], gain: float) 
 
 
 def soft(mask: BoolMask, sigma_px: float, grow_px: int = 0) -> NDArray[np.float32]:
-    """The mask grown and blurred as `transfernet.gaussian_mask` does it: float32 [h, w], 0..1."""
+    """The mask, grown by some pixels, blurred as `transfernet.gaussian_mask` does it: float32 [h, w], 0..1."""
     mask = grown(mask, grow_px) if grow_px else mask
     if not sigma_px:
         return mask.astype(np.float32)

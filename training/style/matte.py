@@ -24,17 +24,15 @@ from .region import BoolMask, Floats, depth_map
 __all__ = ["Matte", "matte_of"]
 
 _SURE_PX = 2.5
-"""So far inside a label the defect alone is seen, at 256 px; ..."""
+"""So far inside a label the defect alone is seen, at 256 px."""
+_MIDDLE, _NEAR_PX = 0.8, 4
+"""In thin pieces it is seen along their middle: where the distance to the edge is so much of the largest nearby."""
 _REACH_PX = 4.0
 """Farthest from the label's edge, either way, that the opacity is measured."""
 _STEP_PX = 0.5
 _CENTRES = np.arange(-_REACH_PX, _REACH_PX, _STEP_PX) + _STEP_PX / 2
 _SMOOTH_PX = 0.7
 """By this blur the distances to a label's edge lose the steps of its pixels."""
-_NEAR_PX = 4
-_MIDDLE = 0.8
-"""... and in thin pieces of it along their middle: where the distance to the edge is nearly the largest within so many
-pixels."""
 _MIXED = 0.7
 """Cosine, in colour space, from which on the edge may be a mixture of the surface and what is further inside."""
 _RIM_STEPS = 3
@@ -45,12 +43,20 @@ _SOLID = 0.9
 """From this opacity on a pixel shows the defect alone."""
 _UNSURE_PX = 2.0
 """A label's edge is drawn to a pixel or two: so far around it nothing counts as the good surface, at 256 px."""
+_DEEP_PX = 8.0
+"""Deeper inside a label the surface is not guessed."""
 _AROUND_PX = 24
 """So far around a label's box the surface under it is guessed from."""
 _RING_PX = 16.0
 """So far around a defect the texture of its surface is looked at."""
-_VEIL_PX, _VEIL_ENERGY, _VEIL_LIKENESS = 100, 0.6, 0.95
-"""A veil has so many pixels, and at most this share of the surface's squared gradients, in the same directions."""
+_VEIL_PX = 100
+"""A veil has at least so many pixels, and there are as many of the surface around it, ..."""
+_VEIL_LIKENESS, _VEIL_ENERGY = 0.85, (0.04, 0.75)
+"""... its gradients go in the directions of the surface's, and have this share of their squares: ..."""
+_COHERENCE = 0.2
+"""... and the surface has directions at all. One grain is like any other otherwise, that of what hides it too."""
+_TEXTURE_PX = 1.5
+"""By this blur a camera's noise is no texture."""
 _CLEAREST = 0.5
 """More of the surface's contrast is never taken to be seen through a veil: its own colour could hardly be told then."""
 
@@ -97,17 +103,23 @@ def matte_of(image: NDArray[np.uint8], mask: BoolMask, region: BoolMask | None =
     rows, columns = (slice(max(at.min() - _AROUND_PX, 0), at.max() + 1 + _AROUND_PX) for at in np.nonzero(mask))
     near = rows, columns
     surface = image.astype(np.float64)
-    unknown = (distance > -_UNSURE_PX) | ~part
-    surface[near] = membrane(surface[near], mask[near] if unknown[near].all() else unknown[near])
+    # Of the surface under a defect only what lies near the edge is asked for: a large one costs no more.
+    absent = ~part | (distance > _DEEP_PX)
+    unknown = (distance > -_UNSURE_PX) & ~absent
+    if (unknown | absent)[near].all():
+        unknown, absent = mask, np.zeros_like(mask)
+    surface[near] = membrane(surface[near], unknown[near], absent[near])
     smooth = np.asarray(cv2.GaussianBlur(distance, (0, 0), _SMOOTH_PX), np.float32)
     thickness = cv2.dilate(np.maximum(distance, 0.0), np.ones((2 * _NEAR_PX + 1, 2 * _NEAR_PX + 1), np.uint8))
     sure = mask & (distance >= np.minimum(_SURE_PX, _MIDDLE * thickness))
     away = image - surface
     profile = _profile(away[part], _nearest(away, sure)[part], smooth[part])
-    ring = part & (distance < -_REACH_PX) & (distance > -_RING_PX)
+    # Not the part's outline, whose step is no texture.
+    ring = (depth_map(part) > _UNSURE_PX) & (distance < -_REACH_PX) & (distance > -_RING_PX)
     enclosed = not (mask & ~np.pad(part[1:-1, 1:-1], 1)).any()
     if enclosed and (through := _seen_through(image, sure, ring)):
-        colour = np.median(image[sure], axis=0) - through * np.median(surface[sure], axis=0)
+        here = sure & ~absent
+        colour = np.median(image[here], axis=0) - through * np.median(surface[here], axis=0)
         veil = np.broadcast_to((colour / (1.0 - through)).astype(np.float32), image.shape)
         return Matte((1.0 - through) * profile, np.dstack((veil, smooth)), veil=True)
     solid = mask & (sure | (np.interp(smooth, _CENTRES, profile) >= _SOLID))
@@ -153,14 +165,17 @@ def _seen_through(image: NDArray[np.uint8], inside: BoolMask, ring: BoolMask) ->
     """
     if min(inside.sum(), ring.sum()) < _VEIL_PX:
         return 0.0
-    grey = image.mean(axis=2)
+    grey = cv2.GaussianBlur(image.mean(axis=2), (0, 0), _TEXTURE_PX)
     slopes = np.stack([cv2.Sobel(grey, cv2.CV_64F, 1, 0), cv2.Sobel(grey, cv2.CV_64F, 0, 1)], axis=2)
     within, around = (slopes[part].T @ slopes[part] / part.sum() for part in (inside, ring))
-    norms = float(np.linalg.norm(within) * np.linalg.norm(around))
-    if not norms or float((within * around).sum()) < _VEIL_LIKENESS * norms:
+    weaker, stronger = np.linalg.eigvalsh(around)
+    if stronger - weaker < _COHERENCE * (stronger + weaker) or not stronger:
         return 0.0
+    likeness = float((within * around).sum()) / max(float(np.linalg.norm(within) * np.linalg.norm(around)), 1e-9)
     energy = float(np.trace(within) / np.trace(around))
-    return min(math.sqrt(energy), _CLEAREST) if energy <= _VEIL_ENERGY else 0.0
+    if likeness < _VEIL_LIKENESS or not _VEIL_ENERGY[0] <= energy <= _VEIL_ENERGY[1]:
+        return 0.0
+    return min(math.sqrt(energy), _CLEAREST)
 
 
 def _nearest(values: NDArray[np.float32] | Floats, known: BoolMask) -> NDArray[np.float32]:

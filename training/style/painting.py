@@ -50,6 +50,7 @@ def coarse_scene(
         settings.coarse,
         scene,
         exemplar,
+        # The fusion blurs what has a hard edge, and two blurs would be one too many.
         sigma_px=0.0,
         method=settings.method,
         space=settings.space,

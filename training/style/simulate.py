@@ -63,8 +63,8 @@ class SimulateSettings(BaseModel):
     placement: PlacementSettings = VARIED
     """Where defects are put, and how strong they are."""
     varied: bool = True
-    """Whether the placements' gain and hue are used, by defects that one sees the surface through: those are painted
-    as S + gain (painted - S)."""
+    """Whether the placements' gain and hue are used, for defects that one sees the surface through: those are painted
+    as S + gain (painted - S), and by `dst` and `relit` in another hue."""
     sigma_px: float = Field(1.0, ge=0)
     """Of the Gaussian mask of the methods without a network that have one; a network has its own."""
     partial: bool = False

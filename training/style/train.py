@@ -37,7 +37,7 @@ from inspectd.training.files import locked, written_whole
 from inspectd.training.log import training_log
 
 from .checkpoint import CHECKPOINT, save_dst
-from .coarse import EDGED, Exemplar, scene_of
+from .coarse import Exemplar, scene_of
 from .dst import DstSettings
 from .features import VGG19, load_vgg19
 from .losses import LossValue, Targets, calibrate, histogram_references, transfer_loss, transfer_terms
@@ -359,7 +359,8 @@ def _prepare(out: Path, now: dict[str, Any], *, resume: bool) -> None:
         before = dict(json.loads(note.read_text()))
     except ValueError as error:
         raise DatasetError(f"{note}: is damaged; start the training anew in another folder") from error
-    if changed := [f"{name} {before.get(name)!r} -> {now[name]!r}" for name in now if before.get(name) != now[name]]:
+    names = [*now, *(before.keys() - now.keys())]
+    if changed := [f"{n} {before.get(n)!r} -> {now.get(n)!r}" for n in names if before.get(n) != now.get(n)]:
         raise ConfigError(f"{out}: was started with other settings: {', '.join(changed)}")
 
 
@@ -389,7 +390,6 @@ def _card(
             "head": settings.head,
             "blocks": settings.blocks,
             "sigma_px": settings.sigma_px,
-            "fused_with": "coarse" if settings.coarse in EDGED else "good",
         },
         provenance={
             "reference": exemplar.name,

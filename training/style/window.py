@@ -59,7 +59,7 @@ def fit(scene: Scene, coarse: NDArray[np.uint8], side: int) -> Fitted:
 def put_back(
     base: NDArray[np.uint8], coarse: NDArray[np.uint8], fitted: Fitted, painted: Tensor, share: NDArray[np.float32]
 ) -> NDArray[np.uint8]:
-    """The scene with the network's defect: ŷ = g T(y) + (1 - g) S, uint8 [h, w, C].
+    """The scene with the network's defect: ŷ = g T(y) + (1 - g) base, uint8 [h, w, C].
 
     Args:
         base: S, or y again where it has an edge of its own, uint8 [h, w, C], at the picture's size.

@@ -105,6 +105,7 @@ if heavy:
     torch_only = (
         "inspectd.training.segmentation.",
         "inspectd.training.style.",
+        "inspectd.training.carded",
         "inspectd.training.devices",
         "inspectd.training.experiments.",
         "inspectd.training.files",

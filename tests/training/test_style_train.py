@@ -20,10 +20,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from inspectd.errors import ConfigError, DatasetError
+from inspectd.training.carded import CHECKPOINT
 from inspectd.training.data.dataset import open_dataset
 from inspectd.training.devices import Hardware
 from inspectd.training.files import locked
-from inspectd.training.style.checkpoint import CHECKPOINT, load_dst
+from inspectd.training.style.checkpoint import load_dst
 from inspectd.training.style.coarse import Exemplar
 from inspectd.training.style.dst import DST_PRESETS, DstSettings
 from inspectd.training.style.painting import coarse_scene, painted_by

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from inspectd.errors import DatasetError
 from inspectd.mask import ClassMap
+from inspectd.training.carded import CHECKPOINT
 from inspectd.training.data.dataset import open_dataset
 from inspectd.training.devices import Hardware
 from inspectd.training.files import written_whole
@@ -66,7 +67,7 @@ class Cell:
         if self.done:
             return
         training = self.folder / _TRAINING
-        checkpoint = training / "checkpoint.safetensors"
+        checkpoint = training / CHECKPOINT
         if not checkpoint.is_file():
             hardware = Hardware(accelerator=self.accelerator)
             resume = (training / "settings.json").is_file()

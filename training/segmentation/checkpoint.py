@@ -8,14 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from inspectd.bundle import ModelCard, explain, is_bundle
+from inspectd.bundle import ModelCard, is_bundle
 from inspectd.errors import ConfigError, DatasetError
-from inspectd.training.files import written_whole
+from inspectd.training.carded import read_carded, write_carded
 
 from .networks import build_network
 
@@ -43,8 +40,7 @@ def save_checkpoint(path: Path, network: nn.Module, card: ModelCard, golden: NDA
         name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()
     }
     tensors[_GOLDEN] = torch.from_numpy(golden)
-    with written_whole(path) as draft:
-        save_file(tensors, draft, metadata={"inspectd": card.model_dump_json()})
+    write_carded(path, tensors, card)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -61,26 +57,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"{path}: is a bundle already, which inspectd run takes as it is; expected the folder of a training, or "
             f"its checkpoint.safetensors"
         )
-    if path.is_dir():
-        path = path / "checkpoint.safetensors"
-    if not path.is_file():
-        raise DatasetError(f"{path}: no such checkpoint; make one with inspectd-train segment DATA --out FOLDER")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError, ValueError) as error:
-        raise DatasetError(f"{path}: cannot be read as safetensors: {error}") from error
-    if "inspectd" not in metadata:
-        raise DatasetError(f"{path}: has no model card, so it is not a checkpoint of inspectd-train")
-    try:
-        card = ModelCard.model_validate_json(metadata["inspectd"])
-    except ValidationError as error:
-        raise DatasetError(f"{path}: its model card is not valid: {explain(error)}") from error
-    if card.kind != "seg":
-        raise DatasetError(
-            f"{path}: holds a {card.network.get('architecture')!r} of kind {card.kind!r}; expected one of kind 'seg'"
-        )
+    path, tensors, card = read_carded(path, "seg", "inspectd-train segment")
     golden = tensors.pop(_GOLDEN, torch.empty(0))
     try:
         kinds = str(card.network.get("architecture")), str(card.network.get("backbone"))

@@ -13,6 +13,7 @@ import inspectd
 from inspectd.bundle import ModelCard, load_bundle
 from inspectd.errors import BundleError, ConfigError, DatasetError
 from inspectd.mask import ClassMap
+from inspectd.training.carded import CHECKPOINT
 from inspectd.training.data.dataset import open_dataset
 
 from .checkpoint import load_checkpoint
@@ -98,7 +99,7 @@ def measure(
 def _load(network: Path, device: str) -> _Measured:
     if not is_bundle(network):
         trained = load_checkpoint(network)
-        file = network / "checkpoint.safetensors" if network.is_dir() else network
+        file = network / CHECKPOINT if network.is_dir() else network
         origin = {"checkpoint_sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
         return _Measured(TorchPredictor(trained.network, trained.card, device=device), trained.card, origin)
     if device != "cpu":

@@ -28,6 +28,7 @@ from inspectd.bundle import ModelCard
 from inspectd.errors import ConfigError, DatasetError
 from inspectd.mask import ClassMap
 from inspectd.preprocess import Preprocess
+from inspectd.training.carded import CHECKPOINT
 from inspectd.training.data.dataset import Dataset, open_dataset
 from inspectd.training.devices import Hardware, agree, average, fast_precision, interruption, launch, on_first
 from inspectd.training.files import written_whole
@@ -126,7 +127,7 @@ def train(
             fabric.strategy.precision.load_state_dict(state["precision"])
     step, trained_s, smoothed = state.get("step", 0), state.get("trained_s", 0.0), state.get("smoothed")
     del state
-    checkpoint = out / "checkpoint.safetensors"
+    checkpoint = out / CHECKPOINT
     if step == steps and fabric.broadcast(checkpoint.is_file()):
         if rank == 0:
             console.print(f"{out}: the training is complete, {steps} updates; nothing to resume", soft_wrap=True)

@@ -12,20 +12,17 @@ from pathlib import Path
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from inspectd.bundle import ModelCard, explain
 from inspectd.errors import ConfigError, DatasetError
-from inspectd.training.files import written_whole
+from inspectd.training.carded import read_carded, write_carded
 
 from .coarse import Exemplar
 from .dst import DstSettings
 from .transfernet import TransferNet
 
-__all__ = ["CHECKPOINT", "DstCheckpoint", "load_dst", "save_dst"]
+__all__ = ["DstCheckpoint", "load_dst", "save_dst"]
 
-CHECKPOINT = "checkpoint.safetensors"
 _IMAGE, _MASK, _REGION = "reference.image", "reference.mask", "reference.region"
 
 
@@ -67,8 +64,7 @@ def save_dst(path: Path, network: TransferNet, card: ModelCard, exemplar: Exempl
     tensors[_IMAGE] = torch.from_numpy(exemplar.image.copy())
     tensors[_MASK] = torch.from_numpy(exemplar.mask.copy())
     tensors[_REGION] = torch.from_numpy(exemplar.region.copy())
-    with written_whole(path) as draft:
-        save_file(tensors, draft, metadata={"inspectd": card.model_dump_json()})
+    write_carded(path, tensors, card)
 
 
 def load_dst(path: Path) -> DstCheckpoint:
@@ -80,33 +76,19 @@ def load_dst(path: Path) -> DstCheckpoint:
     Raises:
         DatasetError: there is none, it is damaged, or it is not a checkpoint of DST.
     """
-    file_path = path / CHECKPOINT if path.is_dir() else path
-    if not file_path.is_file():
-        raise DatasetError(f"{file_path}: no such checkpoint; make one with inspectd-train dst DATA --out FOLDER")
+    file_path, tensors, card = read_carded(path, "dst", "inspectd-train dst")
+    stored = card.provenance.get("settings")
+    if not isinstance(stored, dict):
+        raise DatasetError(f"{file_path}: its model card names no settings; train it again")
+    # Today's default is not what an earlier version did.
+    if unlike := DstSettings.model_fields.keys() ^ stored.keys():
+        raise DatasetError(
+            f"{file_path}: was trained by another version, which differs in {', '.join(sorted(unlike))}; train it again"
+        )
     try:
-        with safe_open(file_path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError, ValueError) as error:
-        raise DatasetError(f"{file_path}: cannot be read as safetensors: {error}") from error
-    if "inspectd" not in metadata:
-        raise DatasetError(f"{file_path}: has no model card, so it is not a checkpoint of inspectd-train")
-    try:
-        card = ModelCard.model_validate_json(metadata["inspectd"])
-        if card.kind != "dst":
-            raise DatasetError(
-                f"{file_path}: holds a network of kind {card.kind!r}; expected one of inspectd-train dst"
-            )
-        stored = dict(card.provenance.get("settings") or {})
-        # Today's default is not what an earlier version did.
-        if unlike := DstSettings.model_fields.keys() ^ stored.keys():
-            raise DatasetError(
-                f"{file_path}: was trained by another version, which differs in {', '.join(sorted(unlike))}; "
-                "train it again"
-            )
         settings = DstSettings.model_validate(stored)
     except ValidationError as error:
-        raise DatasetError(f"{file_path}: its card is not valid: {explain(error)}") from error
+        raise DatasetError(f"{file_path}: its model card is not valid: {explain(error)}") from error
     try:
         image, mask, region = (tensors.pop(name) for name in (_IMAGE, _MASK, _REGION))
         network = TransferNet(settings.channels, settings.head, settings.blocks)

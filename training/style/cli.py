@@ -270,8 +270,8 @@ def simulate(
     """
     require_torch()
     from inspectd.errors import DatasetError
+    from inspectd.training.carded import CHECKPOINT
 
-    from .checkpoint import CHECKPOINT
     from .parts import MaskFolders
     from .placement import VARIED, PlacementSettings
     from .simulate import SimulateSettings, Work

@@ -14,8 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from inspectd.errors import ConfigError, DatasetError
-
-from .checkpoint import CHECKPOINT
+from inspectd.training.carded import CHECKPOINT
 
 __all__ = ["train_side_by_side"]
 

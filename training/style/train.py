@@ -30,13 +30,14 @@ import inspectd
 from inspectd.bundle import ModelCard
 from inspectd.errors import ConfigError, DatasetError
 from inspectd.preprocess import Preprocess
+from inspectd.training.carded import CHECKPOINT
 from inspectd.training.data.sheet import Tile, contact_sheet
 from inspectd.training.data.writing import write_png
 from inspectd.training.devices import Hardware, fast_precision, interruption, launch
 from inspectd.training.files import locked, written_whole
 from inspectd.training.log import training_log
 
-from .checkpoint import CHECKPOINT, save_dst
+from .checkpoint import save_dst
 from .coarse import Exemplar, scene_of
 from .dst import DstSettings
 from .features import VGG19, load_vgg19

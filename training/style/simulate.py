@@ -383,8 +383,9 @@ def _panel(painter: Painter, samples: Sequence[Sequence[Placement]], settings: S
         matched = background.copy()
         matched[scene.rows, scene.columns] = paint("histmatch", scene, exemplar)
         box = _box(label)
+        seen = ", seen through" if exemplar.veil else ""
         tiles += [
-            Tile(*_cut(exemplar.image, exemplar.mask, _box(exemplar.mask), f"reference: {exemplar.defect}")),
+            Tile(*_cut(exemplar.image, exemplar.mask, _box(exemplar.mask), f"reference: {exemplar.defect}{seen}")),
             Tile(*_cut(background, label, box, "background, label")),
             Tile(matched[box], "hist match"),
             Tile(painted.image[box], settings.method),

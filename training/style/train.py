@@ -394,6 +394,7 @@ def _card(
         },
         provenance={
             "reference": exemplar.name,
+            "seen_through": exemplar.veil,
             "backgrounds": len(backgrounds),
             "settings": settings.model_dump(mode="json") | {"vgg": Path(settings.vgg).name},
             "losses": losses.model_dump(mode="json"),

@@ -21,7 +21,6 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from lightning.fabric import Fabric
 from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
@@ -38,10 +37,10 @@ from inspectd.training.files import locked, written_whole
 from inspectd.training.log import training_log
 
 from .checkpoint import save_dst
-from .coarse import Exemplar, scene_of
+from .coarse import Exemplar
 from .dst import DstSettings
 from .features import VGG19, load_vgg19
-from .losses import LossValue, Targets, calibrate, histogram_references, transfer_loss, transfer_terms
+from .objective import Objective
 from .painting import beneath, coarse_scene, lit_region
 from .parts import Backgrounds, as_reference, located
 from .placement import Placement
@@ -50,15 +49,13 @@ from .region import BoolMask
 from .settings import TERMS, LossSettings
 from .site import Reference
 from .transfernet import TransferNet, fuse, gaussian_mask
-from .window import Fitted, fit, to_tensor
+from .window import fit, to_tensor
 
 __all__ = ["train_dst"]
 
 _RESUME = "resume.pt"
 _SHOWN = 6
 """Windows of a preview."""
-_RING_PX = 6
-"""Width of the ring of good surface around L, the style target `ring`."""
 
 
 def train_dst(
@@ -118,7 +115,7 @@ def train_dst(
     if state:
         network.load_state_dict(state["network"])
     module, optimiser = fabric.setup(network, optimiser)
-    losses = _Losses(fabric, vgg, settings, exemplar)
+    losses = Objective(fabric, vgg, settings, exemplar)
     if state:
         optimiser.load_state_dict(state["optimiser"])
         fabric.strategy.precision.load_state_dict(state["precision"])
@@ -241,78 +238,6 @@ class _Windows:
             to_tensor(np.stack([getattr(item, name) for item in fitted])) for name in ("good", "coarse")
         )
         return good, coarse_pixels, torch.from_numpy(np.stack([item.label for item in fitted]))
-
-
-class _Losses:
-    """Equation (6) for a reference; the weights are calibrated with the first batch."""
-
-    def __init__(self, fabric: Fabric, vgg: VGG19, settings: DstSettings, exemplar: Exemplar) -> None:
-        self._fabric, self._vgg, self._target = fabric, vgg, settings.style_target
-        self.settings = settings.loss.replacing(vgg.used)
-        window = _reference_window(exemplar, settings.window, settings.margin_px)
-        picture = to_tensor(window.good[None], fabric.device)
-        self._mask = torch.from_numpy(window.label[None]).to(fabric.device)
-        self._features = self._look(picture)
-        self._hist = (
-            histogram_references(self._features, self._mask, self.settings.hist_layers)
-            if self.settings.weights.hist
-            else {}
-        )
-
-    def __call__(self, painted: Tensor, good: Tensor, coarse: Tensor, label: Tensor) -> LossValue:
-        """The loss of a batch: ŷ with its gradient, S and y in -1..1, and L."""
-        content = self._look(coarse)
-        style, style_mask = self._features, self._mask
-        if self._target != "reference":
-            style, style_mask = self._look(good), _ring(label) if self._target == "ring" else label
-        targets = Targets(content, style, style_mask, self._hist)
-        if self.settings.balance != "fixed":
-            # A network that starts as the identity has no content gradient yet: the distance that the coarse step has
-            # covered stands for it.
-            first = Targets(self._look(good), style, style_mask, self._hist)
-            start = (coarse + 1.0) / 2.0
-            weights = calibrate(
-                start,
-                lambda images: transfer_terms(self.settings, images, self._look01(images), label, first),
-                self.settings.weights,
-            )
-            self.settings = self.settings.calibrated(weights)
-        images = (painted + 1.0) / 2.0
-        return transfer_loss(self.settings, images, self._look01(images), label, targets)
-
-    def _look(self, images: Tensor) -> dict[str, Tensor]:
-        with torch.no_grad():
-            return self._look01((images + 1.0) / 2.0)
-
-    def _look01(self, images: Tensor) -> dict[str, Tensor]:
-        with self._fabric.autocast():
-            features: dict[str, Tensor] = self._vgg(images.contiguous(memory_format=torch.channels_last))
-        return features
-
-
-def _reference_window(exemplar: Exemplar, side: int, margin_px: int) -> Fitted:
-    """H around M as a network sees it."""
-    still = Placement(
-        sample=0,
-        background=exemplar.name,
-        reference=exemplar.name,
-        defect=exemplar.defect,
-        kind="face",
-        seed=0,
-        affine=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
-        elastic_px=0.0,
-        elastic_spacing_px=16.0,
-        elastic_seed=0,
-        gain=1.0,
-    )
-    scene = scene_of(exemplar.image, exemplar, still, margin_px=margin_px, least_px=side)
-    return fit(scene, scene.good, side)
-
-
-def _ring(label: Tensor) -> Tensor:
-    """The good surface around L, bool [N, H, W]."""
-    wide = torch.nn.functional.max_pool2d(label[:, None].float(), 2 * _RING_PX + 1, 1, _RING_PX)[:, 0] > 0
-    return wide & ~label
 
 
 def _preview(exemplar: Exemplar, batch: _Batch, painted: Tensor) -> NDArray[np.uint8]:

@@ -253,7 +253,7 @@ def test_a_training_goes_on_from_another(buttons, tmp_path):
     assert torch.allclose(got["classify.weight"], expected["classify.weight"], atol=1e-9)
     assert gone_on.card.provenance["start"]["updates"] == 2
     other = SegmentSettings(**SMALL | {"backbone": "resnet18"}, steps=1, start=str(checkpoint))
-    with pytest.raises(ConfigError, match=r"is a slim for defect; this training is of a resnet18"):
+    with pytest.raises(ConfigError, match=r"is a buttonlab slim for defect; this training is of a buttonlab resnet18"):
         train(buttons, tmp_path / "third", other, hardware=CPU, console=QUIET)
 
 

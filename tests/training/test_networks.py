@@ -18,10 +18,10 @@ from inspectd.training.segmentation.settings import SegmentSettings
 from inspectd.training.segmentation.train import Hardware, train
 
 QUIET = Console(quiet=True)
-RIVALS = [name for name in ARCHITECTURES if name != "buttonlab"]
+BASELINES = [name for name in ARCHITECTURES if name != "buttonlab"]
 
 
-@pytest.mark.parametrize("architecture", RIVALS)
+@pytest.mark.parametrize("architecture", BASELINES)
 def test_a_crop_is_cut_from_what_the_whole_picture_gives(architecture):
     network = build_network(architecture, "resnet18", classes=2).eval()
     images = torch.randn(2, 3, 64, 80, generator=torch.Generator().manual_seed(0))
@@ -34,7 +34,7 @@ def test_a_crop_is_cut_from_what_the_whole_picture_gives(architecture):
         network(images[..., :70])
 
 
-@pytest.mark.parametrize("architecture", RIVALS)
+@pytest.mark.parametrize("architecture", BASELINES)
 def test_the_encoder_takes_the_same_weights_as_buttonlab_s(architecture, tmp_path):
     parts = {"backbone": build_network("buttonlab", "resnet18").backbone}
     path = tmp_path / "weights.pth"
@@ -55,11 +55,11 @@ def test_what_cannot_be_built_is_answered(monkeypatch):
     with pytest.raises(ValueError, match="use resnet18 with unet"):
         SegmentSettings(network="unet", backbone="slim")
     monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'inspectd\[rivals\]'"):
+    with pytest.raises(MissingDependencyError, match=r"pip install 'inspectd\[baselines\]'"):
         build_network("unet", "resnet18")
 
 
-def test_a_rival_is_trained_and_read_but_not_exported(buttons, tmp_path):
+def test_a_baseline_is_trained_and_read_but_not_exported(buttons, tmp_path):
     settings = SegmentSettings(
         network="unet", backbone="resnet18", height=32, width=32, batch=4, steps=2, roles=("ref", "extra"), crop=0.5
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 
 import cv2
@@ -10,7 +11,7 @@ import pytest
 
 from inspectd.training.style.coarse import Exemplar, paint, scene_of
 from inspectd.training.style.matte import matte_of
-from inspectd.training.style.placement import Placement, place_mask
+from inspectd.training.style.placement import in_place, place_mask
 
 ROWS, COLUMNS = np.mgrid[:96, :96]
 DISC = np.hypot(ROWS - 46, COLUMNS - 50) <= 16
@@ -30,20 +31,7 @@ def composed(base, opacity, colour):
 
 
 def spot(**changes):
-    values = {
-        "sample": 0,
-        "background": "b",
-        "reference": "r",
-        "defect": "d",
-        "kind": "face",
-        "seed": 0,
-        "affine": (1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
-        "elastic_px": 0.0,
-        "elastic_spacing_px": 16.0,
-        "elastic_seed": 0,
-        "gain": 1.0,
-    }
-    return Placement(**(values | changes))
+    return dataclasses.replace(in_place("r", "d", "b"), **changes)
 
 
 def painted(exemplar, good, placement):

@@ -17,8 +17,8 @@ from inspectd.buttons.shading import make_scene
 from inspectd.buttons.surface import PRODUCTS, hole_distance
 from inspectd.errors import DatasetError
 from inspectd.training.style.placement import (
-    Placement,
     PlacementSettings,
+    in_place,
     place_mask,
     read_placements,
     warp,
@@ -80,20 +80,7 @@ def labels(found, references=REFERENCES, shape=(SIZE, SIZE)):
 
 
 def placement(**changes):
-    fields = {
-        "sample": 0,
-        "background": "good",
-        "reference": "spot",
-        "defect": "stain",
-        "kind": "face",
-        "seed": 0,
-        "affine": (1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
-        "elastic_px": 0.0,
-        "elastic_spacing_px": 16.0,
-        "elastic_seed": 0,
-        "gain": 1.0,
-    }
-    return Placement(**{**fields, **changes})
+    return dataclasses.replace(in_place("spot", "stain", "good"), **changes)
 
 
 # What `plan` drew when it was written.
@@ -285,6 +272,9 @@ def test_a_line_between_pixels_is_hardly_fainter():
         moved = warp(placement(affine=(1.0, 0.0, shift, 0.0, 1.0, 0.0)), line, (16, 16))
         assert moved.max() > 190
         assert moved[8].sum() == pytest.approx(400, abs=1)
+    line[:, 8] = 0
+    half = warp(placement(affine=(1.0, 0.0, 0.5, 0.0, 1.0, 0.0)), line, (16, 16))
+    assert half.max() == pytest.approx(0.59 * 200, abs=2), "where bilinear leaves a half"
 
 
 @given(seed=st.integers(0, 2**32 - 1), angle=st.floats(0, 6.3), scale=st.floats(0.6, 1.6), elastic=st.floats(0, 4))

@@ -7,7 +7,7 @@ are those of segmentation_models_pytorch, on the same ResNets, whose ImageNet we
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
 from torch import Tensor, nn
 
@@ -15,17 +15,17 @@ from inspectd.errors import ConfigError
 from inspectd.optional import require
 
 from .buttonlab import Buttonlab, Crop, check_size, cut
+from .settings import Architecture
 
-__all__ = ["ARCHITECTURES", "Architecture", "Rival", "build_network"]
+__all__ = ["ARCHITECTURES", "Baseline", "build_network"]
 
-Architecture = Literal["buttonlab", "deeplabv3plus", "unet"]
 ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
 
 
-class Rival(nn.Module):
-    """A network of others behind Buttonlab's interface; a crop is cut from its logits, since it has no branch."""
+class Baseline(nn.Module):
+    """A published network behind Buttonlab's interface; a crop is cut from its logits, since it has no branch."""
 
-    def __init__(self, architecture: Architecture, backbone: str, classes: int = 1) -> None:
+    def __init__(self, architecture: str, backbone: str, classes: int = 1) -> None:
         """Build it with random weights.
 
         Args:
@@ -35,13 +35,13 @@ class Rival(nn.Module):
 
         Raises:
             MissingDependencyError: segmentation_models_pytorch is not installed.
-            ConfigError: Buttonlab, which is none of others, or a backbone that only Buttonlab has.
+            ConfigError: a backbone that only Buttonlab has.
         """
         super().__init__()
-        if architecture == "buttonlab" or backbone == "slim":
-            raise ConfigError(f"there is no {architecture} of others on a {backbone}; use --backbone resnet18")
-        models = require("segmentation_models_pytorch", extra="rivals")
-        # The head of DeepLabv3+ without dropout, which none of the others has.
+        if backbone == "slim":
+            raise ConfigError(f"the slim backbone is Buttonlab's alone; for {architecture} use --backbone resnet18")
+        models = require("segmentation_models_pytorch", extra="baselines")
+        # Without dropout, which neither Buttonlab nor U-Net has.
         self.body: nn.Module = (
             models.Unet(backbone, encoder_weights=None, classes=1 + classes)
             if architecture == "unet"
@@ -62,7 +62,7 @@ class Rival(nn.Module):
         return {"backbone": encoder}
 
 
-def build_network(architecture: str, backbone: str, classes: int = 1) -> Buttonlab | Rival:
+def build_network(architecture: str, backbone: str, classes: int = 1) -> Buttonlab | Baseline:
     """A network with random weights.
 
     Args:
@@ -76,7 +76,6 @@ def build_network(architecture: str, backbone: str, classes: int = 1) -> Buttonl
     """
     if architecture == "buttonlab":
         return Buttonlab(backbone, classes=classes)
-    for name in ARCHITECTURES:
-        if name == architecture:
-            return Rival(name, backbone, classes)
-    raise ConfigError(f"network {architecture!r} is not one of {', '.join(ARCHITECTURES)}")
+    if architecture not in ARCHITECTURES:
+        raise ConfigError(f"network {architecture!r} is not one of {', '.join(ARCHITECTURES)}")
+    return Baseline(architecture, backbone, classes)

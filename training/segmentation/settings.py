@@ -9,7 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from inspectd.preprocess import SIZE_LIMIT, SIZE_STEP, nearest_size
 from inspectd.training.data.dataset import TRAINING_ROLES
 
-__all__ = ["SegmentSettings"]
+__all__ = ["Architecture", "SegmentSettings"]
+
+Architecture = Literal["buttonlab", "deeplabv3plus", "unet"]
+"""Buttonlab, and the published networks that it is compared with."""
 
 
 class SegmentSettings(BaseModel):
@@ -17,7 +20,7 @@ class SegmentSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    network: Literal["buttonlab", "deeplabv3plus", "unet"] = "buttonlab"
+    network: Architecture = "buttonlab"
     """The others are there to compare with; they have no slim backbone, and cannot be exported."""
     backbone: Literal["resnet50", "resnet34", "resnet18", "slim"] = "resnet50"
     """The paper's is resnet50; slim is for stations without a GPU."""

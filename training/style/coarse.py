@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from inspectd.errors import DatasetError
 
 from .histmatch import Method, Space, match_pixels
-from .matte import Matte, matte_of
+from .matte import EDGE_PX, Matte, matte_of
 from .membrane import membrane
 from .placement import Placement, place_mask, warp
 from .region import BoolMask, grown
@@ -47,8 +47,6 @@ _MAD_TO_SIGMA = 1.4826
 """Standard deviation of a normal distribution over its median absolute deviation."""
 _AROUND_PX = 16
 """How far around a defect the light is measured."""
-_EDGE_PX = 2
-"""A label's edge is drawn to a pixel or two: so far around M nothing counts as the good surface, at 256 px."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,7 +196,7 @@ def _light(image: NDArray[np.uint8], mask: BoolMask, region: BoolMask | None) ->
     """Of the part around a mask; of all around it where there is nothing of the part, or it is not known."""
     near = tuple(_span(*box, _AROUND_PX, 1) for box in _boxes(mask))
     image, mask = image[near], mask[near]
-    around = ~grown(mask, _EDGE_PX)
+    around = ~grown(mask, EDGE_PX)
     choices = [around, ~mask, np.ones_like(mask)]
     if region is not None:
         choices.insert(0, around & region[near])
@@ -256,7 +254,7 @@ def _without_surface(scene: Scene, exemplar: Exemplar) -> tuple[NDArray[np.float
         return scene.carried(exemplar.image), opacity[..., None]
     pure, opacity = matte.read(scene.carried(matte.field))
     # Beyond the reference's frame the field goes on as at its edge, and L leaves crumbs of it out.
-    opacity = opacity * grown(scene.label, math.ceil(_EDGE_PX * max(1.0, scene.placement.scale)))[..., None]
+    opacity = opacity * grown(scene.label, math.ceil(EDGE_PX * max(1.0, scene.placement.scale)))[..., None]
     if matte.veil and scene.placement.hue_deg and pure.shape[2] == 3:
         pure = _turned(pure, scene.placement.hue_deg)
     return pure, opacity

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from .membrane import membrane
 from .region import BoolMask, Floats, depth_map
 
-__all__ = ["Matte", "matte_of"]
+__all__ = ["EDGE_PX", "Matte", "matte_of"]
 
 _SURE_PX = 2.5
 """So far inside a label the defect alone is seen, at 256 px."""
@@ -41,7 +41,7 @@ _RIM_PX, _RIM_SHARE = 3.0, 0.15
 """A defect of which more than this share is so near to the part's edge, or beyond, lies at it; a crack ends there."""
 _SOLID = 0.9
 """From this opacity on a pixel shows the defect alone."""
-_UNSURE_PX = 2.0
+EDGE_PX = 2
 """A label's edge is drawn to a pixel or two: so far around it nothing counts as the good surface, at 256 px."""
 _DEEP_PX = 8.0
 """Deeper inside a label the surface is not guessed."""
@@ -96,7 +96,8 @@ def matte_of(image: NDArray[np.uint8], mask: BoolMask, region: BoolMask | None =
         alone. At the picture's edge there is a matte, but never a veil.
     """
     part = np.ones_like(mask) if region is None else region
-    if float((depth_map(part)[mask] <= _RIM_PX).mean()) > _RIM_SHARE:
+    within = depth_map(part)
+    if float((within[mask] <= _RIM_PX).mean()) > _RIM_SHARE:
         return None
     depth = depth_map(mask)
     distance = depth - np.copysign(np.float32(0.5), depth)
@@ -105,7 +106,7 @@ def matte_of(image: NDArray[np.uint8], mask: BoolMask, region: BoolMask | None =
     surface = image.astype(np.float64)
     # Of the surface under a defect only what lies near the edge is asked for: a large one costs no more.
     absent = ~part | (distance > _DEEP_PX)
-    unknown = (distance > -_UNSURE_PX) & ~absent
+    unknown = (distance > -EDGE_PX) & ~absent
     if (unknown | absent)[near].all():
         unknown, absent = mask, np.zeros_like(mask)
     surface[near] = membrane(surface[near], unknown[near], absent[near])
@@ -115,7 +116,7 @@ def matte_of(image: NDArray[np.uint8], mask: BoolMask, region: BoolMask | None =
     away = image - surface
     profile = _profile(away[part], _nearest(away, sure)[part], smooth[part])
     # Not the part's outline, whose step is no texture.
-    ring = (depth_map(part) > _UNSURE_PX) & (distance < -_REACH_PX) & (distance > -_RING_PX)
+    ring = (within > EDGE_PX) & (distance < -_REACH_PX) & (distance > -_RING_PX)
     enclosed = not (mask & ~np.pad(part[1:-1, 1:-1], 1)).any()
     if enclosed and (through := _seen_through(image, sure, ring)):
         here = sure & ~absent

@@ -10,7 +10,7 @@ from .coarse import Exemplar, scene_of
 from .dst import DstSettings
 from .features import VGG19
 from .losses import LossValue, Targets, calibrate, histogram_references, transfer_loss, transfer_terms
-from .placement import Placement
+from .placement import in_place
 from .window import Fitted, fit, to_tensor
 
 __all__ = ["Objective"]
@@ -80,19 +80,7 @@ class Objective:
 
 def _reference_window(exemplar: Exemplar, side: int, margin_px: int) -> Fitted:
     """H around M as a network sees it."""
-    still = Placement(
-        sample=0,
-        background=exemplar.name,
-        reference=exemplar.name,
-        defect=exemplar.defect,
-        kind="face",
-        seed=0,
-        affine=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
-        elastic_px=0.0,
-        elastic_spacing_px=16.0,
-        elastic_seed=0,
-        gain=1.0,
-    )
+    still = in_place(exemplar.name, exemplar.defect, exemplar.name)
     scene = scene_of(exemplar.image, exemplar, still, margin_px=margin_px, least_px=side)
     return fit(scene, scene.good, side)
 

@@ -43,6 +43,7 @@ __all__ = [
     "PlacementSettings",
     "carry",
     "generator",
+    "in_place",
     "place_mask",
     "read_placements",
     "warp",
@@ -158,6 +159,23 @@ class Placement:
         """Lengths on the background for 1 px of the reference; the geometric mean of the two axes."""
         a, b, _, d, e, _ = self.affine
         return math.sqrt(abs(a * e - b * d))
+
+
+def in_place(reference: str, defect: str, background: str) -> Placement:
+    """A defect carried pixel for pixel to where it is on its reference."""
+    return Placement(
+        sample=0,
+        background=background,
+        reference=reference,
+        defect=defect,
+        kind="face",
+        seed=0,
+        affine=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
+        elastic_px=0.0,
+        elastic_spacing_px=16.0,
+        elastic_seed=0,
+        gain=1.0,
+    )
 
 
 def place_mask(placement: Placement, mask: BoolMask, shape: tuple[int, int]) -> BoolMask:

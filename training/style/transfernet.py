@@ -280,7 +280,7 @@ class DefectTransfer(nn.Module):
             mask: L, bool or 0..1, [N, 1, H, W].
 
         Returns:
-            ŷ, float32 [N, 3, H, W]: S itself farther from L than `blur_reach(sigma_px)`.
+            ŷ, float32 [N, 3, H, W]: `good` itself farther from L than `blur_reach(sigma_px)`.
 
         Raises:
             ConfigError: H or W is not a multiple of 4, or below 8.

@@ -33,18 +33,19 @@ def test_names_say_what_is_compared():
     assert found.changes == {"style_target": "ring", "loss": {"weights": {"hist": 0}}, "epochs": 2}
     assert Variant.of("dst").networks == Variant.of("dst-varied").networks
     assert Variant.of("dst").folder != Variant.of("dst-varied").folder
-    with pytest.raises(ConfigError, match="expected only-real, dst-paper or one of dst, histmatch"):
+    with pytest.raises(ConfigError, match="expected only-real, dst-paper or one of dst, cyclegan, histmatch"):
         Variant.of("gan")
-    with pytest.raises(ConfigError, match="only dst and dst-paper have settings"):
+    with pytest.raises(ConfigError, match="only dst, dst-paper and cyclegan have settings"):
         Variant.of("cutpaste:epochs=2")
 
 
 def test_methods_are_compared_and_a_second_run_does_nothing_again(parts, vgg_file, tmp_path):
     settings = MethodsSettings(
-        methods=("only-real", "cutpaste", "dst", "dst-varied"),
+        methods=("only-real", "cutpaste", "dst", "dst-varied", "cyclegan"),
         seeds=2,
         count=4,
         dst={"vgg": str(vgg_file), "channels": 4, "blocks": 1, "epochs": 1, "pictures": 2, "batch": 2},
+        cyclegan={"channels": 4, "blocks": 1, "epochs": 1, "pictures": 2, "batch": 2},
         segment=SegmentSettings(**SEGMENT),
     )
     seen, tables = [], {}
@@ -56,7 +57,7 @@ def test_methods_are_compared_and_a_second_run_does_nothing_again(parts, vgg_fil
 
     text = compare_methods(parts, tmp_path / "out", settings, progress=progress)
     assert "| only-real (1) |" in tables[2], "the table of the first training is there when the second ends"
-    assert seen[-1] == ("training", 8, 8)
+    assert seen[-1] == ("training", 10, 10)
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert [row.split("|")[1].strip() for row in rows] == ["method", *settings.methods]
     assert "±" in rows[1]
@@ -65,11 +66,11 @@ def test_methods_are_compared_and_a_second_run_does_nothing_again(parts, vgg_fil
     assert {len(results) for results in figures.values()} == {2}
     lists = {(tmp_path / "out" / "simulated" / name / "placements.jsonl").read_bytes() for name in ("cutpaste", "dst")}
     assert len(lists) == 1, "the same places for every method"
-    assert sorted(path.name for path in (tmp_path / "out" / "networks").iterdir()) == ["dst"]
+    assert sorted(path.name for path in (tmp_path / "out" / "networks").iterdir()) == ["cyclegan", "dst"]
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob(METRICS)}
     some = {"dst": [read_evaluation(path) for path in before if path.parent.name.startswith("dst-")][:1]}
     assert "| dst (1) | " in table("parts", settings, some), "one of two seeds"
-    assert len(before) == 8
+    assert len(before) == 10
     assert compare_methods(parts, tmp_path / "out", settings) == text
     more = settings.model_copy(update={"methods": ("poisson", *settings.methods)})
     assert "| poisson |" in compare_methods(parts, tmp_path / "out", more)

@@ -21,19 +21,30 @@ from inspectd.training.data.dataset import open_dataset, read_image, read_labels
 from inspectd.training.devices import Hardware
 from inspectd.training.segmentation.settings import SegmentSettings
 from inspectd.training.segmentation.train import train
+from inspectd.training.style.cyclegan import CycleGanSettings
 from inspectd.training.style.dst import DstSettings
 from inspectd.training.style.parts import Backgrounds, MaskFolders, read_exemplars
 from inspectd.training.style.placement import PlacementSettings, place_mask, read_placements
 from inspectd.training.style.planning import plan
-from inspectd.training.style.simulate import METHODS, Painter, SimulateSettings, Work, simulate
+from inspectd.training.style.simulate import METHODS, NETWORKS, Painter, SimulateSettings, Work, simulate
 from inspectd.training.style.train import train_dst
 
-SIMPLE = [method for method in METHODS if method != "dst"]
+SIMPLE = [method for method in METHODS if method not in NETWORKS]
 
 
 def made(parts, out, method, count=6, **more):
     settings = SimulateSettings(method=method, count=count, varied=False, **more.pop("settings", {}))
     return simulate(Work(parts, out, **more.pop("work", {})), settings, workers=1, **more)
+
+
+def test_networks_of_another_method_are_refused(parts, networks, generators, tmp_path):
+    with pytest.raises(DatasetError, match="its network is a cyclegan; the method dst needs others"):
+        made(parts, tmp_path / "out", "dst", work={"networks": generators})
+    with pytest.raises(DatasetError, match="its network is a transfernet; the method cyclegan needs others"):
+        made(parts, tmp_path / "out", "cyclegan", work={"networks": networks})
+    with pytest.raises(DatasetError, match="the method cyclegan needs networks"):
+        made(parts, tmp_path / "out", "cyclegan")
+    assert not (tmp_path / "out").exists()
 
 
 def rows(out, role="simulated"):
@@ -55,10 +66,21 @@ def networks(parts, vgg_file, tmp_path_factory):
     return tuple(sorted(root.iterdir()))
 
 
+@pytest.fixture(scope="module")
+def generators(parts, tmp_path_factory):
+    """A CycleGAN for each reference, hardly trained."""
+    root = tmp_path_factory.mktemp("generators")
+    dataset = open_dataset(parts)
+    settings = CycleGanSettings(channels=4, blocks=1, epochs=1, pictures=4, precision="32-true")
+    for exemplar in read_exemplars(dataset):
+        train_dst(exemplar, Backgrounds(dataset), root / exemplar.defect, settings, preview_every=0)
+    return tuple(sorted(root.iterdir()))
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_labels_and_pictures_agree(parts, networks, tmp_path, method):
+def test_labels_and_pictures_agree(parts, networks, generators, tmp_path, method):
     """A simulated picture is its background, but for the label and a few pixels around it."""
-    work = {"networks": networks} if method == "dst" else {}
+    work = {"networks": {"dst": networks, "cyclegan": generators}[method]} if method in NETWORKS else {}
     out = tmp_path / "out"
     dataset = made(parts, out, method, work=work)
     assert check(out).ok, check(out).text()

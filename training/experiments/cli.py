@@ -28,7 +28,7 @@ def methods(
         typer.Option(
             "--methods",
             help="With commas: only-real, cutpaste, poisson, histmatch, histmatch-gauss, relit, "
-            "dst-paper, dst; changes as in 'dst:style_target=ring;loss.weights.hist=0', "
+            "cyclegan, dst-paper, dst; changes as in 'dst:style_target=ring;loss.weights.hist=0', "
             "strength and hue as in cutpaste+varied.",
         ),
     ] = "only-real,cutpaste,poisson,histmatch,histmatch-gauss,dst-paper,dst,relit+varied,cutpaste+varied",
@@ -39,6 +39,10 @@ def methods(
     ] = "0.5,1.2",
     hue_deg: Annotated[float, typer.Option(help="Highest turn of the colour of stains that it draws.")] = 180.0,
     scale: Annotated[str, typer.Option(metavar="LOW,HIGH", help="Scales that it draws from.")] = "0.8,1.25",
+    rotation_deg: Annotated[
+        float,
+        typer.Option(help="Highest rotation of the pictures in training; small for parts that fill the picture."),
+    ] = 180.0,
     elastic_px: Annotated[float, typer.Option(help="How far it bends a defect at most.")] = 2.0,
     steps: Annotated[int, typer.Option(help="Updates of each training.")] = 1000,
     batch: Annotated[int, typer.Option(help="Windows of an update.")] = 16,
@@ -58,6 +62,8 @@ def methods(
     vgg_weights: Annotated[str | None, typer.Option(metavar="FILE", help="VGG-19 for DST, as in `dst`.")] = None,
     dst_epochs: Annotated[int | None, typer.Option(help="Passes of the DST networks.")] = None,
     dst_pictures: Annotated[int | None, typer.Option(help="Placements of a pass of the DST networks.")] = None,
+    gan_epochs: Annotated[int | None, typer.Option(help="Passes of the CycleGANs.")] = None,
+    gan_pictures: Annotated[int | None, typer.Option(help="Placements of a pass of the CycleGANs.")] = None,
     bits: Annotated[int, typer.Option(help="Bits that 16-bit files really use, 12 for example.")] = 16,
     roles: Annotated[
         str, typer.Option(help="Roles that are measured; extra,ok_calibration to tune something.")
@@ -75,8 +81,10 @@ def methods(
 
     from .methods import MethodsSettings, compare_methods
 
-    given = {"vgg": vgg_weights, "epochs": dst_epochs, "pictures": dst_pictures}
+    given: dict[str, Any] = {"vgg": vgg_weights, "epochs": dst_epochs, "pictures": dst_pictures}
     dst: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    given = {"epochs": gan_epochs, "pictures": gan_pictures}
+    cyclegan: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     settings = validated(
         lambda: MethodsSettings(
             methods=tuple(part.strip() for part in rows.split(",") if part.strip()),
@@ -89,6 +97,7 @@ def methods(
                 elastic_px=elastic_px,
             ),
             dst=dst,
+            cyclegan=cyclegan,
             roles=tuple(role.strip() for role in roles.split(",")),
             segment=SegmentSettings(
                 network=network.value,
@@ -105,6 +114,7 @@ def methods(
                 window=window,
                 crop=crop,
                 crop_bias=crop_bias,
+                rotation_deg=rotation_deg,
                 defect_share=0.5,
                 simulated_share=simulated_share,
                 roles=("ref", "free", "simulated"),

@@ -34,11 +34,12 @@ from inspectd.training.devices import Hardware
 from inspectd.training.files import written_whole
 from inspectd.training.segmentation.results import Evaluation, read_evaluation
 from inspectd.training.segmentation.settings import SegmentSettings
+from inspectd.training.style.cyclegan import CycleGanSettings
 from inspectd.training.style.dst import DST_PRESETS, DstSettings
 from inspectd.training.style.parts import Backgrounds, as_reference, folders_of, read_exemplars
 from inspectd.training.style.placement import VARIED, PlacementSettings, write_placements
 from inspectd.training.style.planning import plan
-from inspectd.training.style.simulate import METHODS, PLACEMENTS, SimulateSettings, Work, simulate
+from inspectd.training.style.simulate import METHODS, NETWORKS, PLACEMENTS, SimulateSettings, Way, Work, simulate
 from inspectd.training.style.train import train_dst
 
 from .cells import METRICS, Cell, run_cells
@@ -72,6 +73,8 @@ class MethodsSettings(BaseModel):
     """Simulated pictures of each method."""
     dst: dict[str, Any] = {}
     """Changes to the presets of DST: epochs, pictures, vgg and so on."""
+    cyclegan: dict[str, Any] = {}
+    """Changes to the settings of CycleGAN: epochs, pictures and so on."""
     placement: PlacementSettings = VARIED
     """Of the one list of placements."""
     segment: SegmentSettings
@@ -85,13 +88,13 @@ class Variant:
     """A row of the comparison, as its name says it.
 
     `only-real`, a method of `simulate`, `dst` or `dst-paper` (the presets). Behind a colon, changes to the settings of
-    DST: `dst:style_target=ring;loss.weights.hist=0`. `+varied` or `-varied` at the end says whether the placements'
-    gain and hue are used, which only the default DST does by itself.
+    its networks: `dst:style_target=ring;loss.weights.hist=0`. `+varied` or `-varied` at the end says whether the
+    placements' gain and hue are used, which only the default DST does by itself.
 
     Attributes:
         name: all of it.
         base: before the colon.
-        changes: to `DstSettings`, nested.
+        changes: to the settings of its networks, nested.
         varied: whether gain and hue are used.
     """
 
@@ -105,7 +108,7 @@ class Variant:
         """Read a name.
 
         Raises:
-            ConfigError: an unknown method, or changes to something else than DST.
+            ConfigError: an unknown method, or changes to one that has no networks.
         """
         text, varied = name, None
         for sign in "+-":
@@ -119,8 +122,8 @@ class Variant:
             )
         if base == ONLY_REAL and varied is not None:
             raise ConfigError(f"method {name!r}: nothing is simulated there that could be varied")
-        if listed and not base.startswith("dst"):
-            raise ConfigError(f"method {name!r}: only dst and dst-paper have settings to change")
+        if listed and base not in ("dst-paper", *NETWORKS):
+            raise ConfigError(f"method {name!r}: only dst, dst-paper and cyclegan have settings to change")
         changes: dict[str, Any] = {}
         for part in filter(None, listed.split(";")):
             path, _, value = part.partition("=")
@@ -138,6 +141,13 @@ class Variant:
     def folder(self) -> str:
         """Its name as that of a folder."""
         return re.sub(r"[^\w.+=-]+", "_", self.name)
+
+    @property
+    def method(self) -> Way | None:
+        """Of `simulate`; None where nothing is simulated."""
+        if self.base == ONLY_REAL:
+            return None
+        return next(way for way in METHODS if way == ("dst" if self.base == "dst-paper" else self.base))
 
     @property
     def networks(self) -> str:
@@ -258,29 +268,32 @@ class _Simulation:
         found = plan(references, Backgrounds(dataset, bits=bits), count, placement, 0, progress=progress)
         write_placements(self.out / PLACEMENTS, found.placements)
 
-    def settings_of(self, variant: Variant) -> DstSettings:
-        """The settings of a variant's networks.
+    def settings_of(self, variant: Variant) -> DstSettings | CycleGanSettings:
+        """The settings of a variant's networks, if it has any.
 
         Raises:
-            ConfigError: changes that DST does not know.
+            ConfigError: changes that they do not know.
         """
+        bits = {"bits": self.settings.segment.bits}
         preset = DST_PRESETS["paper" if variant.base == "dst-paper" else "default"]
         try:
-            given = preset.model_dump() | self.settings.dst | {"bits": self.settings.segment.bits}
-            return DstSettings(**_merged(given, variant.changes))
+            if variant.base == "cyclegan":
+                return CycleGanSettings(**_merged(self.settings.cyclegan | bits, variant.changes))
+            return DstSettings(**_merged(preset.model_dump() | self.settings.dst | bits, variant.changes))
         except ValidationError as error:
             raise ConfigError(f"method {variant.name!r}: {explain(error)}") from error
 
     def dataset(self, variant: Variant) -> Path:
         """The dataset of a variant, written where it is not there yet."""
-        if variant.base == ONLY_REAL:
+        method = variant.method
+        if method is None:
             return self.data
-        networks = self._networks(variant) if variant.base.startswith("dst") else ()
+        networks = self._networks(variant) if method in NETWORKS else ()
         out = self.out / "simulated" / variant.folder
         simulate(
             Work(self.data, out, networks),
             SimulateSettings(
-                method="dst" if networks else variant.base,
+                method=method,
                 count=self.settings.count,
                 placement=self.settings.placement,
                 varied=variant.varied,
@@ -361,11 +374,14 @@ def table(name: str, settings: MethodsSettings, found: Mapping[str, Sequence[Eva
     }
     changed = {key: value for key, value in settings.dst.items() if key != "vgg"}
     schedule = f"DST with {', '.join(f'{key} {value}' for key, value in changed.items())}; " if changed else ""
+    if settings.cyclegan:
+        schedule += f"CycleGAN with {', '.join(f'{key} {value}' for key, value in settings.cyclegan.items())}; "
     lines = [
         f"## {name}",
         "",
         f"{settings.seeds} seeds, {segment.steps} updates of {segment.batch} windows of {height}x{width} px from "
         f"pictures of {segment.height}x{segment.width} px, {segment.network} {segment.backbone}, "
+        f"rotated by up to {segment.rotation_deg:g} degrees, "
         f"{settings.count} simulated pictures, {schedule}measured on {' + '.join(settings.roles)}; "
         f"mean ± standard deviation over seeds. {dt.datetime.now(dt.timezone.utc).date()}, {platform.machine()}, "
         f"{os.cpu_count()} cores, torch {torch.__version__}, inspectd {inspectd.__version__}.",

@@ -12,12 +12,14 @@ from pathlib import Path
 
 import torch
 from pydantic import ValidationError
+from torch import nn
 
 from inspectd.bundle import ModelCard, explain
 from inspectd.errors import ConfigError, DatasetError
 from inspectd.training.carded import read_carded, write_carded
 
 from .coarse import Exemplar
+from .cyclegan import CycleGanSettings, Generator
 from .dst import DstSettings
 from .transfernet import TransferNet
 
@@ -31,21 +33,21 @@ class DstCheckpoint:
     """A trained network in evaluation mode with its reference.
 
     Attributes:
-        network: the transfer network.
+        network: what paints: a transfer network, or a generator of CycleGAN.
         settings: it was trained with.
         card: of kind dst.
         exemplar: the reference, with its region.
         digest: sha256 of the file.
     """
 
-    network: TransferNet
-    settings: DstSettings
+    network: nn.Module
+    settings: DstSettings | CycleGanSettings
     card: ModelCard
     exemplar: Exemplar
     digest: str
 
 
-def save_dst(path: Path, network: TransferNet, card: ModelCard, exemplar: Exemplar) -> None:
+def save_dst(path: Path, network: nn.Module, card: ModelCard, exemplar: Exemplar) -> None:
     """Write a checkpoint whole or not at all.
 
     Args:
@@ -81,17 +83,24 @@ def load_dst(path: Path) -> DstCheckpoint:
     if not isinstance(stored, dict):
         raise DatasetError(f"{file_path}: its model card names no settings; train it again")
     # Today's default is not what an earlier version did.
-    if unlike := DstSettings.model_fields.keys() ^ stored.keys():
+    kind: type[DstSettings] | type[CycleGanSettings] = DstSettings
+    if card.network.get("architecture") == "cyclegan":
+        kind = CycleGanSettings
+    if unlike := kind.model_fields.keys() ^ stored.keys():
         raise DatasetError(
             f"{file_path}: was trained by another version, which differs in {', '.join(sorted(unlike))}; train it again"
         )
     try:
-        settings = DstSettings.model_validate(stored)
+        settings = kind.model_validate(stored)
     except ValidationError as error:
         raise DatasetError(f"{file_path}: its model card is not valid: {explain(error)}") from error
     try:
         image, mask, region = (tensors.pop(name) for name in (_IMAGE, _MASK, _REGION))
-        network = TransferNet(settings.channels, settings.head, settings.blocks)
+        network: nn.Module = (
+            TransferNet(settings.channels, settings.head, settings.blocks)
+            if isinstance(settings, DstSettings)
+            else Generator(settings.channels, settings.blocks)
+        )
         network.load_state_dict({name.removeprefix("network."): value for name, value in tensors.items()})
     except (KeyError, ConfigError, RuntimeError) as error:
         raise DatasetError(f"{file_path}: does not fit its card: {' '.join(str(error).split())[:300]}") from error

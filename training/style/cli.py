@@ -43,6 +43,7 @@ class AnyMethod(str, Enum):
     """Methods of simulation."""
 
     dst = "dst"
+    cyclegan = "cyclegan"
     histmatch = "histmatch"
     histmatch_gauss = "histmatch-gauss"
     cutpaste = "cutpaste"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal
@@ -16,13 +17,47 @@ from .placement import PlacementSettings
 from .settings import PRESETS as LOSS_PRESETS
 from .settings import LossSettings, TermWeights
 
-__all__ = ["DST_PRESETS", "DstSettings"]
+__all__ = ["DST_PRESETS", "DstSettings", "WindowSettings"]
 
 
-class DstSettings(BaseModel):
-    """Settings of one DST network. Lengths are px of the pictures; the defaults are the preset `default`."""
+class WindowSettings(BaseModel):
+    """What all networks have that paint defects on windows around placements. Lengths are px of the pictures."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    coarse: Coarse | Literal["none"] = "none"
+    """How the coarse defect y is painted; none leaves y = S to the network."""
+    sigma_px: float = Field(1.0, ge=0)
+    """Of the Gaussian mask g: the defect is g T(y) + (1 - g) S, or (1 - g) y where y has an edge of its own."""
+    window: int = Field(64, ge=32, le=512, multiple_of=16)
+    """Side of the windows that the network sees; a larger defect is brought down to it, and what the network changed up
+    again."""
+    margin_px: int = Field(8, ge=0)
+    """Good surface that a window shows around the defect."""
+    epochs: int = Field(10, ge=1)
+    """Passes; the paper's 10."""
+    pictures: int | None = Field(None, ge=1)
+    """Placements of one pass; None is one for each background (the paper's 238)."""
+    batch: int = Field(4, ge=1)
+    """Windows of one update."""
+    rate: float = Field(1e-3, gt=0)
+    """Adam's rate."""
+    placement: PlacementSettings = PlacementSettings()
+    """Where defects are put while training."""
+    bits: int = Field(16, ge=9, le=16)
+    """Bits that 16-bit files really use."""
+    precision: Literal["auto"] | Precision = "auto"
+    """Arithmetic of the networks; the losses stay in fp32."""
+    seed: int = Field(0, ge=0)
+    """Of weights, placements and order."""
+
+    def updates(self, backgrounds: int) -> int:
+        """Updates of one pass over so many backgrounds."""
+        return math.ceil((self.pictures or backgrounds) / self.batch)
+
+
+class DstSettings(WindowSettings):
+    """Settings of one DST network; the defaults are the preset `default`."""
 
     coarse: Coarse = "relit"
     """How the coarse defect y is painted; the paper's is histmatch."""
@@ -42,33 +77,10 @@ class DstSettings(BaseModel):
     """Channels of the network's first convolution; the paper's are 32."""
     blocks: int = Field(4, ge=0)
     """Residual blocks."""
-    sigma_px: float = Field(1.0, ge=0)
-    """Of the Gaussian mask g: the defect is g T(y) + (1 - g) S, or (1 - g) y where y has an edge of its own."""
-    window: int = Field(64, ge=32, le=512, multiple_of=16)
-    """Side of the windows that the network sees; a larger defect is brought down to it, and what the network changed up
-    again."""
-    margin_px: int = Field(8, ge=0)
-    """Good surface that a window shows around the defect."""
-    epochs: int = Field(10, ge=1)
-    """Passes; the paper's 10."""
-    pictures: int | None = Field(None, ge=1)
-    """Placements of one pass; None is one for each background (the paper's 238)."""
-    batch: int = Field(4, ge=1)
-    """Windows of one update."""
-    rate: float = Field(1e-3, gt=0)
-    """Adam's rate."""
     clip: float = Field(0.0, ge=0)
     """Longest gradient of an update, Euclidean norm over all weights; 0 leaves it."""
-    placement: PlacementSettings = PlacementSettings()
-    """Where defects are put while training."""
     vgg: str = "imagenet"
     """Weights of VGG-19: imagenet (torchvision's, downloaded once), or a file with torchvision's names."""
-    bits: int = Field(16, ge=9, le=16)
-    """Bits that 16-bit files really use."""
-    precision: Literal["auto"] | Precision = "auto"
-    """Arithmetic of the networks; the losses stay in fp32."""
-    seed: int = Field(0, ge=0)
-    """Of weights, placements and order."""
 
     @model_validator(mode="after")
     def _consistent(self) -> DstSettings:

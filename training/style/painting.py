@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from .coarse import EDGED, Coarse, Exemplar, Scene, paint, scene_of, soft
-from .dst import DstSettings
+from .dst import DstSettings, WindowSettings
 from .parts import Backgrounds
 from .placement import Placement
 from .region import BoolMask
-from .transfernet import TransferNet
 from .window import fit, put_back, to_tensor
 
 Picture = TypeVar("Picture", NDArray[np.uint8], Tensor)
@@ -23,7 +22,7 @@ Picture = TypeVar("Picture", NDArray[np.uint8], Tensor)
 __all__ = ["beneath", "coarse_scene", "lit_region", "painted_by"]
 
 
-def lit_region(way: Coarse, backgrounds: Backgrounds, placement: Placement) -> BoolMask | None:
+def lit_region(way: Coarse | Literal["none"], backgrounds: Backgrounds, placement: Placement) -> BoolMask | None:
     """The part in a placement's background, where a way of painting measures light on it: finding it takes time."""
     return backgrounds.region(placement.background) if way == "relit" else None
 
@@ -32,7 +31,7 @@ def coarse_scene(
     good: NDArray[np.uint8],
     exemplar: Exemplar,
     placement: Placement,
-    settings: DstSettings,
+    settings: WindowSettings,
     region: BoolMask | None = None,
 ) -> tuple[Scene, NDArray[np.uint8]]:
     """Where a network of these settings paints, and the coarse defect there: uint8 [h, w, C].
@@ -46,6 +45,8 @@ def coarse_scene(
     """
     side = settings.window
     scene = scene_of(good, exemplar, placement, margin_px=settings.margin_px, least_px=side, region=region)
+    if not isinstance(settings, DstSettings):
+        return scene, scene.good
     coarse = paint(
         settings.coarse,
         scene,
@@ -58,13 +59,13 @@ def coarse_scene(
     return scene, coarse
 
 
-def beneath(settings: DstSettings, good: Picture, coarse: Picture) -> Picture:
+def beneath(settings: WindowSettings, good: Picture, coarse: Picture) -> Picture:
     """What a painting is fused with: S, or y where it has an edge of its own; arrays or tensors."""
     return coarse if settings.coarse in EDGED else good
 
 
 def painted_by(
-    network: TransferNet, settings: DstSettings, scenes: Sequence[tuple[Scene, NDArray[np.uint8]]], device: str = "cpu"
+    network: nn.Module, settings: WindowSettings, scenes: Sequence[tuple[Scene, NDArray[np.uint8]]], device: str = "cpu"
 ) -> list[NDArray[np.uint8]]:
     """Scenes with their coarse defects, painted over by a network in one batch: uint8 [h, w, C] each."""
     fitted = [fit(scene, coarse, settings.window) for scene, coarse in scenes]

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from multiprocessing import parent_process
@@ -29,7 +29,9 @@ from inspectd.training.data.sheet import Tile, contact_sheet, dataset_sheet
 from inspectd.training.data.writing import Row, take, write_png, write_split
 
 from .checkpoint import DstCheckpoint, load_dst
-from .coarse import Coarse, paint, scene_of, with_gain
+from .coarse import paint, scene_of, with_gain
+from .cyclegan import CycleGanSettings
+from .dst import DstSettings, WindowSettings
 from .histmatch import Method, Space
 from .painting import coarse_scene, lit_region, painted_by
 from .parts import Backgrounds, MaskFolders, as_reference, file_name, located, read_exemplars
@@ -40,8 +42,11 @@ from .site import Reference
 
 __all__ = ["METHODS", "Painted", "Painter", "SimulateSettings", "Work", "simulate"]
 
-Way = Literal["dst", "histmatch", "histmatch-gauss", "cutpaste", "poisson", "relit"]
+Way = Literal["dst", "cyclegan", "histmatch", "histmatch-gauss", "cutpaste", "poisson", "relit"]
 METHODS: tuple[Way, ...] = get_args(Way)
+
+NETWORKS: Mapping[Way, type[WindowSettings]] = {"dst": DstSettings, "cyclegan": CycleGanSettings}
+"""Methods that need trained networks, and the settings of those."""
 
 PLACEMENTS = "placements.jsonl"
 _SHEET, _PANEL = "contact-sheet.png", "figure3.png"
@@ -121,11 +126,17 @@ class Painter:
         self.dataset, self._masks = open_dataset(work.data), work.masks
         self.backgrounds = Backgrounds(self.dataset, work.masks, bits=settings.bits)
         self._networks: dict[str, DstCheckpoint] = {}
-        if settings.method == "dst":
+        if settings.method in NETWORKS:
             found = sorted(map(load_dst, work.networks), key=lambda network: network.exemplar.name)
             self._networks = {network.exemplar.name: network for network in found}
             if len(self._networks) < len(found):
                 raise DatasetError("two networks of one reference are given; name one folder of `inspectd-train dst`")
+            kind = NETWORKS[settings.method]
+            if wrong := [network for network in found if not isinstance(network.settings, kind)]:
+                raise DatasetError(
+                    f"{wrong[0].exemplar.name}: its network is a {wrong[0].card.network.get('architecture')}; "
+                    f"the method {settings.method} needs others"
+                )
             if other := [network for network in found if network.settings.bits != settings.bits]:
                 raise DatasetError(
                     f"{other[0].exemplar.name}: its network was trained with --bits {other[0].settings.bits}, "
@@ -187,7 +198,8 @@ class Painter:
         # A chip or a crack has no strength: half of one would let the old surface shine through.
         if not (settings.varied and exemplar.veil):
             placement = dataclasses.replace(placement, gain=1.0, hue_deg=0.0)
-        if settings.method == "dst":
+        # Two comparisons, which a type checker follows.
+        if settings.method == "dst" or settings.method == "cyclegan":  # noqa: PLR1714
             network = self._networks[placement.reference]
             scene, coarse = coarse_scene(
                 picture,
@@ -198,7 +210,7 @@ class Painter:
             )
             (patch,) = painted_by(network.network, network.settings, [(scene, coarse)], self._device)
         else:
-            way: Coarse = settings.method
+            way = settings.method
             region = lit_region(way, self.backgrounds, placement)
             scene = scene_of(picture, exemplar, placement, margin_px=_MARGIN_PX, region=region)
             patch = paint(
@@ -237,8 +249,10 @@ def simulate(
     Raises:
         DatasetError: the data, a network or the list cannot be used, or `work.out` holds something else.
     """
-    if settings.method == "dst" and not work.networks:
-        raise DatasetError("the method dst needs networks: train them with `inspectd-train dst`, and give --dst FOLDER")
+    if settings.method in NETWORKS and not work.networks:
+        raise DatasetError(
+            f"the method {settings.method} needs networks: train them with `inspectd-train dst`, and give --dst FOLDER"
+        )
     painter = Painter(work, settings)
     given = None if placements is None else hashlib.sha256(placements.read_bytes()).hexdigest()
     claim(work.out, _provenance(settings, painter, given), "simulated defects")

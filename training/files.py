@@ -12,21 +12,29 @@ from safetensors import SafetensorError
 
 from inspectd.errors import ConfigError
 
-__all__ = ["locked", "written_whole"]
+__all__ = ["InUseError", "locked", "written_whole"]
+
+
+class InUseError(ConfigError):
+    """Another process writes in a folder."""
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Keep a folder for this process; the lock goes with the process, however that ends.
 
+    Args:
+        folder: it must be there.
+        wait: until another process has left it.
+
     Raises:
-        ConfigError: another process writes there.
+        InUseError: another process writes there.
     """
     with (folder / ".lock").open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:
-            raise ConfigError(f"{folder}: another process writes there; wait for it, or end it") from error
+            raise InUseError(f"{folder}: another process writes there; wait for it, or end it") from error
         yield
 
 

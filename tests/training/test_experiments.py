@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -80,3 +85,34 @@ def test_methods_are_compared_and_a_second_run_does_nothing_again(parts, vgg_fil
         compare_methods(parts, tmp_path / "new", settings.model_copy(update={"methods": ("dst:epoch=2",)}))
     assert not (tmp_path / "new").exists(), "faults in the settings come before any work"
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_two_processes_share_an_experiment_and_a_killed_one_leaves_its_cell(parts, tmp_path):
+    """Nothing is trained twice, and what a killed process had begun is gone on with."""
+    out = tmp_path / "out"
+    command = [
+        *(sys.executable, "-m", "inspectd.training.cli", "experiment", "methods", str(parts), "--out", str(out)),
+        *("--methods", "only-real,cutpaste", "--seeds", "2", "--count", "4", "--steps", "30", "--batch", "2"),
+        *("--size", "96", "--accelerator", "cpu"),
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    first = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not list(out.glob("cells/*/training/log.csv")):
+        assert first.poll() is None, first.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    second = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while len(list(out.glob("cells/*/training/log.csv"))) < 2:
+        assert second.poll() is None, second.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    table, errors = second.communicate(timeout=120)
+    assert second.returncode == 0, errors
+    assert table.decode() == (out / "report.md").read_text() + "\n"
+    assert len(list(out.glob(f"cells/*/{METRICS}"))) == 4
+    for log in out.glob("cells/*/training/log.csv"):
+        steps = [int(line.partition(",")[0]) for line in log.read_text().splitlines()[1:]]
+        assert steps == list(range(1, 31)), log

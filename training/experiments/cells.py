@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from inspectd.mask import ClassMap
 from inspectd.training.carded import CHECKPOINT
 from inspectd.training.data.dataset import open_dataset
 from inspectd.training.devices import Hardware
-from inspectd.training.files import written_whole
+from inspectd.training.files import InUseError, locked, written_whole
 from inspectd.training.segmentation.checkpoint import load_checkpoint
 from inspectd.training.segmentation.evaluate import evaluate
 from inspectd.training.segmentation.predict import TorchPredictor
@@ -29,7 +30,8 @@ from inspectd.training.segmentation.train import train
 __all__ = ["METRICS", "Cell", "run_cells"]
 
 METRICS = "metrics.json"
-_TRAINING, _EVALUATION = "training", "evaluation"
+_TRAINING = "training"
+_POLL_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,9 @@ class Cell:
 def run_cells(cells: Sequence[Cell], *, jobs: int, progress: Callable[[int, int], None] | None = None) -> None:
     """Run what is not done; several side by side, each in a process with its share of the cores.
 
+    Other processes, on other machines too where the folder is shared, may run the same cells: each cell is one's alone,
+    and all return when all cells are done.
+
     Args:
         cells: of the experiment.
         jobs: processes.
@@ -104,22 +109,33 @@ def run_cells(cells: Sequence[Cell], *, jobs: int, progress: Callable[[int, int]
     done = len(cells) - len(waiting)
     if progress is not None:
         progress(done, len(cells))
-    if jobs == 1:
-        for cell in waiting:
-            cell.run()
+    while waiting:
+        held = []
+        for cell, ran in _in_turn(waiting) if jobs == 1 else _side_by_side(waiting, jobs):
+            if not ran:
+                held.append(cell)
+                continue
             done += 1
             if progress is not None:
                 progress(done, len(cells))
-        return
+        waiting = held
+        if waiting:
+            # By other processes: they end, or are killed and leave their cells to this one.
+            time.sleep(_POLL_S)
+
+
+def _in_turn(cells: Sequence[Cell]) -> Iterator[tuple[Cell, bool]]:
+    for cell in cells:
+        yield cell, _run(cell)
+
+
+def _side_by_side(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, bool]]:
     threads = max(1, (os.cpu_count() or 1) // jobs)
     with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_share, initargs=(threads,)) as pool:
-        futures = [pool.submit(_run, cell) for cell in waiting]
+        futures = {pool.submit(_run, cell): cell for cell in cells}
         try:
             for future in as_completed(futures):
-                future.result()
-                done += 1
-                if progress is not None:
-                    progress(done, len(cells))
+                yield futures[future], future.result()
         except BrokenProcessPool:
             raise DatasetError("a training was killed (out of memory?); run again with fewer --jobs") from None
         finally:
@@ -131,5 +147,12 @@ def _share(threads: int) -> None:
     cv2.setNumThreads(1)
 
 
-def _run(cell: Cell) -> None:
-    cell.run()
+def _run(cell: Cell) -> bool:
+    """Whether it is done now; false where another process is at it."""
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(cell.folder):
+            cell.run()
+    except InUseError:
+        return False
+    return True

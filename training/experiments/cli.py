@@ -73,6 +73,8 @@ def methods(
 ) -> None:
     """Compare ways to simulate defects by what Buttonlab learns from each.
 
+    Started again with the same --out, it continues; started several times at once, the processes share the trainings.
+
     Example: inspectd-train experiment methods data/buttons --out out/methods --jobs 2
     """
     require_torch()

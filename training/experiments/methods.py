@@ -31,7 +31,7 @@ from inspectd.errors import ConfigError
 from inspectd.training.data.dataset import open_dataset
 from inspectd.training.data.resumable import claim
 from inspectd.training.devices import Hardware
-from inspectd.training.files import written_whole
+from inspectd.training.files import locked, written_whole
 from inspectd.training.segmentation.results import Evaluation, read_evaluation
 from inspectd.training.segmentation.settings import SegmentSettings
 from inspectd.training.style.cyclegan import CycleGanSettings
@@ -191,8 +191,10 @@ def compare_methods(
     others = [sample for sample in dataset.samples if sample.role != "free"]
     content: dict[str, Any] = settings.model_dump(mode="json", exclude={"methods", "seeds"})
     claim(out, content | {"data_sha256": Backgrounds(dataset).digest(*others)}, "an experiment")
-    simulation.place()
-    datasets = {name: simulation.dataset(variant) for name, variant in variants.items()}
+    # One process prepares; those beside it wait, and find it done.
+    with locked(out, wait=True):
+        simulation.place()
+        datasets = {name: simulation.dataset(variant) for name, variant in variants.items()}
     cells = {
         (method, seed): Cell(
             folder=out / "cells" / f"{variants[method].folder}-{seed}",
@@ -219,12 +221,13 @@ def compare_methods(
         found = {method: results for method, results in done.items() if results}
         text = table(data.resolve().name, settings, found)
         figures = {method: [_figures(result) for result in results] for method, results in found.items()}
-        with written_whole(out / "report.json") as draft:
-            draft.write_text(
-                json.dumps({"settings": settings.model_dump(mode="json"), "figures": figures}, indent=1) + "\n"
-            )
-        with written_whole(out / "report.md") as draft:
-            draft.write_text(text)
+        with locked(out, wait=True):
+            with written_whole(out / "report.json") as draft:
+                draft.write_text(
+                    json.dumps({"settings": settings.model_dump(mode="json"), "figures": figures}, indent=1) + "\n"
+                )
+            with written_whole(out / "report.md") as draft:
+                draft.write_text(text)
         return text
 
     def trained(done: int, total: int) -> None:

@@ -42,7 +42,9 @@ def test_networks_of_another_method_are_refused(parts, networks, generators, tmp
         made(parts, tmp_path / "out", "dst", work={"networks": generators})
     with pytest.raises(DatasetError, match="its network is a transfernet; the method cyclegan needs others"):
         made(parts, tmp_path / "out", "cyclegan", work={"networks": networks})
-    with pytest.raises(DatasetError, match="the method cyclegan needs networks"):
+    with pytest.raises(
+        DatasetError, match="needs networks: train them with `inspectd-train experiment methods --methods cyclegan`"
+    ):
         made(parts, tmp_path / "out", "cyclegan")
     assert not (tmp_path / "out").exists()
 

@@ -1,4 +1,4 @@
-"""Checkpoints of DST networks: weights, card and the reference in one safetensors file.
+"""Checkpoints of networks that paint defects: weights, card and the reference in one safetensors file.
 
 The reference travels with the network, since the coarse step needs it: a checkpoint and good pictures are all that
 simulating takes.

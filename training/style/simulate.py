@@ -93,7 +93,7 @@ class Work:
     Attributes:
         data: the dataset with references and good pictures.
         out: the folder to write.
-        networks: checkpoints of DST, for the method dst.
+        networks: checkpoints, for the methods of `NETWORKS`.
         masks: regions and forbidden pixels.
         device: that the networks run on.
     """
@@ -250,8 +250,10 @@ def simulate(
         DatasetError: the data, a network or the list cannot be used, or `work.out` holds something else.
     """
     if settings.method in NETWORKS and not work.networks:
+        command = "dst" if settings.method == "dst" else f"experiment methods --methods {settings.method}"
         raise DatasetError(
-            f"the method {settings.method} needs networks: train them with `inspectd-train dst`, and give --dst FOLDER"
+            f"the method {settings.method} needs networks: train them with `inspectd-train {command}`, "
+            "and give --dst FOLDER"
         )
     painter = Painter(work, settings)
     given = None if placements is None else hashlib.sha256(placements.read_bytes()).hexdigest()

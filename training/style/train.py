@@ -63,7 +63,7 @@ def train_dst(
     preview_every: int = 200,
     console: Console | None = None,
 ) -> Path:
-    """Train a transfer network for one reference.
+    """Train a network that paints one reference's defect: DST's, or a CycleGAN to compare it with.
 
     Args:
         exemplar: the reference.

@@ -29,12 +29,16 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
 
     Raises:
         InUseError: another process writes there.
+        ConfigError: the file system has no locks.
     """
     with (folder / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except OSError as error:
+        except BlockingIOError as error:
             raise InUseError(f"{folder}: another process writes there; wait for it, or end it") from error
+        except OSError as error:
+            # Not a lock that another holds: to wait for that one would be to wait for ever.
+            raise ConfigError(f"{folder}: cannot be locked: {error.strerror}; name a folder on another disk") from error
         yield
 
 

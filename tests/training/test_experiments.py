@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
 from inspectd.errors import ConfigError, DatasetError
-from inspectd.training.experiments.cells import METRICS
+from inspectd.training.experiments.cells import METRICS, Cell, run_cells
 from inspectd.training.experiments.methods import MethodsSettings, Variant, compare_methods, table
+from inspectd.training.files import locked
 from inspectd.training.segmentation.results import read_evaluation
 from inspectd.training.segmentation.settings import SegmentSettings
 
@@ -116,3 +119,47 @@ def test_two_processes_share_an_experiment_and_a_killed_one_leaves_its_cell(part
     for log in out.glob("cells/*/training/log.csv"):
         steps = [int(line.partition(",")[0]) for line in log.read_text().splitlines()[1:]]
         assert steps == list(range(1, 31)), log
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_cell_that_another_process_holds_is_waited_for(parts, tmp_path, jobs):
+    settings = SegmentSettings(**SEGMENT | {"roles": ("ref", "free")})
+    cells = [
+        Cell(tmp_path / str(seed), parts, parts, ("test", "ok_test"), settings.model_copy(update={"seed": seed}), "cpu")
+        for seed in range(3)
+    ]
+    cells[1].folder.mkdir()
+    seen, left = [], threading.Event()
+
+    def progress(done, total):
+        seen.append((done, total))
+        if done == 2:
+            assert not cells[1].done
+            left.set()
+
+    def hold(ready):
+        with locked(cells[1].folder):
+            ready.set()
+            left.wait(120)
+
+    ready = threading.Event()
+    holder = threading.Thread(target=hold, args=(ready,))
+    holder.start()
+    assert ready.wait(10)
+    try:
+        run_cells(cells, jobs=jobs, progress=progress)
+    finally:
+        left.set()
+        holder.join()
+    assert seen == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    assert all(cell.done for cell in cells)
+
+
+def test_a_folder_that_cannot_be_locked_is_an_error_and_nothing_to_wait_for(parts, tmp_path, monkeypatch):
+    def none(_file, _operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", none)
+    cell = Cell(tmp_path / "cell", parts, parts, ("test",), SegmentSettings(**SEGMENT), "cpu")
+    with pytest.raises(ConfigError, match="cell: cannot be locked: No locks available; name a folder on another disk"):
+        run_cells([cell], jobs=1)

@@ -124,8 +124,7 @@ def test_a_saved_state_goes_on_as_if_there_had_been_no_stop(world):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_it_learns_to_paint_the_defect(world):
-    """The middle of what it paints comes to look like the defect, which is dark; the corners stay."""
+def test_the_way_there_and_back_is_learnt_and_the_surface_away_from_the_label_stays(world):
     _, backgrounds = world
     exemplar = located(spot(), None)
     settings = SMALL.model_copy(update={"channels": 8, "rate": 2e-3, "epochs": 30, "pictures": 8})

@@ -37,18 +37,6 @@ def made(parts, out, method, count=6, **more):
     return simulate(Work(parts, out, **more.pop("work", {})), settings, workers=1, **more)
 
 
-def test_networks_of_another_method_are_refused(parts, networks, generators, tmp_path):
-    with pytest.raises(DatasetError, match="its network is a cyclegan; the method dst needs others"):
-        made(parts, tmp_path / "out", "dst", work={"networks": generators})
-    with pytest.raises(DatasetError, match="its network is a transfernet; the method cyclegan needs others"):
-        made(parts, tmp_path / "out", "cyclegan", work={"networks": networks})
-    with pytest.raises(
-        DatasetError, match="needs networks: train them with `inspectd-train experiment methods --methods cyclegan`"
-    ):
-        made(parts, tmp_path / "out", "cyclegan")
-    assert not (tmp_path / "out").exists()
-
-
 def rows(out, role="simulated"):
     with (out / "split.csv").open() as file:
         return [row for row in csv.DictReader(file) if row["role"] == role]
@@ -75,8 +63,21 @@ def generators(parts, tmp_path_factory):
     dataset = open_dataset(parts)
     settings = CycleGanSettings(channels=4, blocks=1, epochs=1, pictures=4, precision="32-true")
     for exemplar in read_exemplars(dataset):
-        train_dst(exemplar, Backgrounds(dataset), root / exemplar.defect, settings, preview_every=0)
+        folder, cpu = root / exemplar.defect, Hardware(accelerator="cpu")
+        train_dst(exemplar, Backgrounds(dataset), folder, settings, hardware=cpu, preview_every=0)
     return tuple(sorted(root.iterdir()))
+
+
+def test_networks_of_another_method_are_refused(parts, networks, generators, tmp_path):
+    with pytest.raises(DatasetError, match="its network is a cyclegan; the method dst needs others"):
+        made(parts, tmp_path / "out", "dst", work={"networks": generators})
+    with pytest.raises(DatasetError, match="its network is a transfernet; the method cyclegan needs others"):
+        made(parts, tmp_path / "out", "cyclegan", work={"networks": networks})
+    with pytest.raises(
+        DatasetError, match="needs networks: train them with `inspectd-train experiment methods --methods cyclegan`"
+    ):
+        made(parts, tmp_path / "out", "cyclegan")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("method", METHODS)

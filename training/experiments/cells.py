@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -94,8 +95,7 @@ class Cell:
 def run_cells(cells: Sequence[Cell], *, jobs: int, progress: Callable[[int, int], None] | None = None) -> None:
     """Run what is not done; several side by side, each in a process with its share of the cores.
 
-    Other processes, on other machines too where the folder is shared, may run the same cells: each cell is one's alone,
-    and all return when all cells are done.
+    Other processes may run the same cells: each cell is one's alone, and all return when all cells are done.
 
     Args:
         cells: of the experiment.
@@ -109,33 +109,38 @@ def run_cells(cells: Sequence[Cell], *, jobs: int, progress: Callable[[int, int]
     done = len(cells) - len(waiting)
     if progress is not None:
         progress(done, len(cells))
-    while waiting:
-        held = []
-        for cell, ran in _in_turn(waiting) if jobs == 1 else _side_by_side(waiting, jobs):
-            if not ran:
-                held.append(cell)
-                continue
-            done += 1
-            if progress is not None:
-                progress(done, len(cells))
-        waiting = held
-        if waiting:
-            # By other processes: they end, or are killed and leave their cells to this one.
-            time.sleep(_POLL_S)
+    with _runner(jobs) as run:
+        while waiting:
+            held = []
+            for cell, ran in run(waiting):
+                if not ran:
+                    held.append(cell)
+                    continue
+                done += 1
+                if progress is not None:
+                    progress(done, len(cells))
+            waiting = held
+            if waiting:
+                # By other processes: they end, or are killed and leave their cells to this one.
+                time.sleep(_POLL_S)
 
 
-def _in_turn(cells: Sequence[Cell]) -> Iterator[tuple[Cell, bool]]:
-    for cell in cells:
-        yield cell, _run(cell)
-
-
-def _side_by_side(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, bool]]:
+@contextmanager
+def _runner(jobs: int) -> Iterator[Callable[[Sequence[Cell]], Iterator[tuple[Cell, bool]]]]:
+    """What tries to run each of some cells and says whether it is done now; its processes stay until the end."""
+    if jobs == 1:
+        yield lambda cells: ((cell, _run(cell)) for cell in cells)
+        return
     threads = max(1, (os.cpu_count() or 1) // jobs)
     with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_share, initargs=(threads,)) as pool:
-        futures = {pool.submit(_run, cell): cell for cell in cells}
-        try:
+
+        def side_by_side(cells: Sequence[Cell]) -> Iterator[tuple[Cell, bool]]:
+            futures = {pool.submit(_run, cell): cell for cell in cells}
             for future in as_completed(futures):
                 yield futures[future], future.result()
+
+        try:
+            yield side_by_side
         except BrokenProcessPool:
             raise DatasetError("a training was killed (out of memory?); run again with fewer --jobs") from None
         finally:

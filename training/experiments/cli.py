@@ -39,10 +39,6 @@ def methods(
     ] = "0.5,1.2",
     hue_deg: Annotated[float, typer.Option(help="Highest turn of the colour of stains that it draws.")] = 180.0,
     scale: Annotated[str, typer.Option(metavar="LOW,HIGH", help="Scales that it draws from.")] = "0.8,1.25",
-    rotation_deg: Annotated[
-        float,
-        typer.Option(help="Highest rotation of the pictures in training; small for parts that fill the picture."),
-    ] = 180.0,
     elastic_px: Annotated[float, typer.Option(help="How far it bends a defect at most.")] = 2.0,
     steps: Annotated[int, typer.Option(help="Updates of each training.")] = 1000,
     batch: Annotated[int, typer.Option(help="Windows of an update.")] = 16,
@@ -52,6 +48,10 @@ def methods(
     ] = 0.5,
     crop: Annotated[float, typer.Option(help="Side of the decoder's crop, as a share of the window's.")] = 1.0,
     crop_bias: Annotated[float, typer.Option(help="How often window and crop are laid over a defect.")] = 0.8,
+    rotation_deg: Annotated[
+        float,
+        typer.Option(help="Highest rotation of the pictures in training; small for parts that fill the picture."),
+    ] = 180.0,
     simulated_share: Annotated[
         float, typer.Option(help="Share of a batch's defects that are simulated; the others are the references.")
     ] = 0.5,

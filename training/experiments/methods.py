@@ -383,8 +383,8 @@ def table(name: str, settings: MethodsSettings, found: Mapping[str, Sequence[Eva
         f"## {name}",
         "",
         f"{settings.seeds} seeds, {segment.steps} updates of {segment.batch} windows of {height}x{width} px from "
-        f"pictures of {segment.height}x{segment.width} px, {segment.network} {segment.backbone}, "
-        f"rotated by up to {segment.rotation_deg:g} degrees, "
+        f"pictures of {segment.height}x{segment.width} px turned by up to {segment.rotation_deg:g} degrees, "
+        f"{segment.network} {segment.backbone}, "
         f"{settings.count} simulated pictures, {schedule}measured on {' + '.join(settings.roles)}; "
         f"mean ± standard deviation over seeds. {dt.datetime.now(dt.timezone.utc).date()}, {platform.machine()}, "
         f"{os.cpu_count()} cores, torch {torch.__version__}, inspectd {inspectd.__version__}.",

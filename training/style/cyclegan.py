@@ -29,8 +29,8 @@ from torch.nn import functional as F
 from .coarse import Exemplar
 from .dst import WindowSettings
 from .learner import require_finite
-from .transfernet import InstanceNorm, fuse, gaussian_mask
-from .window import to_tensor
+from .transfernet import InstanceNorm, ResidualBlock, conv_block, fuse, gaussian_mask
+from .window import coloured, to_tensor
 from .windows import WindowsBatch
 
 __all__ = ["CycleGanLearner", "CycleGanSettings", "Discriminator", "Generator", "ImagePool", "defect_windows"]
@@ -52,28 +52,6 @@ class CycleGanSettings(WindowSettings):
     """Adam's rate, its first beta being 0.5; from half of the training on it falls to 0."""
 
 
-def _block(channels_in: int, channels: int, kernel: int, stride: int = 1, reach: int = 0) -> list[nn.Module]:
-    """Convolution, norm, ReLU; `reach` pixels of reflection before it."""
-    padding: list[nn.Module] = [nn.ReflectionPad2d(reach)] if reach else []
-    inner = 0 if reach else kernel // 2
-    convolution = nn.Conv2d(channels_in, channels, kernel, stride, inner, bias=False)
-    return [*padding, convolution, InstanceNorm(channels), nn.ReLU(inplace=True)]
-
-
-class _Residual(nn.Module):
-    """Two 3x3 convolutions beside the identity."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        first, second = _block(channels, channels, 3, reach=1), _block(channels, channels, 3, reach=1)
-        self.body = nn.Sequential(*first, *second[:-1])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] -> [N, C, H, W]."""
-        changed: Tensor = x + self.body(x)
-        return changed
-
-
 class Generator(nn.Module):
     """c7s1-64, d128, d256, R256 x blocks, u128, u64, c7s1-3 (appendix 7.2), with `channels` for 64."""
 
@@ -89,10 +67,10 @@ class Generator(nn.Module):
             )
         ]
         self.body = nn.Sequential(
-            *_block(3, channels, 7, reach=3),  # [N, channels, H, W]
-            *_block(channels, 2 * channels, 3, stride=2),  # [N, 2 channels, H/2, W/2]
-            *_block(2 * channels, 4 * channels, 3, stride=2),  # [N, 4 channels, H/4, W/4]
-            *(_Residual(4 * channels) for _ in range(blocks)),
+            conv_block(3, channels, 7),  # [N, channels, H, W]
+            conv_block(channels, 2 * channels, 3, stride=2),  # [N, 2 channels, H/2, W/2]
+            conv_block(2 * channels, 4 * channels, 3, stride=2),  # [N, 4 channels, H/4, W/4]
+            *(ResidualBlock(4 * channels) for _ in range(blocks)),
             *up,  # [N, channels, H, W]
             nn.ReflectionPad2d(3),
             nn.Conv2d(channels, 3, 7),
@@ -178,9 +156,8 @@ def defect_windows(exemplar: Exemplar, settings: WindowSettings, seeds: Sequence
         window = cv2.warpAffine(
             exemplar.image, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
         )
-        window = np.atleast_3d(window)
-        found.append(np.repeat(window, 3, axis=2) if window.shape[2] == 1 else window)
-    return np.stack(found).astype(np.uint8)
+        found.append(coloured(np.atleast_3d(np.asarray(window, np.uint8))))
+    return np.stack(found)
 
 
 class CycleGanLearner:
@@ -195,77 +172,83 @@ class CycleGanLearner:
         self.network: nn.Module = Generator(settings.channels, settings.blocks)
         self._all = nn.ModuleDict(
             {
-                "painter": self.network,
-                "cleaner": Generator(settings.channels, settings.blocks),
-                "judge_good": Discriminator(settings.channels),
-                "judge_defect": Discriminator(settings.channels),
+                "generator": self.network,
+                "inverse": Generator(settings.channels, settings.blocks),
+                "discriminator_good": Discriminator(settings.channels),
+                "discriminator_defect": Discriminator(settings.channels),
             }
         )
         self._all.apply(_initialise)
         self._all.to(memory_format=torch.channels_last)
-        self._painter, self._cleaner, self._judge_good, self._judge_defect = (
+        self._generator, self._inverse, self._discriminator_good, self._discriminator_defect = (
             fabric.setup_module(module) for module in self._all.values()
         )
-        makers = itertools.chain(self._painter.parameters(), self._cleaner.parameters())
-        judges = itertools.chain(self._judge_good.parameters(), self._judge_defect.parameters())
+        of_generators = itertools.chain(self._generator.parameters(), self._inverse.parameters())
+        of_discriminators = itertools.chain(
+            self._discriminator_good.parameters(), self._discriminator_defect.parameters()
+        )
         # Any: Fabric types one optimiser as one or several.
-        self._making: Any = fabric.setup_optimizers(_adam(makers, settings.rate))
-        self._judging: Any = fabric.setup_optimizers(_adam(judges, settings.rate))
+        self._generating: Any = fabric.setup_optimizers(_adam(of_generators, settings.rate))
+        self._discriminating: Any = fabric.setup_optimizers(_adam(of_discriminators, settings.rate))
         self._pools = {"good": ImagePool(), "defect": ImagePool()}
 
     def update(self, batch: WindowsBatch, number: int, steps: int) -> tuple[dict[str, float], Tensor]:
         """See `Learner`: the generators first, then the discriminators."""
-        settings, judges = self._settings, (self._judge_good, self._judge_defect)
+        settings, discriminators = self._settings, (self._discriminator_good, self._discriminator_defect)
         # Constant for half of the training, then linearly to 0 (section 4 and appendix 7.1).
         rate = settings.rate * min(1.0, 2.0 * (1.0 - number / steps))
-        for group in (*self._making.param_groups, *self._judging.param_groups):
+        for group in (*self._generating.param_groups, *self._discriminating.param_groups):
             group["lr"] = rate
         rng = np.random.default_rng([settings.seed, number])
         seeds = [int(seed) for seed in rng.integers(1 << 32, size=len(batch.label))]
         good = batch.good
         defect = to_tensor(defect_windows(self._exemplar, settings, seeds), good.device)
-        painted, cleaned = self._painter(good), self._cleaner(defect)
-        for judge in judges:
-            judge.requires_grad_(False)
-        adversarial = _squares(self._judge_defect(painted), 1.0) + _squares(self._judge_good(cleaned), 1.0)
-        cycle = F.l1_loss(self._cleaner(painted), good) + F.l1_loss(self._painter(cleaned), defect)
-        identity = F.l1_loss(self._painter(defect), defect) + F.l1_loss(self._cleaner(good), good)
+        painted, cleaned = self._generator(good), self._inverse(defect)
+        for discriminator in discriminators:
+            discriminator.requires_grad_(False)
+        adversarial = _squares(self._discriminator_defect(painted), 1.0) + _squares(
+            self._discriminator_good(cleaned), 1.0
+        )
+        cycle = F.l1_loss(self._inverse(painted), good) + F.l1_loss(self._generator(cleaned), defect)
+        identity = F.l1_loss(self._generator(defect), defect) + F.l1_loss(self._inverse(good), good)
         loss = adversarial + CYCLE * cycle + IDENTITY * identity
         terms = {"loss": loss, "adversarial": adversarial, "cycle": cycle, "identity": identity}
         figures = {name: float(value.detach()) for name, value in terms.items()}
         require_finite(figures, self._exemplar.name, number)
-        self._making.zero_grad(set_to_none=True)
+        self._generating.zero_grad(set_to_none=True)
         self._fabric.backward(loss)
-        self._making.step()
-        for judge in judges:
-            judge.requires_grad_(True)
+        self._generating.step()
+        for discriminator in discriminators:
+            discriminator.requires_grad_(True)
         shown = {"good": self._pools["good"](cleaned, rng), "defect": self._pools["defect"](painted, rng)}
         judged = 0.5 * (
-            _squares(self._judge_good(good), 1.0)
-            + _squares(self._judge_good(shown["good"]), 0.0)
-            + _squares(self._judge_defect(defect), 1.0)
-            + _squares(self._judge_defect(shown["defect"]), 0.0)
+            _squares(self._discriminator_good(good), 1.0)
+            + _squares(self._discriminator_good(shown["good"]), 0.0)
+            + _squares(self._discriminator_defect(defect), 1.0)
+            + _squares(self._discriminator_defect(shown["defect"]), 0.0)
         )
-        self._judging.zero_grad(set_to_none=True)
+        figures["judges"] = float(judged.detach())
+        require_finite(figures, self._exemplar.name, number)
+        self._discriminating.zero_grad(set_to_none=True)
         self._fabric.backward(judged)
-        self._judging.step()
+        self._discriminating.step()
         fused = fuse(painted.detach(), good, gaussian_mask(batch.label[:, None], settings.sigma_px))
-        return figures | {"judges": float(judged.detach())}, fused
+        return figures, fused
 
     def state(self) -> dict[str, Any]:
         """See `Learner`."""
         return {
             "network": self._all.state_dict(),
-            "making": self._making.state_dict(),
-            "judging": self._judging.state_dict(),
+            "generating": self._generating.state_dict(),
+            "discriminating": self._discriminating.state_dict(),
             "pools": {name: list(pool.kept) for name, pool in self._pools.items()},
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
         """See `Learner`."""
         self._all.load_state_dict(state["network"])
-        self._making.load_state_dict(state["making"])
-        self._judging.load_state_dict(state["judging"])
+        self._generating.load_state_dict(state["generating"])
+        self._discriminating.load_state_dict(state["discriminating"])
         for name, pool in self._pools.items():
             pool.kept = [image.to(self._fabric.device) for image in state["pools"][name]]
 

@@ -48,7 +48,7 @@ class Learner(Protocol):
             The figures, and what is painted, float [N, 3, side, side] in -1..1.
 
         Raises:
-            DatasetError: a figure is not finite; nothing was changed then.
+            DatasetError: a figure is not finite; the weights that it would have changed are as before.
         """
 
     def state(self) -> dict[str, Any]:

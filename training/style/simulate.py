@@ -40,7 +40,17 @@ from .planning import plan
 from .region import BoolMask
 from .site import Reference
 
-__all__ = ["METHODS", "Painted", "Painter", "SimulateSettings", "Work", "simulate"]
+__all__ = [
+    "METHODS",
+    "NETWORKS",
+    "PLACEMENTS",
+    "Painted",
+    "Painter",
+    "SimulateSettings",
+    "Way",
+    "Work",
+    "simulate",
+]
 
 Way = Literal["dst", "cyclegan", "histmatch", "histmatch-gauss", "cutpaste", "poisson", "relit"]
 METHODS: tuple[Way, ...] = get_args(Way)

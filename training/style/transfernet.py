@@ -29,9 +29,11 @@ __all__ = [
     "DefectTransfer",
     "GaussianFusion",
     "InstanceNorm",
+    "ResidualBlock",
     "TransferNet",
     "blur_reach",
     "check_size",
+    "conv_block",
     "fuse",
     "gaussian_mask",
     "gaussian_taps",
@@ -87,7 +89,7 @@ class InstanceNorm(nn.Module):
         return F.group_norm(wide, weight.shape[0], weight, bias).to(x.dtype)
 
 
-def _conv(channels_in: int, channels: int, kernel: int, stride: int = 1, relu: bool = True) -> nn.Sequential:
+def conv_block(channels_in: int, channels: int, kernel: int, stride: int = 1, relu: bool = True) -> nn.Sequential:
     """Reflection padding, convolution, norm, ReLU; without a bias, which the norm would take away again."""
     layers: list[nn.Module] = [
         nn.ReflectionPad2d(kernel // 2),
@@ -99,12 +101,12 @@ def _conv(channels_in: int, channels: int, kernel: int, stride: int = 1, relu: b
     return nn.Sequential(*layers)
 
 
-class _Residual(nn.Module):
+class ResidualBlock(nn.Module):
     """R: two 3x3 convolutions beside the identity."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(_conv(channels, channels, 3), _conv(channels, channels, 3, relu=False))
+        self.body = nn.Sequential(conv_block(channels, channels, 3), conv_block(channels, channels, 3, relu=False))
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, C, H, W]."""
@@ -139,13 +141,13 @@ class TransferNet(nn.Module):
         if width < 1 or blocks < 0:
             raise ConfigError(f"expected a width of at least 1 and no negative blocks, got {width} and {blocks}")
         self.head = head
-        self.full = _conv(3, width, 9)
-        self.down_half = _conv(width, 2 * width, 3, stride=2)
-        self.down_quarter = _conv(2 * width, 4 * width, 3, stride=2)
-        self.residuals = nn.Sequential(*(_Residual(4 * width) for _ in range(blocks)))
-        self.up_half = _conv(4 * width, 2 * width, 3)
-        self.up_full = _conv(4 * width, width, 3)
-        self.merge = _conv(2 * width, width, 3)
+        self.full = conv_block(3, width, 9)
+        self.down_half = conv_block(width, 2 * width, 3, stride=2)
+        self.down_quarter = conv_block(2 * width, 4 * width, 3, stride=2)
+        self.residuals = nn.Sequential(*(ResidualBlock(4 * width) for _ in range(blocks)))
+        self.up_half = conv_block(4 * width, 2 * width, 3)
+        self.up_full = conv_block(4 * width, width, 3)
+        self.merge = conv_block(2 * width, width, 3)
         self.out = nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(width, 3, 3))
         if head == "residual":
             for parameter in self.out.parameters():

@@ -18,7 +18,7 @@ from torch import Tensor
 from .coarse import Scene
 from .region import BoolMask
 
-__all__ = ["Fitted", "fit", "put_back", "to_tensor"]
+__all__ = ["Fitted", "coloured", "fit", "put_back", "to_tensor"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,7 +48,7 @@ def fit(scene: Scene, coarse: NDArray[np.uint8], side: int) -> Fitted:
         share = cv2.resize(label.astype(np.float32), target, interpolation=cv2.INTER_AREA)
         # A thin defect would be lost below one half.
         label = np.asarray(share >= min(0.5, 0.5 * float(share.max())))
-    good, painted = (_coloured(np.atleast_3d(image)) for image in (good, painted))
+    good, painted = (coloured(np.atleast_3d(image)) for image in (good, painted))
     beyond = ((0, side - size[0]), (0, side - size[1]))
     if beyond != ((0, 0), (0, 0)):
         good, painted = (np.pad(image, (*beyond, (0, 0)), mode="symmetric") for image in (good, painted))
@@ -86,5 +86,6 @@ def to_tensor(images: NDArray[np.uint8], device: torch.device | str = "cpu") -> 
     return (moved.float() / 127.5 - 1.0).contiguous(memory_format=torch.channels_last)
 
 
-def _coloured(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def coloured(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A picture [h, w, 3 or 1] with three channels."""
     return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image

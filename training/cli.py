@@ -130,6 +130,13 @@ def segment(
         float | None,
         typer.Option(help="Share of a batch's defective pictures that are simulated, not real; else as they occur."),
     ] = None,
+    real: Annotated[
+        int | None,
+        typer.Option(help="How many real defective pictures: the references, then others as the seed draws them."),
+    ] = None,
+    replacement: Annotated[
+        bool, typer.Option("--replacement", help="Draw pictures with replacement, not in turn; needs --steps.")
+    ] = False,
     defect_weight: Annotated[float, typer.Option(help="Weight of defects in the cross-entropy.")] = 1.0,
     peak_weight: Annotated[
         float, typer.Option(help="Weight of each window's likeliest pixels, which decide on a part, in the loss.")
@@ -197,6 +204,8 @@ def segment(
             crop_bias=crop_bias,
             defect_share=defect_share,
             simulated_share=simulated_share,
+            real=real,
+            replacement=replacement,
             defect_weight=defect_weight,
             peak_weight=peak_weight,
             hard=None if hard is None else str(hard),

@@ -15,7 +15,7 @@ from inspectd.errors import DatasetError
 from inspectd.preprocess import Preprocess
 from inspectd.training.data.dataset import open_dataset
 from inspectd.training.segmentation.augment import Moves
-from inspectd.training.segmentation.feed import Picture, Pictures, _place, loader, normalise
+from inspectd.training.segmentation.feed import Picture, Pictures, _place, loader, normalise, training_samples
 from inspectd.training.segmentation.settings import SegmentSettings
 
 
@@ -70,6 +70,42 @@ def test_the_share_of_simulated_defects_is_kept(buttons):
         assert len(roles) == 3
     with pytest.raises(ValidationError, match="needs a share of defects"):
         SegmentSettings(simulated_share=0.5)
+
+
+def test_with_replacement_each_picture_is_drawn_by_itself(buttons):
+    pictures = make(buttons, defect_share=0.5, replacement=True, steps=60)
+    keys = [[key.index for key in batch] for batch in drawn(pictures, steps=range(60))]
+    for batch in keys:
+        assert sum(bool(pictures.samples[index].masks) for index in batch) == 2
+    assert any(len(set(batch)) < 4 for batch in keys), "a batch that shows a picture twice"
+    assert set(sum(keys, [])) == set(range(12))
+    assert keys[50:] == [[key.index for key in batch] for batch in drawn(pictures, steps=range(50, 60))]
+    with pytest.raises(ValidationError, match="there are no passes to count"):
+        SegmentSettings(replacement=True)
+
+
+def test_real_defects_are_the_references_and_then_others_by_the_seed(buttons):
+    """More hold those that fewer held; good and simulated pictures all stay."""
+    found = open_dataset(buttons)
+    some = [sample.name for sample in found.samples if sample.masks][2:4]
+    samples = (replace(sample, role="ref") if sample.name in some else sample for sample in found.samples)
+    found = replace(found, samples=tuple(samples))
+    roles = ("ref", "extra", "free")
+    kept = {}
+    for real in (2, 3, 5):
+        settings = SegmentSettings(roles=roles, real=real, seed=3)
+        kept[real] = {sample.name for sample in training_samples(found, settings) if sample.masks}
+        assert len(kept[real]) == real
+    assert kept[2] < kept[3] < kept[5]
+    assert kept[2] == set(some)
+    every = SegmentSettings(roles=roles)
+    good = [sample for sample in training_samples(found, every) if not sample.masks]
+    assert [
+        sample for sample in training_samples(found, SegmentSettings(roles=roles, real=2)) if not sample.masks
+    ] == good
+    assert training_samples(found, every) == found.select(*roles)
+    with pytest.raises(DatasetError, match=r"hold \d+ real defective pictures, 99 are asked for"):
+        training_samples(found, SegmentSettings(roles=roles, real=99))
 
 
 def test_a_picture_is_a_function_of_its_key(buttons):

@@ -56,7 +56,7 @@ def methods(
         float, typer.Option(help="Share of a batch's defects that are simulated; the others are the references.")
     ] = 0.5,
     network: Annotated[Network, typer.Option(help="That learns from them.")] = Network.buttonlab,
-    backbone: Annotated[Backbone, typer.Option(help="Its backbone; slim is Buttonlab's alone.")] = Backbone.slim,
+    backbone: Annotated[Backbone, typer.Option(help="Its backbone.")] = Backbone.slim,
     weights: Annotated[str, typer.Option(help="Start of the backbone, as in `segment`.")] = "none",
     rate: Annotated[float, typer.Option(help="Adam's rate.")] = 2e-3,
     vgg_weights: Annotated[str | None, typer.Option(metavar="FILE", help="VGG-19 for DST, as in `dst`.")] = None,

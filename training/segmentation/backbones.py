@@ -19,7 +19,17 @@ from torch import Tensor, nn
 from inspectd.errors import ConfigError, DatasetError
 from inspectd.training.weights import read_weights
 
-__all__ = ["BACKBONES", "Backbone", "BackboneSpec", "Branch", "build", "load_weights"]
+__all__ = [
+    "BACKBONES",
+    "SLIM_WIDTHS",
+    "Backbone",
+    "BackboneSpec",
+    "Branch",
+    "ResNetLike",
+    "build",
+    "load_weights",
+    "slim",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +105,20 @@ class _Slim(nn.Module):
         self.layer4 = nn.Sequential(_Block(widths[2], widths[3], 2), _Block(widths[3], widths[3]))
 
 
+SLIM_WIDTHS = (32, 32, 64, 128, 192)
+"""Channels of the slim backbone's stem and of its four stages."""
+
+
+def slim() -> ResNetLike:
+    """The slim backbone with random weights."""
+    return _Slim(SLIM_WIDTHS[0], SLIM_WIDTHS[1:])
+
+
 _NETWORKS: Mapping[str, Callable[[], ResNetLike]] = {
     "resnet50": torchvision.models.resnet50,
     "resnet34": torchvision.models.resnet34,
     "resnet18": torchvision.models.resnet18,
-    "slim": lambda: _Slim(32, (32, 64, 128, 192)),
+    "slim": slim,
 }
 
 

@@ -23,6 +23,7 @@ from torchvision import tv_tensors
 from inspectd.errors import DatasetError
 from inspectd.mask import ClassMap
 from inspectd.preprocess import Preprocess
+from inspectd.training.data.dataset import Dataset as Photographs
 from inspectd.training.data.dataset import Sample, read_image, read_labels
 
 from .augment import augmentation
@@ -30,10 +31,14 @@ from .buttonlab import CROP_STEP, Crop
 from .hard import HardExample, read_hard
 from .settings import SegmentSettings
 
-__all__ = ["Batch", "Picture", "Pictures", "loader", "normalise", "one_opencv_thread"]
+__all__ = ["Batch", "Picture", "Pictures", "loader", "normalise", "one_opencv_thread", "training_samples"]
 
 # Letterboxed pictures are kept in memory up to here, for each device; larger sets are read anew each time.
 CACHE_BYTES = 4 << 30
+# Of the draws that are made once, apart from those of the updates.
+_REAL_STREAM = 1
+# Behind those of the hard examples: 2 and on, one for each of up to three kinds of pictures.
+_REPLACEMENT_STREAM = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,6 +58,29 @@ class Picture:
     seed: int
     hard: bool = False
     """Its window and crop are laid over the place where `SegmentSettings.hard` says that it is hardest."""
+
+
+def training_samples(dataset: Photographs, settings: SegmentSettings) -> tuple[Sample, ...]:
+    """The pictures that a training is of: those of its roles, with `settings.real` of the real defective ones.
+
+    Raises:
+        DatasetError: a role that nobody has, or fewer real defective pictures than asked for.
+    """
+    samples = dataset.select(*settings.roles)
+    if settings.real is None:
+        return samples
+    real = [sample for sample in samples if sample.masks and sample.role != "simulated"]
+    if len(real) < settings.real:
+        raise DatasetError(
+            f"{dataset.root}: roles {', '.join(settings.roles)} hold {len(real)} real defective pictures, "
+            f"{settings.real} are asked for"
+        )
+    references = [sample for sample in real if sample.role == "ref"]
+    others = [sample for sample in real if sample.role != "ref"]
+    drawn = np.random.default_rng([settings.seed, _REAL_STREAM]).permutation(len(others))
+    kept = {sample.name for sample in [*references, *(others[int(index)] for index in drawn)][: settings.real]}
+    dropped = {sample.name for sample in real} - kept
+    return tuple(sample for sample in samples if sample.name not in dropped)
 
 
 _Item = tuple[Tensor, Tensor, tuple[int, int]]
@@ -221,6 +249,7 @@ class _Order:
                 self._streams[:1] = [(simulated, part), (real, quota - part)]
         self._hard = [_Hardest(pictures, members, quota) for members, quota in self._streams]
         self._seed, self._rank, self._world, self._steps = settings.seed, rank, world, steps
+        self._replacement = settings.replacement
         self._shuffled = functools.lru_cache(maxsize=8)(_permutation)
 
     def __len__(self) -> int:
@@ -232,6 +261,10 @@ class _Order:
             for number, ((members, quota), hardest) in enumerate(zip(self._streams, self._hard, strict=True)):
                 batch += [(index, True) for index in hardest.drawn(self._seed, number, step)]
                 in_turn = quota - hardest.quota
+                if self._replacement and in_turn:
+                    drawn = np.random.default_rng([self._seed, _REPLACEMENT_STREAM + number, step])
+                    batch += [(members[int(index)], False) for index in drawn.integers(len(members), size=in_turn)]
+                    continue
                 for place in range(in_turn):
                     epoch, position = divmod(step * in_turn + place, len(members))
                     order = self._shuffled(self._seed, number, epoch, len(members))

@@ -2,18 +2,22 @@
 
 U-Net (Ronneberger, Fischer, Brox: "U-Net: convolutional networks for biomedical image segmentation", 2015) and
 DeepLabv3+ (Chen and others: "Encoder-decoder with atrous separable convolution for semantic image segmentation", 2018)
-are those of segmentation_models_pytorch, on the same ResNets, whose ImageNet weights fit all three.
+are those of segmentation_models_pytorch, on the same ResNets, whose ImageNet weights fit all three, and on Buttonlab's
+slim backbone at the widths that go with it.
 """
 
 from __future__ import annotations
 
-from typing import get_args
+import functools
+from typing import Any, get_args
 
+import torch
 from torch import Tensor, nn
 
 from inspectd.errors import ConfigError
 from inspectd.optional import require
 
+from .backbones import SLIM_WIDTHS, slim
 from .buttonlab import Buttonlab, Crop, check_size, cut
 from .settings import Architecture
 
@@ -30,23 +34,32 @@ class Baseline(nn.Module):
 
         Args:
             architecture: deeplabv3plus or unet.
-            backbone: resnet50, resnet34 or resnet18.
+            backbone: a name of `backbones.BACKBONES`.
             classes: number of defect classes; there is one logit more.
 
         Raises:
             MissingDependencyError: segmentation_models_pytorch is not installed.
-            ConfigError: a backbone that only Buttonlab has.
         """
         super().__init__()
-        if backbone == "slim":
-            raise ConfigError(f"the slim backbone is Buttonlab's alone; for {architecture} use --backbone resnet18")
         models = require("segmentation_models_pytorch", extra="baselines")
+        width: dict[str, Any] = {}
+        if backbone == "slim":
+            # Under a name of ours in its list of encoders, as its manual says to add one.
+            models.encoders.encoders[_SLIM] = {"encoder": _slim_encoder(), "params": {}, "pretrained_settings": {}}
+            # Half of what goes with a ResNet, as the backbone is half of one or less.
+            width = {"decoder_channels": (128, 64, 32, 16, 8) if architecture == "unet" else 128}
+        encoder = _SLIM if backbone == "slim" else backbone
         # Without dropout, which neither Buttonlab nor U-Net has.
         self.body: nn.Module = (
-            models.Unet(backbone, encoder_weights=None, classes=1 + classes)
+            models.Unet(encoder, encoder_weights=None, classes=1 + classes, **width)
             if architecture == "unet"
             else models.DeepLabV3Plus(
-                backbone, encoder_weights=None, encoder_output_stride=16, decoder_aspp_dropout=0.0, classes=1 + classes
+                encoder,
+                encoder_weights=None,
+                encoder_output_stride=16,
+                decoder_aspp_dropout=0.0,
+                classes=1 + classes,
+                **width,
             )
         )
 
@@ -62,16 +75,51 @@ class Baseline(nn.Module):
         return {"backbone": encoder}
 
 
+_SLIM = "inspectd-slim"
+
+
+@functools.cache
+def _slim_encoder() -> type[nn.Module]:
+    """The slim backbone as an encoder of segmentation_models_pytorch, which is not there without the extra."""
+    base = require("segmentation_models_pytorch.encoders._base", extra="baselines").EncoderMixin
+
+    class SlimEncoder(base, nn.Module):  # type: ignore[misc,valid-type]  # known when it is installed
+        """[N, 3, H, W] -> six maps, at 1/1 (the picture itself) to 1/32."""
+
+        def __init__(self, depth: int = 5, output_stride: int = 32) -> None:
+            nn.Module.__init__(self)
+            self._in_channels, self._depth, self._output_stride = 3, depth, output_stride
+            self._out_channels = [3, *SLIM_WIDTHS]
+            network = slim()
+            self.conv1, self.bn1, self.maxpool = network.conv1, network.bn1, nn.MaxPool2d(3, 2, 1)
+            self.layer1, self.layer2 = network.layer1, network.layer2
+            self.layer3, self.layer4 = network.layer3, network.layer4
+
+        def get_stages(self) -> dict[int, list[nn.Module]]:
+            """The stages whose stride may be turned into dilation."""
+            return {16: [self.layer3], 32: [self.layer4]}
+
+        def forward(self, x: Tensor) -> list[Tensor]:
+            """See the class."""
+            maps = [x, torch.relu(self.bn1(self.conv1(x)))]
+            maps.append(self.layer1(self.maxpool(maps[-1])))
+            for layer in (self.layer2, self.layer3, self.layer4):
+                maps.append(layer(maps[-1]))
+            return maps
+
+    return SlimEncoder
+
+
 def build_network(architecture: str, backbone: str, classes: int = 1) -> Buttonlab | Baseline:
     """A network with random weights.
 
     Args:
         architecture: a name of `ARCHITECTURES`.
-        backbone: a name of `backbones.BACKBONES`; slim is Buttonlab's alone.
+        backbone: a name of `backbones.BACKBONES`.
         classes: number of defect classes.
 
     Raises:
-        ConfigError: an unknown architecture or backbone, or one that does not go with the other.
+        ConfigError: an unknown architecture or backbone.
         MissingDependencyError: a package for it is not installed.
     """
     if architecture == "buttonlab":

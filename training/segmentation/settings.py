@@ -21,7 +21,7 @@ class SegmentSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     network: Architecture = "buttonlab"
-    """The others are there to compare with; they have no slim backbone, and cannot be exported."""
+    """The others are there to compare with, and cannot be exported."""
     backbone: Literal["resnet50", "resnet34", "resnet18", "slim"] = "resnet50"
     """The paper's is resnet50; slim is for stations without a GPU."""
     weights: str = "none"
@@ -40,6 +40,9 @@ class SegmentSettings(BaseModel):
     """Bits that 16-bit files really use."""
     roles: tuple[str, ...] = ("ref", "extra", "free", "simulated")
     """Roles of the dataset that are trained on."""
+    real: int | None = Field(None, ge=1)
+    """How many of the real defective pictures are trained on: the references first, then others as the seed draws them,
+    so that more hold those that fewer held. None takes all."""
     batch: int = Field(8, ge=1)
     """Pictures of one update on one device."""
     epochs: int = Field(120, ge=1)
@@ -63,6 +66,8 @@ class SegmentSettings(BaseModel):
     simulated_share: float | None = Field(None, gt=0, lt=1)
     """Share of the defective pictures of each batch that are simulated, the rest being real; None takes the pictures as
     often as they occur. Needs `defect_share`; where one of the two kinds is missing, the other fills the batch."""
+    replacement: bool = False
+    """Whether pictures are drawn with replacement, each by itself; else they come in turn, each once in a pass."""
     defect_weight: float = Field(1.0, gt=0)
     """Weight of the defect classes in the cross-entropy; the good surface has 1."""
     peak_weight: float = Field(0.0, ge=0)
@@ -83,8 +88,6 @@ class SegmentSettings(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> SegmentSettings:
-        if self.network != "buttonlab" and self.backbone == "slim":
-            raise ValueError(f"the slim backbone is Buttonlab's alone; use resnet18 with {self.network}")
         if self.start is not None and self.weights != "none":
             raise ValueError("start and weights are two beginnings; leave one of them out")
         for name in ("height", "width"):
@@ -98,6 +101,8 @@ class SegmentSettings(BaseModel):
             raise ValueError("a share of defects needs a batch of 2 pictures or more")
         if self.simulated_share is not None and self.defect_share is None:
             raise ValueError("a share of simulated defects needs a share of defects (defect_share)")
+        if self.replacement and self.steps is None:
+            raise ValueError("with replacement there are no passes to count (epochs); say how many updates (steps)")
         height, width = self.window_size
         if self.batch * height * width == SIZE_STEP**2:
             raise ValueError(f"batch normalisation needs more than one picture of {SIZE_STEP}x{SIZE_STEP} px")

@@ -16,6 +16,7 @@ import pickle
 import platform
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from inspectd.errors import ConfigError, DatasetError
 from inspectd.mask import ClassMap
 from inspectd.preprocess import Preprocess
 from inspectd.training.carded import CHECKPOINT
-from inspectd.training.data.dataset import Dataset, open_dataset
+from inspectd.training.data.dataset import Dataset, Sample, open_dataset
 from inspectd.training.devices import Hardware, agree, average, fast_precision, interruption, launch, on_first
 from inspectd.training.files import written_whole
 from inspectd.training.log import training_log
@@ -37,7 +38,7 @@ from inspectd.training.log import training_log
 from .backbones import load_weights
 from .buttonlab import Crop
 from .checkpoint import save_checkpoint
-from .feed import Batch, Pictures, loader, normalise, one_opencv_thread
+from .feed import Batch, Pictures, loader, normalise, one_opencv_thread, training_samples
 from .loss import segmentation_loss
 from .networks import build_network
 from .settings import SegmentSettings
@@ -96,8 +97,8 @@ def train(
         precision = fast_precision(hardware.accelerator)
         settings = settings.model_copy(update={"precision": precision})
     dataset = open_dataset(data)
-    samples = dataset.select(*settings.roles)
-    class_map = _classes(dataset, settings)
+    samples = training_samples(dataset, settings)
+    class_map = _classes(dataset, settings, samples)
     preprocess = Preprocess(height=settings.height, width=settings.width, fill=settings.fill)
     pictures = Pictures(samples, class_map if settings.classes == "types" else None, preprocess, settings)
     torch.manual_seed(settings.seed)
@@ -188,7 +189,7 @@ def train(
                 on_first(fabric, save)
 
     def finish() -> None:
-        card = _card(dataset, settings, class_map, preprocess)
+        card = _card(dataset, samples, settings, class_map, preprocess)
         provenance = card.provenance | {
             "updates": steps,
             "devices": world,
@@ -211,10 +212,10 @@ def _diverged(loss: float, step: int) -> None:
     raise DatasetError(f"the loss became {loss} at update {step}; lower --rate, or use --precision 32-true")
 
 
-def _classes(dataset: Dataset, settings: SegmentSettings) -> ClassMap:
+def _classes(dataset: Dataset, settings: SegmentSettings, samples: Sequence[Sample]) -> ClassMap:
     if settings.classes == "binary":
         return ClassMap(("defect",))
-    learnt = {name for sample in dataset.select(*settings.roles) for name, _ in sample.masks}
+    learnt = {name for sample in samples for name, _ in sample.masks}
     if unseen := set(dataset.defects) - learnt:
         raise DatasetError(
             f"{dataset.root}: {', '.join(sorted(unseen))} occur in other roles than {', '.join(settings.roles)} alone; "
@@ -291,8 +292,13 @@ def _load_state(path: Path, extent: dict[str, int | str]) -> dict[str, Any]:
     return state
 
 
-def _card(dataset: Dataset, settings: SegmentSettings, class_map: ClassMap, preprocess: Preprocess) -> ModelCard:
-    samples = dataset.select(*settings.roles)
+def _card(
+    dataset: Dataset,
+    samples: Sequence[Sample],
+    settings: SegmentSettings,
+    class_map: ClassMap,
+    preprocess: Preprocess,
+) -> ModelCard:
     listing = hashlib.sha256()
     for sample in samples:
         listing.update(sample.image.read_bytes())

@@ -21,7 +21,18 @@ from torch import Tensor
 
 from inspectd.errors import ConfigError, InspectdError
 
-__all__ = ["Hardware", "Precision", "agree", "average", "fast_precision", "interruption", "launch", "on_first"]
+__all__ = [
+    "Hardware",
+    "Place",
+    "Precision",
+    "agree",
+    "alone",
+    "average",
+    "fast_precision",
+    "interruption",
+    "launch",
+    "on_first",
+]
 
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
@@ -99,6 +110,44 @@ def launch(hardware: Hardware, precision: Precision) -> Fabric:
         raise ConfigError(f"cannot train on {where} with {precision}: {error}") from error
     fabric.launch()
     return fabric
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a process is that works by itself: on which kind of device, and whether it is the first of its launch."""
+
+    accelerator: str
+    first: bool
+
+
+def alone(accelerator: str) -> Place:
+    """Let this process train by itself on one device, also where `fabric run` has started it as one of several.
+
+    That launcher means its processes for one training. An experiment has many that share work by files instead: each
+    process keeps one GPU of its machine and its share of the cores, and forgets the others.
+
+    Args:
+        accelerator: auto, cpu or gpu; under `fabric run` its own option holds.
+    """
+    if os.environ.get("LT_CLI_USED") != "1":
+        return Place(accelerator, first=True)
+    local, beside = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    place = Place(os.environ.get("LT_ACCELERATOR", accelerator), first=os.environ.get("RANK", "0") == "0")
+    for name in [name for name in os.environ if name.startswith(_LAUNCHERS) or name in _RENDEZVOUS]:
+        del os.environ[name]
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // beside))
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    if place.accelerator != "cpu" and beside > 1:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(beside)))
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[local]
+    return place
+
+
+_LAUNCHERS = ("LT_", "TORCHELASTIC_", "TORCH_NCCL_")
+_RENDEZVOUS = {
+    *("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "ROLE_NAME", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
+    *("GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
+}
 
 
 def on_first(fabric: Fabric, action: Callable[[], None]) -> None:

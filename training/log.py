@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -16,7 +17,10 @@ from inspectd.errors import ConfigError
 
 from .files import written_whole
 
-__all__ = ["Report", "training_log"]
+__all__ = ["Report", "last_step", "training_log"]
+
+# A row has less.
+_TAIL_BYTES = 400
 
 Report = Callable[[int, Mapping[str, float], str], None]
 """Called after each update with its number from 1 on, its figures, and what the progress bar shows of them."""
@@ -88,6 +92,18 @@ def training_log(
     except OSError as error:
         # A write that fails names no file, and fails again when the file is closed.
         raise ConfigError(f"{out}: the log cannot be written: {error.strerror}; then go on with --resume") from error
+
+
+def last_step(out: Path) -> int:
+    """The last update that `log.csv` of a training tells of; 0 where there is none yet."""
+    try:
+        with (out / "log.csv").open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            last = file.read().decode(errors="replace").strip().splitlines()[-1]
+    except (OSError, IndexError):
+        return 0
+    step = last.partition(",")[0]
+    return int(step) if step.isdigit() else 0
 
 
 def _cut_log(path: Path, step: int) -> None:

@@ -78,7 +78,7 @@ def test_with_replacement_each_picture_is_drawn_by_itself(buttons):
     for batch in keys:
         assert sum(bool(pictures.samples[index].masks) for index in batch) == 2
     assert any(len(set(batch)) < 4 for batch in keys), "a batch that shows a picture twice"
-    assert set(sum(keys, [])) == set(range(12))
+    assert {index for batch in keys for index in batch} == set(range(12))
     assert keys[50:] == [[key.index for key in batch] for batch in drawn(pictures, steps=range(50, 60))]
     with pytest.raises(ValidationError, match="there are no passes to count"):
         SegmentSettings(replacement=True)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from inspectd.training.terminal import Backbone, Network, pair, require_torch, stages, validated
+from inspectd.training.terminal import Backbone, Network, pair, require_torch, validated
+
+if TYPE_CHECKING:
+    from inspectd.training.data.dataset import Dataset
+
+    from .paper import Grid
 
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="Many trainings that differ in one thing, and tables of what came out.")
-
-
-@app.callback()
-def _app() -> None:
-    """Keep the names of commands, also while there is one."""
 
 
 @app.command()
@@ -78,18 +80,20 @@ def methods(
     Example: inspectd-train experiment methods data/buttons --out out/methods --jobs 2
     """
     require_torch()
+    from inspectd.training.devices import alone
     from inspectd.training.segmentation.settings import SegmentSettings
     from inspectd.training.style.placement import PlacementSettings
 
-    from .methods import MethodsSettings, compare_methods
+    from .methods import compare_methods
+    from .simulation import ExperimentSettings
+    from .view import View
 
     given: dict[str, Any] = {"vgg": vgg_weights, "epochs": dst_epochs, "pictures": dst_pictures}
     dst: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     given = {"epochs": gan_epochs, "pictures": gan_pictures}
     cyclegan: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     settings = validated(
-        lambda: MethodsSettings(
-            methods=tuple(part.strip() for part in rows.split(",") if part.strip()),
+        lambda: ExperimentSettings(
             seeds=seeds,
             count=count,
             placement=PlacementSettings(
@@ -100,7 +104,7 @@ def methods(
             ),
             dst=dst,
             cyclegan=cyclegan,
-            roles=tuple(role.strip() for role in roles.split(",")),
+            roles=_listed(roles),
             segment=SegmentSettings(
                 network=network.value,
                 backbone=backbone.value,
@@ -123,6 +127,206 @@ def methods(
             ),
         )
     )
-    with stages() as progress:
-        text = compare_methods(data, out, settings, jobs=jobs, accelerator=accelerator, progress=progress)
-    print(text)
+    place = alone(accelerator)
+    with View() as view:
+        text = compare_methods(
+            data,
+            out,
+            settings,
+            _listed(rows),
+            jobs=jobs,
+            accelerator=place.accelerator,
+            progress=view,
+            watch=view.watch,
+        )
+    if place.first:
+        print(text)
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+class BudgetName(str, Enum):
+    """Names on the command line."""
+
+    quick = "quick"
+    paper = "paper"
+
+
+Data = Annotated[
+    str,
+    typer.Option(
+        metavar="buttons|DIR", help="buttons, which are rendered, or a dataset with ref, free, test and ok_test."
+    ),
+]
+Out = Annotated[Path, typer.Option(help="Folder of the experiment; a run that was stopped is continued.")]
+BudgetOption = Annotated[
+    BudgetName,
+    typer.Option(help="quick: a small network, hours on 2 cores; paper: its network and schedule, for GPUs."),
+]
+Line = Annotated[str, typer.Option(help="Product line of the buttons.")]
+Seeds = Annotated[int, typer.Option(min=1, help="Trainings of each place of the table.")]
+Size = Annotated[int | None, typer.Option(help="Side of the pictures, px, if not the budget's.")]
+Window = Annotated[float | None, typer.Option(help="Side of the windows as a share of the pictures', if not its.")]
+Batch = Annotated[int | None, typer.Option(help="Windows of an update, if not its.")]
+Steps = Annotated[int | None, typer.Option(help="Updates of a training, if not its.")]
+Rotation = Annotated[
+    float, typer.Option(help="Highest rotation of the pictures in training; small for parts that fill the picture.")
+]
+Count = Annotated[int | None, typer.Option(help="Simulated pictures of each method, if not its.")]
+BackboneOption = Annotated[Backbone | None, typer.Option(help="Of all networks, if not the budget's.")]
+Weights = Annotated[str, typer.Option(help="Start of all backbones, as in `segment`.")]
+Vgg = Annotated[str | None, typer.Option(metavar="FILE", help="VGG-19 for DST, as in `dst`.")]
+Bits = Annotated[int, typer.Option(help="Bits that 16-bit files really use, 12 for example.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Trainings side by side.")]
+Accelerator = Annotated[str, typer.Option(help="auto, cpu or gpu.")]
+
+
+@app.command()
+def table1(
+    out: Out,
+    data: Data = "buttons",
+    budget: BudgetOption = BudgetName.quick,
+    seeds: Seeds = 3,
+    networks: Annotated[str, typer.Option(help="Rows, with commas.")] = "buttonlab,deeplabv3plus,unet",
+    ways: Annotated[
+        str, typer.Option("--methods", help="Columns, with commas, as in `methods`; the first one is shown at work.")
+    ] = "dst,dst-paper,histmatch,histmatch-gauss,cyclegan,cutpaste,only-real",
+    line: Line = "wood",
+    size: Size = None,
+    window: Window = None,
+    batch: Batch = None,
+    steps: Steps = None,
+    count: Count = None,
+    rotation_deg: Rotation = 180.0,
+    backbone: BackboneOption = None,
+    weights: Weights = "none",
+    vgg_weights: Vgg = None,
+    bits: Bits = 16,
+    jobs: Jobs = 1,
+    accelerator: Accelerator = "auto",
+) -> None:
+    """Reproduce the paper's Table 1: networks against ways to simulate defects, with a report.
+
+    Started again with the same --out, it continues; started several times at once, also on other machines that see the
+    folder or by `fabric run`, the processes share the trainings. The report is in --out from the first training on.
+
+    Example: inspectd-train experiment table1 --data buttons --budget quick --out out/table1 --jobs 2
+    """
+    require_torch()
+    from .paper import settings_of
+    from .paper import table1 as grid_of
+
+    changes = _changes(size, window, batch, steps, backbone)
+    settings = validated(
+        lambda: settings_of(
+            budget.value,
+            ("ref", "free", "simulated"),
+            changes | {"rotation_deg": rotation_deg, "weights": weights, "bits": bits},
+            seeds=seeds,
+            count=count,
+            vgg=vgg_weights,
+        )
+    )
+    grid = grid_of(settings, _listed(networks), _listed(ways))
+    _reproduce(data, line, out, lambda _: grid, jobs, accelerator)
+
+
+@app.command()
+def figure6(
+    out: Out,
+    data: Data = "buttons",
+    budget: BudgetOption = BudgetName.quick,
+    seeds: Seeds = 3,
+    network: Annotated[Network, typer.Option(help="That learns.")] = Network.buttonlab,
+    way: Annotated[str, typer.Option("--method", help="To simulate defects for C, as in `methods`.")] = "dst",
+    line: Line = "wood",
+    size: Size = None,
+    window: Window = None,
+    batch: Batch = None,
+    steps: Steps = None,
+    count: Count = None,
+    rotation_deg: Rotation = 180.0,
+    backbone: BackboneOption = None,
+    weights: Weights = "none",
+    vgg_weights: Vgg = None,
+    bits: Bits = 16,
+    jobs: Jobs = 1,
+    accelerator: Accelerator = "auto",
+) -> None:
+    """Reproduce the paper's Figure 6: how many real defects there are, with simulated ones beside them or without.
+
+    A takes the real defects in turn, B with replacement, C takes simulated ones too. Started again, or several times at
+    once, it goes on as `table1` does.
+
+    Example: inspectd-train experiment figure6 --data buttons --budget quick --out out/figure6 --jobs 2
+    """
+    require_torch()
+    from .paper import figure6 as grid_of
+    from .paper import settings_of
+
+    changes = _changes(size, window, batch, steps, backbone)
+    settings = validated(
+        lambda: settings_of(
+            budget.value,
+            ("ref", "extra", "free", "simulated"),
+            changes | {"rotation_deg": rotation_deg, "weights": weights, "bits": bits},
+            seeds=seeds,
+            count=count,
+            vgg=vgg_weights,
+        )
+    )
+    _reproduce(data, line, out, lambda dataset: grid_of(settings, dataset, network.value, way), jobs, accelerator)
+
+
+def _changes(
+    size: int | None, window: float | None, batch: int | None, steps: int | None, backbone: Backbone | None
+) -> dict[str, Any]:
+    """What was given of the settings that a budget has."""
+    given = {
+        "height": size,
+        "width": size,
+        "window": window,
+        "batch": batch,
+        "steps": steps,
+        "backbone": None if backbone is None else backbone.value,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _reproduce(
+    data: str, line: str, out: Path, grid_of: Callable[[Dataset], Grid], jobs: int, accelerator: str
+) -> None:
+    from inspectd.training.data.buttons import write_buttons
+    from inspectd.training.data.dataset import open_dataset
+    from inspectd.training.devices import alone
+    from inspectd.training.files import locked
+
+    from .reproduce import reproduce
+    from .view import View
+
+    place = alone(accelerator)
+    with View() as view:
+        folder, name = Path(data), Path(data).resolve().name
+        if data == "buttons":
+            # Beside the experiment, which claims its own folder by what it is trained on.
+            folder, name = out.with_name(f"{out.name}-data"), f"rendered {line} buttons"
+            lock = folder.with_name(f".{folder.name}")
+            lock.mkdir(parents=True, exist_ok=True)
+            with locked(lock, wait=True):
+                write_buttons(folder, lines=line, progress=lambda done, total: view("rendering", done, total))
+        grid = grid_of(open_dataset(folder))
+        text = reproduce(
+            folder,
+            out,
+            grid,
+            name=name,
+            jobs=jobs,
+            accelerator=place.accelerator,
+            progress=view,
+            watch=view.watch,
+        )
+    if place.first:
+        print(text)
+        print(f"\n{out / 'report.html'}")

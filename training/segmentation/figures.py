@@ -20,11 +20,14 @@ from .results import Evaluation, ImageResult, PixelPool
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
 __all__ = [
     "AGREEMENT_RGB",
     "LABEL_RGB",
     "PREDICTION_RGB",
+    "legend_patches",
+    "new_figure",
     "overlay",
     "overlay_panel",
     "write_contact_sheet",
@@ -123,7 +126,7 @@ def write_curves(evaluation: Evaluation, path: Path) -> None:
         MissingDependencyError: matplotlib is absent.
         OSError: the file cannot be written.
     """
-    figure = _figure(10, 8)
+    figure = new_figure(10, 8)
     axes = figure.subplots(2, 2)
     _draw_precision_recall(axes[0, 0], evaluation.pooled)
     _draw_thresholds(axes[0, 1], evaluation)
@@ -137,7 +140,7 @@ def write_curves(evaluation: Evaluation, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _figure(width_in: float, height_in: float) -> Figure:
+def new_figure(width_in: float, height_in: float) -> Figure:
     """An empty figure without pyplot: it draws to files alone (Agg), whatever the screen."""
     figure: Figure = require("matplotlib.figure", extra="train").Figure(
         figsize=(width_in, height_in), layout="constrained"
@@ -274,7 +277,7 @@ def write_contact_sheet(evaluation: Evaluation, folder: Path, path: Path) -> Non
         *_rows("highest F1", best),
         *_rows("good images with the most false pixels", false[:_COLUMNS]),
     ]
-    figure = _figure(2.9 * _COLUMNS, 2.0 * max(1, len(rows)) + 0.3)
+    figure = new_figure(2.9 * _COLUMNS, 2.0 * max(1, len(rows)) + 0.3)
     if not rows:
         _say(figure.add_subplot(xticks=[], yticks=[]), "nothing labelled and nothing predicted")
     for index, (title, results) in enumerate(rows):
@@ -285,10 +288,14 @@ def write_contact_sheet(evaluation: Evaluation, folder: Path, path: Path) -> Non
             axis.set_anchor("NW")
             heading = title if column == 0 else ""
             axis.set_title(f"{heading}\n{_caption(result)}", fontsize=7.5, loc="left")
-    patches = require("matplotlib.patches", extra="train")
-    handles = [patches.Patch(color=[value / 255 for value in colour], label=name) for name, colour in _LEGEND]
-    figure.legend(handles=handles, loc="outside lower left", ncols=len(handles), frameon=False, fontsize=8)
+    figure.legend(handles=legend_patches(), loc="outside lower left", ncols=len(_LEGEND), frameon=False, fontsize=8)
     figure.savefig(path, dpi=100)
+
+
+def legend_patches() -> list[Patch]:
+    """What the colours of overlays mean, for a figure's legend."""
+    patches = require("matplotlib.patches", extra="train")
+    return [patches.Patch(color=[value / 255 for value in colour], label=name) for name, colour in _LEGEND]
 
 
 def _rows(title: str, results: Sequence[ImageResult]) -> list[tuple[str, Sequence[ImageResult]]]:

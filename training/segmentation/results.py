@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from inspectd.errors import DatasetError
 
-from .metrics import Interval, OperatingPoint, PixelScores, ThresholdCurve, ratio
+from .metrics import SIZE_BINS_PX, Interval, OperatingPoint, PixelScores, ThresholdCurve, ratio, size_bin
 
 __all__ = [
     "FORMAT",
@@ -23,6 +24,7 @@ __all__ = [
     "ImageLevel",
     "ImageResult",
     "PixelPool",
+    "SizeResult",
     "Spread",
     "TypeResult",
     "read_evaluation",
@@ -136,6 +138,15 @@ class ImageResult:
 
 
 @dataclass(frozen=True, slots=True)
+class SizeResult:
+    """The images whose labelled pixels, all together, are of one size class."""
+
+    images: int
+    pixels: PixelScores
+    image_f1: Spread
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """All figures of one evaluation; `docs/evaluation.md` defines them."""
 
@@ -156,6 +167,18 @@ class Evaluation:
     regions_by_size_px: dict[str, Found]
     good_sets: dict[str, GoodSet]
     images: tuple[ImageResult, ...]
+
+    @property
+    def f1_by_size_px(self) -> dict[str, SizeResult]:
+        """F1 of the defective images by their labelled pixels, by the size classes of `regions_by_size_px`."""
+        uppers = (*SIZE_BINS_PX[1:], math.inf)
+        found = {}
+        for lower, upper in zip(SIZE_BINS_PX, uppers, strict=True):
+            of = [image.pixels for image in self.images if lower <= image.pixels.tp + image.pixels.fn < upper]
+            counts = [sum(getattr(pixels, name) for pixels in of) for name in ("tp", "fp", "fn", "tn")]
+            spread = Spread.of([pixels.f1 for pixels in of if pixels.f1 is not None])
+            found[size_bin(lower)] = SizeResult(len(of), PixelScores(*counts), spread)
+        return found
 
     @property
     def common_threshold(self) -> float | None:
@@ -247,7 +270,18 @@ class Evaluation:
             for name, part in self.regions_by_size_px.items()
         ]
         rows.append(("all", str(self.regions.total), str(self.regions.found), _share(self.regions.recall)))
-        return _table(("labelled regions", "labelled", "found", "recall"), rows)
+        regions = _table(("labelled regions", "labelled", "found", "recall"), rows)
+        sizes = [
+            (
+                f"{name} px",
+                str(part.images),
+                *map(_share, (part.pixels.f1, part.pixels.precision, part.pixels.recall)),
+                *map(_share, (part.image_f1.mean, part.image_f1.median)),
+            )
+            for name, part in self.f1_by_size_px.items()
+        ]
+        header = ("defective images", "images", "pixel F1", "precision", "recall", "mean image F1", "median")
+        return f"{regions}\n\n{_table(header, sizes)}"
 
     def _good_table(self) -> str:
         rows = [

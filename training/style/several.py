@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from inspectd.errors import ConfigError, DatasetError
 from inspectd.training.carded import CHECKPOINT
+from inspectd.training.log import last_step
 
 __all__ = ["train_side_by_side"]
 
@@ -67,7 +68,9 @@ def train_side_by_side(
                     done += 1
                     bar.update(task, completed=done)
                     console.print(f"{folders[name] / CHECKPOINT}", highlight=False)
-                bar.update(task, shown="  ".join(f"{defects[name]} {_progress(folders[name])}" for name in running))
+                bar.update(
+                    task, shown="  ".join(f"{defects[name]} {last_step(folders[name]) or '...'}" for name in running)
+                )
         finally:
             for process in running.values():
                 if process.poll() is None:
@@ -106,14 +109,3 @@ def _without(arguments: list[str], option: str) -> list[str]:
         elif not argument.startswith((f"{option}=", "--reference=", "--defect=")):
             kept.append(argument)
     return kept
-
-
-def _progress(folder: Path) -> str:
-    """The last update in a training's log."""
-    try:
-        with (folder / "log.csv").open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 400))
-            last = file.read().decode(errors="replace").strip().splitlines()[-1]
-    except (OSError, IndexError):
-        return "..."
-    return last.partition(",")[0]

@@ -1,0 +1,214 @@
+"""The paper's two experiments: what they train, and small ones from beginning to end."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import pytest
+from rich.console import Console
+
+from inspectd.errors import ConfigError, DatasetError
+from inspectd.training.data.dataset import open_dataset
+from inspectd.training.devices import alone
+from inspectd.training.experiments.cells import METRICS, Cell
+from inspectd.training.experiments.experiment import Entry
+from inspectd.training.experiments.paper import TABLE1, WAYS, figure6, settings_of, table1
+from inspectd.training.experiments.results import compared
+from inspectd.training.experiments.variants import ONLY_REAL, Variant
+from inspectd.training.experiments.view import View
+from inspectd.training.segmentation.settings import SegmentSettings
+from tests.conftest import write_dataset
+
+TRAINED = ("ref", "free", "simulated")
+SMALL = ("--count", "4", "--steps", "3", "--batch", "2", "--size", "64", "--window", "1", "--accelerator", "cpu")
+
+
+@pytest.fixture(scope="session")
+def nine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rendered buttons at 96 px: three references, six further defects, good parts; read only."""
+    root = write_dataset(tmp_path_factory.mktemp("nine") / "nine", size=96, defective=9, role="ref")
+    split = root / "split.csv"
+    split.write_text(re.sub(r"(images/ref-[3-8]\.png,.*,)ref,", r"\1extra,", split.read_text()))
+    return root
+
+
+def test_table_1_is_networks_against_ways_with_two_controls():
+    settings = settings_of("quick", TRAINED, {}, seeds=3)
+    grid = table1(settings, ("buttonlab", "unet"), WAYS)
+    assert len(grid.entries) == 2 * (len(WAYS) + 1)
+    columns = list(dict.fromkeys(entry.column for entry in grid.entries))
+    assert columns == [*WAYS, "only-real, 120 updates"], "240 updates of 8 are 120 of 16"
+    few = [entry for entry in grid.entries if entry.column == columns[-1]]
+    assert [entry.changes for entry in few] == [
+        {"network": "buttonlab", "steps": 120},
+        {"network": "unet", "steps": 120},
+    ]
+    assert {entry.variant.base for entry in few} == {ONLY_REAL}
+    assert [entry.row for entry in grid.shown] == ["buttonlab", "unet"]
+    assert {column for _, column in TABLE1} <= set(WAYS)
+    short = table1(settings_of("quick", TRAINED, {"steps": 50}, seeds=1), ("unet",), (ONLY_REAL,))
+    assert short.entries[-1].changes["steps"] == 50, "never more updates than the others"
+    with pytest.raises(ConfigError, match="network 'vgg' is not one of buttonlab, deeplabv3plus, unet"):
+        table1(settings, ("vgg",), WAYS)
+
+
+def test_the_paper_s_budget_is_the_paper_s_schedule():
+    settings = settings_of("paper", TRAINED, {}, seeds=3)
+    segment = settings.segment
+    assert (settings.count, segment.backbone, segment.height, segment.batch) == (2167, "resnet50", 256, 8)
+    # 120 passes of ceil(2167 / 8) updates.
+    assert (segment.steps, segment.rate, segment.schedule) == (120 * 271, 2e-3, "constant")
+    assert (segment.crop, segment.window) == (0.5, 1.0)
+    assert settings.dst == settings.cyclegan == {}
+    assert settings_of("quick", TRAINED, {"height": 64}, seeds=1, count=7, vgg="f").model_dump()["count"] == 7
+
+
+def test_figure_6_has_three_strategies_for_four_numbers_of_real_defects(nine):
+    settings = settings_of("quick", ("ref", "extra", "free", "simulated"), {"steps": 150}, seeds=1)
+    grid = figure6(settings, open_dataset(nine), "buttonlab", "dst")
+    found = {(entry.row, entry.column): entry for entry in grid.entries}
+    assert sorted(found) == [(row, real) for row in "ABC" for real in ("3", "5", "7", "9")]
+    for (row, real), entry in found.items():
+        assert entry.changes["real"] == int(real)
+        assert entry.variant.base == ("dst" if row == "C" else ONLY_REAL)
+        assert entry.changes.get("replacement", False) is (row != "A")
+    # 120 passes over n pictures, 8 of which are in each batch of 16.
+    assert [found["A", real].changes["steps"] for real in ("3", "5", "7", "9")] == [45, 75, 105, 135]
+    with pytest.raises(DatasetError, match="real defects beside the references, in the role extra; there are 0"):
+        figure6(settings, _without_extra(nine), "buttonlab", "dst")
+
+
+def _without_extra(root):
+    from dataclasses import replace
+
+    dataset = open_dataset(root)
+    return replace(dataset, samples=tuple(sample for sample in dataset.samples if sample.role != "extra"))
+
+
+def test_the_best_of_a_row_or_a_column_is_bold_and_what_is_not_whole_competes_not():
+    values = {"a": {"x": [0.1, 0.3], "y": [0.9]}, "b": {"x": [0.5, 0.5], "y": [0.1, None]}}
+    assert compared(values, 2, along_rows=True) == [
+        ("a", "0.200 ± 0.141", "0.900 (1)"),
+        ("b", "**0.500 ± 0.000**", "0.100"),
+    ]
+    assert compared(values, 2, along_rows=False, brief=True) == [("a", "0.20", "0.90 (1)"), ("b", "**0.50**", "0.10")]
+
+
+def run(*arguments, **options):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "inspectd.training.cli", "experiment", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, **options)
+
+
+def test_table_1_runs_to_its_report_and_repeats_nothing(nine, tmp_path):
+    out = tmp_path / "out"
+    grid = ("table1", "--data", nine, "--out", out, "--networks", "buttonlab,unet", "--methods", "cutpaste,only-real")
+    first = run(*grid, "--seeds", "1", *SMALL, "--jobs", "2")
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.startswith("# Table 1\n")
+    assert f"\n{out / 'report.html'}\n" in first.stdout
+    found = json.loads((out / "report.json").read_text())
+    assert [(entry["row"], entry["column"]) for entry in found["entries"]] == [
+        (network, column)
+        for network in ("buttonlab", "unet")
+        for column in ("cutpaste", "only-real", "only-real, 3 updates")
+    ]
+    assert [entry["paper"] for entry in found["entries"]] == [None, None, 0.4692, None, None, 0.5903]
+    for entry in found["entries"]:
+        assert entry["seeds"][0]["training s"] > 0
+        assert entry["seeds"][0]["pictures/s measured"] > 0
+    text = (out / "report.md").read_text()
+    assert "buttonlab, unet on slim (random weights)" in text
+    assert "| the paper's unet, on its photographs |  |  | 0.590 |" in text
+    for heading in ("pooled F1", "image F1", "recall at 1 %", "F1 by defect type", "Times"):
+        assert f"## {heading}" in text
+    page = (out / "report.html").read_text()
+    assert page.count('src="data:image/png;base64,') == 2
+    assert not re.search(r'(src|href)="(?!data:)', page), "it opens without a network"
+    assert cv2.imread(str(out / "report.png")) is not None
+    assert cv2.imread(str(out / "figure7.png")) is not None
+    before = {path: path.stat().st_mtime_ns for path in out.rglob(METRICS)}
+    assert len(before) == 6
+    more = run(*grid, "--seeds", "2", *SMALL)
+    assert more.returncode == 0, more.stderr
+    assert {path: path.stat().st_mtime_ns for path in before} == before, "a seed more does nothing again"
+    assert len(list(out.rglob(METRICS))) == 12
+    assert "±" in (out / "report.md").read_text()
+    other = run(*grid, "--seeds", "2", *SMALL, "--steps", "4")
+    assert other.returncode == 2
+    assert "an experiment with another segment" in other.stderr
+
+
+def test_figure_6_runs_under_fabric_run_and_its_processes_share_the_work(nine, tmp_path):
+    out, program = tmp_path / "out", tmp_path / "inspectd-train"
+    program.write_text("from inspectd.training.cli import main\n\nif __name__ == '__main__':\n    main()\n")
+    fabric = Path(sys.executable).with_name("fabric")
+    arguments = ("experiment", "figure6", "--data", nine, "--out", out, "--method", "cutpaste", "--seeds", "1", *SMALL)
+    command = [str(fabric), "run", "--devices", "2", "--accelerator", "cpu", str(program), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("# Figure 6") == 1, "one process speaks for all"
+    found = json.loads((out / "report.json").read_text())
+    assert [(entry["row"], entry["column"]) for entry in found["entries"]] == [
+        (row, real) for row in "ABC" for real in ("3", "5", "7", "9")
+    ]
+    assert len(list(out.glob(f"cells/*/{METRICS}"))) == 12
+    for log in out.glob("cells/*/training/log.csv"):
+        steps = [int(line.partition(",")[0]) for line in log.read_text().splitlines()[1:]]
+        assert steps == list(range(1, len(steps) + 1)), f"{log}: trained by two processes"
+    assert "| C: real and simulated |" in (out / "report.md").read_text()
+
+
+def test_a_launched_process_works_by_itself(monkeypatch):
+    assert alone("cpu").first
+    launched = {"LT_CLI_USED": "1", "LT_ACCELERATOR": "gpu", "LT_DEVICES": "2", "RANK": "3", "LOCAL_RANK": "1"}
+    launched |= {"LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "4", "MASTER_ADDR": "a", "TORCHELASTIC_RUN_ID": "r"}
+    launched |= {"CUDA_VISIBLE_DEVICES": "4,7", "OMP_NUM_THREADS": "1"}
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
+    place = alone("auto")
+    assert (place.accelerator, place.first) == ("gpu", False)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "7"
+    assert not [
+        name for name in launched if name in os.environ and name not in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
+    ]
+
+
+def test_the_view_tells_how_far_each_place_is_and_what_is_left(nine, tmp_path):
+    settings = SegmentSettings(steps=10)
+    cells = {
+        Entry("unet", way, Variant.of(way)): [
+            Cell(tmp_path / f"{way}-{seed}", nine, nine, ("test",), settings, "cpu") for seed in range(2)
+        ]
+        for way in ("cutpaste", "poisson")
+    }
+    screen = io.StringIO()
+    view = View(Console(file=screen, force_terminal=True, width=100), log_every_s=60)
+    with view:
+        view("simulated datasets", 1, 2)
+        assert view.line() == "simulated datasets 1 of 2"
+        view.watch(cells)
+        assert view.line() == "training 0 of 4, 0 % of all updates"
+        log = cells[next(iter(cells))][0].folder / "training" / "log.csv"
+        log.parent.mkdir(parents=True)
+        log.write_text("step,loss\n" + "".join(f"{step},1\n" for step in range(1, 9)))
+        assert re.fullmatch(r"training 0 of 4, 20 % of all updates, about 0:\d\d:\d\d left", view.line())
+        view._live.refresh()
+    shown = screen.getvalue()
+    assert "0/2 80%" in shown
+    assert "poisson" in shown
+    lines = io.StringIO()
+    with View(Console(file=lines), log_every_s=0.05) as view:
+        view("networks that paint", 3, 9)
+        deadline = time.monotonic() + 10
+        while "networks that paint 3 of 9" not in lines.getvalue():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)

@@ -1,0 +1,140 @@
+"""Many trainings that differ in one thing or two: what is trained, how far it is, and what came out.
+
+Fairness: the same placements, backgrounds, network, crops, augmentation, updates and optimiser for every entry, but for
+what the entry is about; several seeds of the training, one of the placements and of the networks that paint.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from inspectd.training.data.dataset import open_dataset
+from inspectd.training.data.resumable import claim
+from inspectd.training.files import locked
+from inspectd.training.segmentation.results import Evaluation, read_evaluation
+from inspectd.training.segmentation.settings import SegmentSettings
+from inspectd.training.style.parts import Backgrounds
+
+from .cells import METRICS, Cell
+from .simulation import ExperimentSettings, Report, Simulation
+from .tasks import run_tasks
+from .variants import Variant
+
+__all__ = ["Cells", "Entry", "Found", "Watch", "run_experiment"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is trained once for each seed: a place in the table.
+
+    Attributes:
+        row: its row: a network, a strategy.
+        column: its column; empty where rows are all there is.
+        variant: what it learns from.
+        changes: to the settings of a training that all have in common.
+    """
+
+    row: str
+    column: str
+    variant: Variant
+    changes: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def folder(self) -> str:
+        """Its name as that of a folder."""
+        return re.sub(r"[^\w.+=-]+", "_", f"{self.row}-{self.column}" if self.column else self.row)
+
+
+Cells = Mapping[Entry, Sequence[Cell]]
+"""The cells of each entry, by seed."""
+Found = Mapping[Entry, Sequence[Evaluation]]
+"""The results of each entry, of those seeds that are done; entries without any are left out."""
+Watch = Callable[[Cells], None]
+"""Told the cells before they run."""
+
+
+def run_experiment(
+    data: Path,
+    out: Path,
+    settings: ExperimentSettings,
+    entries: Sequence[Entry],
+    *,
+    report: Callable[[Cells, Found], None],
+    jobs: int = 1,
+    accelerator: str = "auto",
+    progress: Report | None = None,
+    watch: Watch | None = None,
+) -> None:
+    """Train networks, simulate, train and measure for each entry and seed; what is done is kept.
+
+    Any number of processes may run the same experiment: they share its work.
+
+    Args:
+        data: dataset with the roles ref and free, and those that are trained on and measured.
+        out: folder of the experiment.
+        settings: what all trainings have in common.
+        entries: what is trained; more of them may be given to the same folder later.
+        report: called after each training with the cells and what was found by then, by one process at a time.
+        jobs: trainings side by side.
+        accelerator: auto, cpu or gpu.
+        progress: called with (what is done, number done, number in all).
+        watch: told the cells before they run.
+
+    Raises:
+        DatasetError: the data cannot be used, or `out` is of an experiment with other settings or data.
+        ConfigError: settings that DST does not know.
+    """
+    say = progress or (lambda *_: None)
+    simulation = Simulation(data, out, settings, accelerator)
+    variants = list({entry.variant.name: entry.variant for entry in entries}.values())
+    cells = {
+        entry: [
+            Cell(
+                folder=out / "cells" / f"{entry.folder}-{seed}",
+                data=simulation.dataset(entry.variant),
+                measured=data,
+                roles=settings.roles,
+                settings=SegmentSettings(**settings.segment.model_dump() | {**entry.changes, "seed": seed}),
+                accelerator=accelerator,
+            )
+            for seed in range(settings.seeds)
+        ]
+        for entry in entries
+    }
+    # All faults in the settings before the first hour of training.
+    for variant in variants:
+        simulation.settings_of(variant)
+    dataset = open_dataset(data)
+    others = [sample for sample in dataset.samples if sample.role != "free"]
+    content: dict[str, Any] = settings.model_dump(mode="json", exclude={"seeds"})
+    claim(out, content | {"data_sha256": Backgrounds(dataset).digest(*others)}, "an experiment")
+    # Quick, so those beside it wait, and find it done.
+    with locked(out, wait=True):
+        simulation.place(lambda done, total: say("placing", done, total))
+    for what, tasks in (
+        ("networks that paint", simulation.networks(variants)),
+        ("simulated datasets", simulation.datasets(variants)),
+    ):
+        run_tasks(tasks, jobs=jobs, progress=lambda done, total, what=what: say(what, done, total))  # type: ignore[misc]
+
+    def trained(done: int, total: int) -> None:
+        say("training", done, total)
+        if done:
+            with locked(out, wait=True):
+                report(cells, _found(cells))
+
+    # By seed: what is there first is one training of everything.
+    ordered = [of[seed] for seed in range(settings.seeds) for of in cells.values()]
+    if watch is not None:
+        watch(cells)
+    run_tasks(ordered, jobs=jobs, progress=trained)
+
+
+def _found(cells: Cells) -> Found:
+    """What is there by now."""
+    found = {entry: [read_evaluation(cell.folder / METRICS) for cell in of if cell.done] for entry, of in cells.items()}
+    return {entry: results for entry, results in found.items() if results}

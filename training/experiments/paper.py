@@ -1,0 +1,178 @@
+"""The paper's two experiments: what is trained for Table 1 and for Figure 6, at a budget.
+
+Wei, Cao, Jiang, Zheng, Liu: "Defective samples simulation through Neural Style Transfer for automatic surface defect
+segment", section on experiments. Its button photographs are not public; its figures are for other pictures than these.
+
+Readings where it is silent: real defects beyond the references are drawn from `extra`; strategy A, whose passes over
+few pictures are few updates, gets the pictures that the paper's 120 passes show, but never more updates than B and C.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from inspectd.errors import ConfigError, DatasetError
+from inspectd.training.data.dataset import Dataset
+from inspectd.training.segmentation.networks import ARCHITECTURES
+from inspectd.training.segmentation.settings import SegmentSettings
+
+from .experiment import Entry
+from .simulation import ExperimentSettings
+from .variants import ONLY_REAL, Variant
+
+__all__ = ["BUDGETS", "TABLE1", "WAYS", "Budget", "Grid", "figure6", "settings_of", "table1"]
+
+Budget = Literal["quick", "paper"]
+BUDGETS: tuple[Budget, ...] = get_args(Budget)
+
+WAYS = ("dst", "dst-paper", "histmatch", "histmatch-gauss", "cyclegan", "cutpaste", ONLY_REAL)
+"""Columns of Table 1; behind them comes `only-real` with as few updates as in the paper."""
+
+TABLE1: Mapping[tuple[str, str], float] = {
+    ("buttonlab", "dst-paper"): 0.8000,
+    ("buttonlab", "histmatch"): 0.6599,
+    ("buttonlab", "cyclegan"): 0.6841,
+    ("buttonlab", ONLY_REAL): 0.4692,
+    ("deeplabv3plus", "dst-paper"): 0.6390,
+    ("deeplabv3plus", "histmatch"): 0.4752,
+    ("deeplabv3plus", "cyclegan"): 0.5693,
+    ("deeplabv3plus", ONLY_REAL): 0.4249,
+    ("unet", "dst-paper"): 0.6578,
+    ("unet", "histmatch"): 0.1930,
+    ("unet", "cyclegan"): 0.6377,
+    ("unet", ONLY_REAL): 0.5903,
+}
+"""Pooled pixel F1 that the paper states for its own photographs; its `only-real` had 240 updates."""
+
+_PASSES, _BATCH, _ONLY_REAL_UPDATES = 120, 8, 240
+_UPDATES = 32_520
+"""The paper's: passes over all pictures, pictures of an update, updates without and with 2167 simulated ones."""
+
+# Both: half of a batch defective, half of those simulated; 9 real ones among thousands would not be seen.
+_SHARES: dict[str, Any] = {"defect_share": 0.5, "simulated_share": 0.5}
+_QUICK: dict[str, Any] = {
+    "backbone": "slim",
+    "height": 128,
+    "width": 128,
+    "window": 0.5,
+    "crop": 1.0,
+    "crop_bias": 0.8,
+    "batch": 16,
+    "steps": 500,
+    "schedule": "onecycle",
+    "weight_decay": 0.01,
+}
+_PAPER: dict[str, Any] = {"backbone": "resnet50", "batch": _BATCH, "steps": _UPDATES}
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """An experiment with rows and columns.
+
+    Attributes:
+        title: of its report.
+        kind: table1 or figure6.
+        settings: what all trainings have in common.
+        entries: what is trained.
+        shown: entries whose networks are shown at work.
+    """
+
+    title: str
+    kind: Literal["table1", "figure6"]
+    settings: ExperimentSettings
+    entries: tuple[Entry, ...]
+    shown: tuple[Entry, ...]
+
+
+def settings_of(
+    budget: Budget,
+    roles: Sequence[str],
+    changes: Mapping[str, Any],
+    *,
+    seeds: int,
+    count: int | None = None,
+    vgg: str | None = None,
+) -> ExperimentSettings:
+    """What all trainings have in common.
+
+    Args:
+        budget: quick (2 hours on 2 cores: a small network, windows of 64 px) or paper (its network and schedule).
+        roles: that are trained on.
+        changes: to the budget's `SegmentSettings`, for pictures that need others.
+        seeds: trainings of each entry.
+        count: simulated pictures of each way, if not the budget's.
+        vgg: weights of VGG-19 for DST.
+
+    Raises:
+        ValidationError: settings that do not go together.
+    """
+    given = {} if vgg is None else {"vgg": vgg}
+    segment = SegmentSettings(**{**_SHARES, **(_QUICK if budget == "quick" else _PAPER), **changes}, roles=tuple(roles))
+    if budget == "paper":
+        return ExperimentSettings(seeds=seeds, count=2167 if count is None else count, dst=given, segment=segment)
+    short = {"epochs": 2, "pictures": 120}
+    return ExperimentSettings(seeds=seeds, count=900 if count is None else count, dst=given | short, cyclegan=short, segment=segment)
+
+
+def table1(settings: ExperimentSettings, networks: Sequence[str], ways: Sequence[str]) -> Grid:
+    """Networks against ways to simulate defects.
+
+    Args:
+        settings: what all trainings have in common.
+        networks: rows: names of `ARCHITECTURES`.
+        ways: columns, see `Variant`.
+
+    Raises:
+        ConfigError: an unknown network or way.
+    """
+    if unknown := [name for name in networks if name not in ARCHITECTURES]:
+        raise ConfigError(f"network {unknown[0]!r} is not one of {', '.join(ARCHITECTURES)}")
+    entries = []
+    for network in networks:
+        entries += [Entry(network, way, Variant.of(way), {"network": network}) for way in ways]
+        if ONLY_REAL in ways:
+            # As many pictures as the paper's 240 updates of 8; beside it is the control with as many as the others.
+            few = _ONLY_REAL_UPDATES * _BATCH // settings.segment.batch
+            few = min(few, settings.segment.steps or few)
+            changes = {"network": network, "steps": few}
+            entries.append(Entry(network, f"{ONLY_REAL}, {few} updates", Variant.of(ONLY_REAL), changes))
+    shown = tuple(entry for entry in entries if entry.column == ways[0])
+    return Grid("Table 1", "table1", settings, tuple(entries), shown)
+
+
+def figure6(settings: ExperimentSettings, dataset: Dataset, network: str, way: str) -> Grid:
+    """Numbers of real defects against strategies: A in turn, B with replacement, C with simulated ones too.
+
+    Args:
+        settings: what all trainings have in common; `extra` is among its roles.
+        dataset: with references, and further real defects in `extra`.
+        network: that learns.
+        way: to simulate defects, see `Variant`.
+
+    Raises:
+        DatasetError: there are no real defects but the references.
+    """
+    roles = [sample.role for sample in dataset.samples if sample.masks]
+    few, more = roles.count("ref"), roles.count("extra")
+    if more < 3:
+        raise DatasetError(
+            f"{dataset.root}: Figure 6 needs real defects beside the references, in the role extra; there are {more}"
+        )
+    segment = settings.segment
+    steps, batch, share = segment.steps or 1, segment.batch, segment.defect_share or 1.0
+    entries = []
+    for real in (few, *(few + more * part // 3 for part in (1, 2, 3))):
+        turns = min(steps, math.ceil(_PASSES * real / (batch * share)))
+        drawn = {"network": network, "real": real, "replacement": True}
+        in_turn = {"network": network, "real": real, "steps": turns}
+        entries += [
+            Entry("A", str(real), Variant.of(ONLY_REAL), in_turn),
+            Entry("B", str(real), Variant.of(ONLY_REAL), drawn),
+            Entry("C", str(real), Variant.of(way), drawn),
+        ]
+    entries.sort(key=lambda entry: entry.row)
+    shown = tuple(entry for entry in entries if entry.column == str(few))
+    return Grid("Figure 6", "figure6", settings, tuple(entries), shown)

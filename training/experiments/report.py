@@ -1,0 +1,327 @@
+"""The report of a grid: Markdown, JSON, pictures, and all of it in one HTML file that opens without a network."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from inspectd.training.data.dataset import Sample, open_dataset, read_image, read_labels
+from inspectd.training.files import written_whole
+from inspectd.training.segmentation.checkpoint import load_checkpoint
+from inspectd.training.segmentation.figures import legend_patches, new_figure, overlay
+from inspectd.training.segmentation.metrics import PixelScores, count_pixels
+from inspectd.training.segmentation.predict import TorchPredictor
+from inspectd.training.segmentation.results import Evaluation
+
+from .experiment import Cells, Entry, Found
+from .paper import TABLE1, Grid
+from .results import HEADLINE, Table, common, compared, figures, machine, summary
+from .variants import ONLY_REAL
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["write_overlays", "write_report"]
+
+_PLOT, _OVERLAYS = "report.png", "figure7.png"
+_COLOURS = ("#1f4e79", "#c0392b", "#2f7f4f", "#8e6c00", "#6c3483", "#555555")
+_STRATEGIES = {"A": "A: real, in turn", "B": "B: real, with replacement", "C": "C: real and simulated"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Document:
+    title: str
+    paragraphs: tuple[str, ...]
+    tables: tuple[Table, ...]
+    pictures: tuple[tuple[str, str], ...]
+    """(file name, what it shows)"""
+
+    def markdown(self) -> str:
+        parts = [f"# {self.title}", *self.paragraphs]
+        parts += [f"![{shown}]({name})" for name, shown in self.pictures]
+        return "\n\n".join([*parts, *(table.markdown() for table in self.tables)]) + "\n"
+
+    def html(self, folder: Path) -> str:
+        """One file: its pictures are inside."""
+        parts = [f"<h1>{html.escape(self.title)}</h1>", *(f"<p>{_inline(text)}</p>" for text in self.paragraphs)]
+        for name, shown in self.pictures:
+            data = base64.b64encode((folder / name).read_bytes()).decode()
+            parts.append(
+                f'<figure><img src="data:image/png;base64,{data}" alt="{html.escape(shown)}">'
+                f"<figcaption>{html.escape(shown)}</figcaption></figure>"
+            )
+        for table in self.tables:
+            head = "".join(f"<th>{html.escape(name)}</th>" for name in table.header)
+            rows = "".join(
+                "<tr>" + "".join(f"<td>{_inline(text)}</td>" for text in row) + "</tr>" for row in table.rows
+            )
+            caption = _inline(table.caption.removeprefix("## "))
+            parts.append(
+                f"<h2>{caption}</h2><div><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+            )
+        return _PAGE.format(title=html.escape(self.title), body="\n".join(parts))
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 75rem; margin: 2rem auto; padding: 0 1rem }}
+div {{ overflow-x: auto }}
+table {{ border-collapse: collapse; font-variant-numeric: tabular-nums }}
+th, td {{ padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap }}
+th:first-child, td:first-child {{ text-align: left }}
+thead th {{ border-bottom: 2px solid #888 }}
+h2 {{ font-size: 1.1rem; margin-top: 2rem }}
+figure {{ margin: 1.5rem 0 }} img {{ max-width: 100% }} figcaption {{ color: #666 }}
+code {{ background: #f3f3f3; padding: .1rem .3rem }}
+</style></head><body>
+{body}
+</body></html>
+"""
+
+
+def _inline(text: str) -> str:
+    """Text of ours as HTML: `**bold**` and code."""
+    escaped = html.escape(text, quote=False)
+    escaped = re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", escaped)
+    return re.sub(r"`(.+?)`", r"<code>\1</code>", escaped)
+
+
+def write_report(out: Path, name: str, grid: Grid, found: Found) -> str:
+    """Write report.md, report.html, report.json and report.png of what was found by now.
+
+    Args:
+        out: folder of the experiment; `figure7.png` is shown where it is there.
+        name: of the dataset.
+        grid: what is trained.
+        found: what was found.
+
+    Returns:
+        The report as Markdown.
+
+    Raises:
+        ConfigError: a file cannot be written.
+    """
+    command = f"inspectd-train {' '.join(sys.argv[1:])}" if "experiment" in sys.argv else ""
+    networks = list(dict.fromkeys(str(entry.changes["network"]) for entry in grid.entries))
+    paragraphs = [f"{name}: {common(grid.settings, networks)}", machine(), *([f"`{command}`"] if command else [])]
+    if grid.kind == "figure6":
+        paragraphs.append(
+            "Columns: real defects that are trained on. A: all of them in turn, as many pictures as the paper's 120 "
+            "passes show, but no more updates than B. B: drawn with replacement. C: as B, half of the defects being "
+            "simulated."
+        )
+    pictures = [(_PLOT, "Pooled F1, mean and standard deviation over seeds")]
+    if (out / _OVERLAYS).is_file():
+        pictures.append((_OVERLAYS, "First test picture of each defect type: label red, prediction green, both yellow"))
+    document = _Document(grid.title, tuple(paragraphs), tuple(_tables(grid, found)), tuple(pictures))
+    _plot(grid, found, out / _PLOT)
+    content: dict[str, Any] = {
+        "title": grid.title,
+        "data": name,
+        "machine": machine(),
+        "command": command,
+        "settings": grid.settings.model_dump(mode="json"),
+        "entries": [
+            {
+                "row": entry.row,
+                "column": entry.column,
+                "changes": dict(entry.changes),
+                "paper": _papers(grid, entry),
+                "seeds": [figures(result) | _times(result) for result in results],
+            }
+            for entry, results in found.items()
+        ],
+    }
+    text = document.markdown()
+    for file, written in (
+        ("report.json", json.dumps(content, indent=1, allow_nan=False) + "\n"),
+        ("report.md", text),
+        ("report.html", document.html(out)),
+    ):
+        with written_whole(out / file) as draft:
+            draft.write_text(written, encoding="utf-8")
+    return text
+
+
+def _papers(grid: Grid, entry: Entry) -> float | None:
+    """The paper's own pooled F1, which it states for `only-real` with few updates."""
+    if grid.kind != "table1" or entry.column == ONLY_REAL:
+        return None
+    return TABLE1.get((entry.row, ONLY_REAL if entry.variant.base == ONLY_REAL else entry.column))
+
+
+def _times(result: Evaluation) -> dict[str, float | None]:
+    """Seconds of the training, windows trained and pictures measured a second."""
+    card = result.provenance.get("card", {}).get("provenance", {})
+    seconds, measured = card.get("training_s"), result.provenance.get("measured_s")
+    windows = card.get("updates", 0) * card.get("settings", {}).get("batch", 0)
+    return {
+        "training s": seconds,
+        "windows/s trained": windows / seconds if seconds else None,
+        "pictures/s measured": len(result.images) / measured if measured else None,
+    }
+
+
+def _tables(grid: Grid, found: Found) -> list[Table]:
+    seeds = grid.settings.seeds
+    corner = "network" if grid.kind == "table1" else "strategy"
+    shown = {entry: [figures(result) for result in results] for entry, results in found.items()}
+    columns = tuple(dict.fromkeys(entry.column for entry in grid.entries if entry in found))
+    tables = []
+    for figure in HEADLINE:
+        values: dict[str, dict[str, list[float | None]]] = {}
+        for entry, results in shown.items():
+            values.setdefault(_row(grid, entry), {})[entry.column] = [of[figure] for of in results]
+        # In the order of the columns, whatever was done first.
+        values = {row: {column: of.get(column, []) for column in columns} for row, of in values.items()}
+        rows = compared(values, seeds, along_rows=grid.kind == "table1")
+        if figure == HEADLINE[0]:
+            rows += _paper_rows(grid, found, columns)
+        tables.append(Table(f"## {figure}", (corner, *columns), tuple(rows)))
+    types = sorted({name for results in shown.values() for of in results for name in of if name.startswith("F1 ")})
+    by_type = {
+        _label(grid, entry): {name.removeprefix("F1 "): [of.get(name) for of in results] for name in types}
+        for entry, results in shown.items()
+    }
+    header = (corner, *(name.removeprefix("F1 ") for name in types))
+    tables.append(Table("## F1 by defect type", header, tuple(compared(by_type, seeds, along_rows=False, brief=True))))
+    tables.append(_sizes(grid, found))
+    tables.append(_durations(grid, found))
+    return tables
+
+
+def _row(grid: Grid, entry: Entry) -> str:
+    return _STRATEGIES[entry.row] if grid.kind == "figure6" else entry.row
+
+
+def _label(grid: Grid, entry: Entry) -> str:
+    return f"{entry.row} {entry.column} real" if grid.kind == "figure6" else f"{entry.row}, {entry.column}"
+
+
+def _paper_rows(grid: Grid, found: Found, columns: Sequence[str]) -> list[tuple[str, ...]]:
+    rows = []
+    for row in dict.fromkeys(entry.row for entry in found):
+        of = {entry.column: _papers(grid, entry) for entry in found if entry.row == row}
+        texts = ["" if (value := of.get(column)) is None else f"{value:.3f}" for column in columns]
+        if any(texts):
+            rows.append((f"the paper's {row}, on its photographs", *texts))
+    return rows
+
+
+def _sizes(grid: Grid, found: Found) -> Table:
+    """F1 of the pictures by their labelled pixels."""
+    first = next(iter(found.values()))[0].f1_by_size_px
+    names = [name for name, part in first.items() if part.images]
+    values = {
+        _label(grid, entry): {
+            f"{name} px ({first[name].images})": [result.f1_by_size_px[name].image_f1.mean for result in results]
+            for name in names
+        }
+        for entry, results in found.items()
+    }
+    header = next(iter(values.values())).keys()
+    caption = "## Mean image F1 by labelled pixels (pictures)"
+    return Table(caption, ("", *header), tuple(compared(values, grid.settings.seeds, along_rows=False, brief=True)))
+
+
+def _durations(grid: Grid, found: Found) -> Table:
+    rows = []
+    for entry, results in found.items():
+        times = [_times(result) for result in results]
+        texts = [
+            "-" if (value := summary([of[name] for of in times])[0]) is None else f"{value:.{digits}f}"
+            for name, digits in (("training s", 0), ("windows/s trained", 1), ("pictures/s measured", 1))
+        ]
+        rows.append((_label(grid, entry), *texts))
+    caption = "## Times: means over seeds, beside whatever else the machine did"
+    return Table(caption, ("", "training s", "windows/s trained", "pictures/s measured"), tuple(rows))
+
+
+def _plot(grid: Grid, found: Found, path: Path) -> None:
+    """Pooled F1 of all entries: dots by column for Table 1, curves over real defects for Figure 6."""
+    columns = list(dict.fromkeys(entry.column for entry in grid.entries))
+    rows = list(dict.fromkeys(entry.row for entry in grid.entries))
+    figure = new_figure(1.3 * len(columns) + 2.5 if grid.kind == "table1" else 6.5, 4.2)
+    axis: Axes = figure.add_subplot()
+    for number, row in enumerate(rows):
+        of = [(entry, results) for entry, results in found.items() if entry.row == row]
+        if not of:
+            continue
+        values = [[f1 for result in results if (f1 := result.pooled.pixels.f1) is not None] for _, results in of]
+        centre = [mean(each) if each else np.nan for each in values]
+        spread = [stdev(each) if len(each) > 1 else 0.0 for each in values]
+        colour = _COLOURS[number % len(_COLOURS)]
+        if grid.kind == "figure6":
+            reals = [int(entry.column) for entry, _ in of]
+            axis.errorbar(reals, centre, spread, marker="o", capsize=3, color=colour, label=_STRATEGIES[row])
+            continue
+        at = np.array([columns.index(entry.column) for entry, _ in of]) + 0.16 * (number - (len(rows) - 1) / 2)
+        axis.errorbar(at, centre, spread, fmt="o", capsize=3, color=colour, label=row)
+        stated = [
+            (x, value) for x, (entry, _) in zip(at, of, strict=True) if (value := _papers(grid, entry)) is not None
+        ]
+        if stated:
+            axis.plot(*zip(*stated, strict=True), "D", markersize=5, fillstyle="none", color=colour)
+    if grid.kind == "figure6":
+        axis.set_xlabel("real defects")
+    else:
+        axis.set_xticks(range(len(columns)), [column.replace(", ", "\n") for column in columns], fontsize=8)
+        axis.plot([], [], "D", markersize=5, fillstyle="none", color="#555555", label="the paper's, on its photographs")
+        for edge in range(1, len(columns)):
+            axis.axvline(edge - 0.5, color="#dddddd", linewidth=0.8)
+    axis.set(ylim=(0, 1), ylabel="pooled pixel F1")
+    axis.grid(axis="y", color="#e5e5e5")
+    axis.set_axisbelow(True)
+    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False, fontsize=8)
+    with written_whole(path) as draft:
+        figure.savefig(draft, dpi=130, format="png")
+
+
+def write_overlays(out: Path, data: Path, grid: Grid, cells: Cells) -> None:
+    """Write figure7.png: the first measured picture of each defect type, and what the networks of seed 0 find on it.
+
+    Args:
+        out: folder of the experiment.
+        data: dataset that is measured on.
+        grid: its `shown` are the columns.
+        cells: of the grid; those shown are done.
+
+    Raises:
+        DatasetError: a picture or a checkpoint cannot be used.
+    """
+    first: dict[str, Sample] = {}
+    for sample in open_dataset(data).select(*grid.settings.roles):
+        if sample.masks:
+            first.setdefault(sample.defect, sample)
+    networks = {entry: load_checkpoint(cells[entry][0].checkpoint) for entry in grid.shown}
+    rows, columns = 1 + len(networks), len(first)
+    figure = new_figure(1.75 * columns, 1.95 * rows + 0.3)
+    for column, (defect, sample) in enumerate(first.items()):
+        pixels = read_image(sample.image, bits=grid.settings.segment.bits)
+        label = read_labels(sample, None, pixels.shape[:2]) > 0
+        axes = [figure.add_subplot(rows, columns, row * columns + column + 1) for row in range(rows)]
+        for axis in axes:
+            axis.set_axis_off()
+        axes[0].imshow(overlay(pixels, np.zeros_like(label), np.zeros_like(label)))
+        axes[0].set_title(defect, fontsize=8, loc="left")
+        for axis, (entry, found) in zip(axes[1:], networks.items(), strict=True):
+            probability = TorchPredictor(found.network, found.card)(pixels)[0]
+            prediction = probability >= found.card.thresholds[0]
+            axis.imshow(overlay(pixels, label, prediction))
+            f1 = PixelScores.of(count_pixels(label, prediction)).f1
+            name = f"{_label(grid, entry)}\n" if column == 0 else "\n"
+            axis.set_title(f"{name}F1 {'-' if f1 is None else format(f1, '.2f')}", fontsize=8, loc="left")
+    figure.legend(handles=legend_patches(), loc="outside lower left", ncols=3, frameon=False, fontsize=8)
+    with written_whole(out / _OVERLAYS) as draft:
+        figure.savefig(draft, dpi=110, format="png")

@@ -1,0 +1,64 @@
+"""One of the paper's experiments from beginning to end, with a report from the first training on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .experiment import Cells, Found, Watch, run_experiment
+from .paper import Grid
+from .report import write_overlays, write_report
+from .simulation import Report
+
+__all__ = ["reproduce"]
+
+
+def reproduce(
+    data: Path,
+    out: Path,
+    grid: Grid,
+    *,
+    name: str,
+    jobs: int = 1,
+    accelerator: str = "auto",
+    progress: Report | None = None,
+    watch: Watch | None = None,
+) -> str:
+    """Train networks, simulate, train and measure for each place of a grid and each seed; what is done is kept.
+
+    Args:
+        data: dataset with the roles that are trained on and measured.
+        out: folder of the experiment; gets report.html, report.md, report.json, report.png and figure7.png.
+        grid: what is trained.
+        name: of the data in the report.
+        jobs: trainings side by side.
+        accelerator: auto, cpu or gpu.
+        progress: called with (what is done, number done, number in all).
+        watch: told the cells before they run.
+
+    Returns:
+        The report, as Markdown.
+
+    Raises:
+        DatasetError: the data cannot be used, or `out` is of an experiment with other settings or data.
+        ConfigError: settings that DST does not know, or a file that cannot be written.
+    """
+    text = ""
+
+    def report(cells: Cells, found: Found) -> None:
+        nonlocal text
+        if all(cells[entry][0].done for entry in grid.shown):
+            write_overlays(out, data, grid, cells)
+        text = write_report(out, name, grid, found)
+
+    run_experiment(
+        data,
+        out,
+        grid.settings,
+        grid.entries,
+        report=report,
+        jobs=jobs,
+        accelerator=accelerator,
+        progress=progress,
+        watch=watch,
+    )
+    return text

@@ -1,0 +1,132 @@
+"""What an experiment found, as tables: mean ± standard deviation over seeds, the best of what is compared in bold."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+
+import torch
+
+import inspectd
+from inspectd.training.segmentation.results import Evaluation
+
+from .simulation import ExperimentSettings
+
+__all__ = ["HEADLINE", "Table", "common", "compared", "figures", "machine", "summary"]
+
+HEADLINE = ("pooled F1", "image F1", "recall at 1 %", "AUROC")
+"""The figures that a comparison is about."""
+
+
+def figures(result: Evaluation) -> dict[str, float | None]:
+    """What a table shows of one training."""
+    level = {point.false_reject_rate: point.recall for point in result.image_level.at_false_rejects}
+    return {
+        "pooled F1": result.pooled.pixels.f1,
+        "image F1": result.image_f1.mean,
+        "recall at 1 %": level[0.01],
+        "AUROC": result.image_level.auroc,
+        "best F1": result.pooled.best_f1,
+    } | {f"F1 {name}": found.pixels.f1 for name, found in result.types.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of text, of which some is bold: `**so**`."""
+
+    caption: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def markdown(self) -> str:
+        """As Markdown, the caption before it where there is one."""
+        lines = [self.caption, ""] if self.caption else []
+        lines += [f"| {' | '.join(self.header)} |", f"|{'---|' * len(self.header)}"]
+        return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in self.rows)])
+
+
+def summary(results: Sequence[float | None], *, brief: bool = False) -> tuple[float | None, str]:
+    """Mean of what is defined, and mean ± standard deviation as text; the mean alone, with two digits, where brief."""
+    values = [value for value in results if value is not None]
+    if not values:
+        return None, "-"
+    if brief:
+        return mean(values), f"{mean(values):.2f}"
+    spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
+    return mean(values), f"{mean(values):.3f}{spread}"
+
+
+def compared(
+    values: Mapping[str, Mapping[str, Sequence[float | None]]], seeds: int, *, along_rows: bool, brief: bool = False
+) -> list[tuple[str, ...]]:
+    """The rows of a table, the best mean of each row or column in bold.
+
+    Args:
+        values: figures of each seed, by row and column; a place that is not there is empty.
+        seeds: how many there are to be; a place with fewer competes for the bold only where no other has all, and has
+            their number behind it.
+        along_rows: whether the places of a row compete, or those of a column.
+        brief: means alone, with two digits.
+    """
+    columns = list(dict.fromkeys(column for row in values.values() for column in row))
+    texts: dict[tuple[str, str], str] = {}
+    means: dict[tuple[str, str], float] = {}
+    for row, of in values.items():
+        for column in columns:
+            average, texts[row, column] = summary(of.get(column, ()), brief=brief)
+            if average is not None:
+                means[row, column] = average
+    for line in values if along_rows else columns:
+        places = [place for place in means if place[0 if along_rows else 1] == line]
+        whole = [place for place in places if len(values[place[0]][place[1]]) == seeds] or places
+        if len(whole) > 1:
+            best = max(whole, key=lambda place: means[place])
+            texts[best] = f"**{texts[best]}**"
+    for row, column in means:
+        if (count := len(values[row][column])) != seeds:
+            texts[row, column] += f" ({count})"
+    return [(row, *(texts[row, column] for column in columns)) for row in values]
+
+
+def common(settings: ExperimentSettings, networks: Sequence[str] = ()) -> str:
+    """What all trainings of an experiment have in common, in one paragraph; `networks` where there are several."""
+    segment = settings.segment
+    learns = ", ".join(networks) or segment.network
+    height, width = segment.window_size
+    changed = {key: value for key, value in settings.dst.items() if key != "vgg"}
+    schedule = f"DST with {', '.join(f'{key} {value}' for key, value in changed.items())}; " if changed else ""
+    if settings.cyclegan:
+        schedule += f"CycleGAN with {', '.join(f'{key} {value}' for key, value in settings.cyclegan.items())}; "
+    return (
+        f"{settings.seeds} seeds, {segment.steps} updates of {segment.batch} windows of {height}x{width} px from "
+        f"pictures of {segment.height}x{segment.width} px turned by up to {segment.rotation_deg:g} degrees, "
+        f"{learns} on {segment.backbone} ({'random' if segment.weights == 'none' else 'pretrained'} weights), "
+        f"{settings.count} simulated pictures, {schedule}measured on {' + '.join(settings.roles)}; "
+        f"mean ± standard deviation over seeds."
+    )
+
+
+def machine() -> str:
+    """Date, machine and versions, which belong to every figure."""
+    return (
+        f"{dt.datetime.now(dt.timezone.utc).date()}, {_processor()}, {os.cpu_count()} cores, {_accelerator()}"
+        f"torch {torch.__version__}, inspectd {inspectd.__version__}."
+    )
+
+
+def _processor() -> str:
+    """The processor's name where Linux says it, else its kind."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123 - a stream of the system's, not a file
+            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.machine()
+
+
+def _accelerator() -> str:
+    return f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""

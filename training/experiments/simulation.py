@@ -1,0 +1,209 @@
+"""The training sets of an experiment: one list of placements, and what each way paints there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from rich.console import Console
+
+from inspectd.bundle import explain
+from inspectd.errors import ConfigError
+from inspectd.training.carded import CHECKPOINT
+from inspectd.training.data.dataset import SPLIT_FILE, open_dataset
+from inspectd.training.devices import Hardware
+from inspectd.training.segmentation.settings import SegmentSettings
+from inspectd.training.style.cyclegan import CycleGanSettings
+from inspectd.training.style.dst import DST_PRESETS, DstSettings
+from inspectd.training.style.parts import Backgrounds, as_reference, folders_of, read_exemplars
+from inspectd.training.style.placement import VARIED, PlacementSettings, write_placements
+from inspectd.training.style.planning import plan
+from inspectd.training.style.simulate import NETWORKS, PLACEMENTS, SimulateSettings, Work, simulate
+from inspectd.training.style.train import train_dst
+
+from .variants import Variant
+
+__all__ = ["DatasetTask", "ExperimentSettings", "NetworkTask", "Report", "Simulation"]
+
+Report = Callable[[str, int, int], None]
+"""Called with (what is done, number done, number in all)."""
+
+
+class ExperimentSettings(BaseModel):
+    """What all trainings of an experiment have in common."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seeds: int = Field(3, ge=1)
+    """Trainings of each entry."""
+    count: int = Field(900, ge=1)
+    """Simulated pictures of each method."""
+    dst: dict[str, Any] = {}
+    """Changes to the presets of DST: epochs, pictures, vgg and so on."""
+    cyclegan: dict[str, Any] = {}
+    """Changes to the settings of CycleGAN: epochs, pictures and so on."""
+    placement: PlacementSettings = VARIED
+    """Of the one list of placements."""
+    segment: SegmentSettings
+    """Of each training, but for its seed."""
+    roles: tuple[str, ...] = ("test", "ok_test")
+    """Roles that are measured; to tune something, `extra` and `ok_calibration`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """Where the training sets of an experiment are, and how they come about."""
+
+    data: Path
+    out: Path
+    settings: ExperimentSettings
+    accelerator: str
+
+    def place(self, progress: Callable[[int, int], None]) -> None:
+        """Draw the one list of placements, where it is not there yet."""
+        if (self.out / PLACEMENTS).is_file():
+            return
+        dataset = open_dataset(self.data)
+        bits = self.settings.segment.bits
+        exemplars = sorted(read_exemplars(dataset, bits=bits), key=lambda exemplar: exemplar.name)
+        references = [as_reference(exemplar) for exemplar in exemplars]
+        count, placement = self.settings.count, self.settings.placement
+        found = plan(references, Backgrounds(dataset, bits=bits), count, placement, 0, progress=progress)
+        write_placements(self.out / PLACEMENTS, found.placements)
+
+    def settings_of(self, variant: Variant) -> DstSettings | CycleGanSettings:
+        """The settings of a variant's networks, if it has any.
+
+        Raises:
+            ConfigError: changes that they do not know.
+        """
+        bits = {"bits": self.settings.segment.bits}
+        preset = DST_PRESETS["paper" if variant.base == "dst-paper" else "default"]
+        try:
+            if variant.base == "cyclegan":
+                return CycleGanSettings(**_merged(self.settings.cyclegan | bits, variant.changes))
+            return DstSettings(**_merged(preset.model_dump() | self.settings.dst | bits, variant.changes))
+        except ValidationError as error:
+            raise ConfigError(f"method {variant.name!r}: {explain(error)}") from error
+
+    def dataset(self, variant: Variant) -> Path:
+        """What is trained on."""
+        return self.data if variant.method is None else self.out / "simulated" / variant.folder
+
+    def networks(self, variants: Iterable[Variant]) -> list[NetworkTask]:
+        """The trainings of the networks that these variants paint by, each once."""
+        names = folders_of(read_exemplars(open_dataset(self.data), bits=self.settings.segment.bits))
+        painted = {variant.networks: variant for variant in variants if variant.method in NETWORKS}
+        return [
+            NetworkTask(self, variant, reference, self._folder(variant, name))
+            for variant in painted.values()
+            for reference, name in names.items()
+        ]
+
+    def datasets(self, variants: Iterable[Variant]) -> list[DatasetTask]:
+        """The datasets of these variants; their networks have to be there."""
+        names = folders_of(read_exemplars(open_dataset(self.data), bits=self.settings.segment.bits))
+        return [
+            DatasetTask(self, variant, tuple(self._folder(variant, name) for name in names.values()))
+            for variant in variants
+            if variant.method is not None
+        ]
+
+    def _folder(self, variant: Variant, name: str) -> Path:
+        return self.out / "networks" / variant.networks / name
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkTask:
+    """The training of the network that paints one reference's defect."""
+
+    simulation: Simulation
+    variant: Variant
+    reference: str
+    folder: Path
+
+    @property
+    def place(self) -> Path:
+        """Beside its folder, which the training itself keeps."""
+        return self.folder.with_name(f".{self.folder.name}")
+
+    @property
+    def done(self) -> bool:
+        """Whether it is trained."""
+        return (self.folder / CHECKPOINT).is_file()
+
+    def run(self) -> None:
+        """Train it, from the state that an earlier run left where there is one."""
+        settings = self.simulation.settings_of(self.variant)
+        dataset = open_dataset(self.simulation.data)
+        exemplars = read_exemplars(dataset, bits=settings.bits)
+        train_dst(
+            next(exemplar for exemplar in exemplars if exemplar.name == self.reference),
+            Backgrounds(dataset, bits=settings.bits),
+            self.folder,
+            settings,
+            hardware=Hardware(accelerator=self.simulation.accelerator),
+            resume=self.folder.exists(),
+            console=Console(quiet=True),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetTask:
+    """The pictures that a variant simulates, and the real ones."""
+
+    simulation: Simulation
+    variant: Variant
+    networks: tuple[Path, ...]
+
+    @property
+    def place(self) -> Path:
+        """Beside its folder, in which nothing else may be."""
+        folder = self.simulation.dataset(self.variant)
+        return folder.with_name(f".{folder.name}")
+
+    @property
+    def done(self) -> bool:
+        """Whether it is complete."""
+        return (self.simulation.dataset(self.variant) / SPLIT_FILE).is_file()
+
+    def run(self) -> None:
+        """Write it, from the picture where an earlier run was stopped."""
+        simulation, variant = self.simulation, self.variant
+        method = variant.method
+        if method is None:
+            return
+        settings = simulation.settings
+        gpu = simulation.accelerator != "cpu" and torch.cuda.is_available()
+        simulate(
+            Work(
+                simulation.data,
+                simulation.dataset(variant),
+                self.networks if method in NETWORKS else (),
+                device="cuda" if gpu else "cpu",
+            ),
+            SimulateSettings(
+                method=method,
+                count=settings.count,
+                placement=settings.placement,
+                varied=variant.varied,
+                roles=tuple(role for role in settings.segment.roles if role != "simulated"),
+                bits=settings.segment.bits,
+            ),
+            placements=simulation.out / PLACEMENTS,
+            # What this process may use of the cores.
+            workers=torch.get_num_threads(),
+        )
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`base` with nested changes."""
+    merged = dict(base)
+    for key, value in changes.items():
+        inner = merged.get(key)
+        merged[key] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return merged

@@ -69,3 +69,31 @@ def test_a_baseline_is_trained_and_read_but_not_exported(buttons, tmp_path):
     other = settings.model_copy(update={"network": "buttonlab", "start": str(checkpoint)})
     with pytest.raises(ConfigError, match=r"is a unet resnet18 .*; this training is of a buttonlab resnet18"):
         train(buttons, tmp_path / "other", other, hardware=Hardware(accelerator="cpu"), console=QUIET)
+
+
+def test_a_network_of_the_user_s_own_is_built_by_name_but_never_for_a_file_s_sake(buttons, tmp_path, monkeypatch):
+    module = tmp_path / "mynet.py"
+    module.write_text(
+        "from torch import nn\n\n\ndef build(logits):\n    return nn.Conv2d(3, logits, 3, padding=1)\n\n\n"
+        "def nothing(logits):\n    return None\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert build_network("mynet:build", "slim", classes=2)(torch.zeros(1, 3, 32, 32)).shape == (1, 3, 32, 32)
+    for name, message in (
+        ("mynet:missing", "has no attribute 'missing'"),
+        ("nowhere.at_all:build", "No module named 'nowhere'.*PYTHONPATH"),
+        ("mynet:nothing", "gives a NoneType, expected a torch.nn.Module"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            build_network(name, "slim")
+    settings = SegmentSettings(
+        network="mynet:build", height=32, width=32, batch=4, steps=1, roles=("extra",), precision="32-true"
+    )
+    checkpoint = train(buttons, tmp_path / "net", settings, hardware=Hardware(accelerator="cpu"), console=QUIET)
+    assert load_checkpoint(checkpoint, own="mynet:build").network(torch.zeros(1, 3, 32, 32)).shape == (1, 2, 32, 32)
+    with pytest.raises(DatasetError, match=r"a network of the user's own, mynet:build, whose code is not run"):
+        load_checkpoint(checkpoint)
+    with pytest.raises(ValueError, match="leave weights out"):
+        SegmentSettings(network="mynet:build", weights="imagenet")
+    with pytest.raises(ValueError, match="network"):
+        SegmentSettings(network="my net:build")

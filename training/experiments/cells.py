@@ -14,7 +14,7 @@ from inspectd.training.data.dataset import open_dataset
 from inspectd.training.devices import Hardware
 from inspectd.training.files import written_whole
 from inspectd.training.log import last_step
-from inspectd.training.segmentation.checkpoint import load_checkpoint
+from inspectd.training.segmentation.checkpoint import Checkpoint, load_checkpoint
 from inspectd.training.segmentation.evaluate import evaluate
 from inspectd.training.segmentation.predict import TorchPredictor
 from inspectd.training.segmentation.settings import SegmentSettings
@@ -53,7 +53,7 @@ class Cell:
 
     @property
     def checkpoint(self) -> Path:
-        """The trained network."""
+        """File of the trained network."""
         return self.folder / _TRAINING / CHECKPOINT
 
     @property
@@ -65,6 +65,14 @@ class Cell:
     def steps(self) -> int:
         """Updates that it has got by now, as its log says."""
         return last_step(self.folder / _TRAINING)
+
+    def trained(self) -> Checkpoint:
+        """The trained network.
+
+        Raises:
+            DatasetError: there is none, or it is damaged.
+        """
+        return load_checkpoint(self.checkpoint, own=self.settings.network)
 
     def run(self) -> None:
         """Train, from the state that an earlier run left where there is one, and measure.
@@ -80,7 +88,7 @@ class Cell:
             hardware = Hardware(accelerator=self.accelerator)
             resume = (training / "settings.json").is_file()
             train(self.data, training, self.settings, hardware=hardware, resume=resume, console=Console(quiet=True))
-        found = load_checkpoint(self.checkpoint)
+        found = self.trained()
         samples = open_dataset(self.measured).select(*self.roles)
         begun = time.monotonic()
         result = evaluate(

@@ -189,7 +189,10 @@ def table1(
     data: Data = "buttons",
     budget: BudgetOption = BudgetName.quick,
     seeds: Seeds = 3,
-    networks: Annotated[str, typer.Option(help="Rows, with commas.")] = "buttonlab,deeplabv3plus,unet",
+    networks: Annotated[
+        str,
+        typer.Option(help="Rows, with commas; your own as module:function, which gets the number of logits."),
+    ] = "buttonlab,deeplabv3plus,unet",
     ways: Annotated[
         str, typer.Option("--methods", help="Columns, with commas, as in `methods`; the first one is shown at work.")
     ] = "dst,dst-paper,histmatch,histmatch-gauss,cyclegan,cutpaste,only-real",

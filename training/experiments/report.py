@@ -17,7 +17,6 @@ import numpy as np
 
 from inspectd.training.data.dataset import Sample, open_dataset, read_image, read_labels
 from inspectd.training.files import written_whole
-from inspectd.training.segmentation.checkpoint import load_checkpoint
 from inspectd.training.segmentation.figures import legend_patches, new_figure, overlay
 from inspectd.training.segmentation.metrics import PixelScores, count_pixels
 from inspectd.training.segmentation.predict import TorchPredictor
@@ -304,7 +303,7 @@ def write_overlays(out: Path, data: Path, grid: Grid, cells: Cells) -> None:
     for sample in open_dataset(data).select(*grid.settings.roles):
         if sample.masks:
             first.setdefault(sample.defect, sample)
-    networks = {entry: load_checkpoint(cells[entry][0].checkpoint) for entry in grid.shown}
+    networks = {entry: cells[entry][0].trained() for entry in grid.shown}
     rows, columns = 1 + len(networks), len(first)
     figure = new_figure(1.75 * columns, 1.95 * rows + 0.3)
     for column, (defect, sample) in enumerate(first.items()):

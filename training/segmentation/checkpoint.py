@@ -43,11 +43,12 @@ def save_checkpoint(path: Path, network: nn.Module, card: ModelCard, golden: NDA
     write_carded(path, tensors, card)
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(path: Path, *, own: str | None = None) -> Checkpoint:
     """Read a checkpoint of a segmentation network.
 
     Args:
         path: the .safetensors file, or the folder of a training that holds `checkpoint.safetensors`.
+        own: the user's network (`module:function`) that it may be of; its code is run, which no file decides.
 
     Raises:
         DatasetError: there is none, it is damaged, or it is not a checkpoint of inspectd.
@@ -59,6 +60,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
         )
     path, tensors, card = read_carded(path, "seg", "inspectd-train segment")
     golden = tensors.pop(_GOLDEN, torch.empty(0))
+    if ":" in (architecture := str(card.network.get("architecture"))) and architecture != own:
+        raise DatasetError(
+            f"{path}: holds a network of the user's own, {architecture}, whose code is not run for a file's sake; only "
+            "the experiment that trained it reads it"
+        )
     try:
         kinds = str(card.network.get("architecture")), str(card.network.get("backbone"))
         network = build_network(*kinds, classes=len(card.classes))

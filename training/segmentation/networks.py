@@ -9,6 +9,7 @@ slim backbone at the widths that go with it.
 from __future__ import annotations
 
 import functools
+import importlib
 from typing import Any, get_args
 
 import torch
@@ -27,41 +28,12 @@ ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
 
 
 class Baseline(nn.Module):
-    """A published network behind Buttonlab's interface; a crop is cut from its logits, since it has no branch."""
+    """A network of others behind Buttonlab's interface; a crop is cut from its logits, since it has no branch."""
 
-    def __init__(self, architecture: str, backbone: str, classes: int = 1) -> None:
-        """Build it with random weights.
-
-        Args:
-            architecture: deeplabv3plus or unet.
-            backbone: a name of `backbones.BACKBONES`.
-            classes: number of defect classes; there is one logit more.
-
-        Raises:
-            MissingDependencyError: segmentation_models_pytorch is not installed.
-        """
+    def __init__(self, body: nn.Module) -> None:
+        """Take the network: normalised float [N, 3, H, W], sides multiples of 16 -> logits [N, 1 + classes, H, W]."""
         super().__init__()
-        models = require("segmentation_models_pytorch", extra="baselines")
-        width: dict[str, Any] = {}
-        if backbone == "slim":
-            # Under a name of ours in its list of encoders, as its manual says to add one.
-            models.encoders.encoders[_SLIM] = {"encoder": _slim_encoder(), "params": {}, "pretrained_settings": {}}
-            # Half of what goes with a ResNet, as the backbone is half of one or less.
-            width = {"decoder_channels": (128, 64, 32, 16, 8) if architecture == "unet" else 128}
-        encoder = _SLIM if backbone == "slim" else backbone
-        # Without dropout, which neither Buttonlab nor U-Net has.
-        self.body: nn.Module = (
-            models.Unet(encoder, encoder_weights=None, classes=1 + classes, **width)
-            if architecture == "unet"
-            else models.DeepLabV3Plus(
-                encoder,
-                encoder_weights=None,
-                encoder_output_stride=16,
-                decoder_aspp_dropout=0.0,
-                classes=1 + classes,
-                **width,
-            )
-        )
+        self.body = body
 
     def forward(self, images: Tensor, crop: Crop | None = None) -> Tensor:
         """Logits of the whole picture, or of a crop of it; as `Buttonlab.forward`."""
@@ -71,8 +43,46 @@ class Baseline(nn.Module):
 
     def pretrained_parts(self) -> dict[str, nn.Module]:
         """The parts that ImageNet weights fit."""
-        encoder = self.body.get_submodule("encoder")
-        return {"backbone": encoder}
+        return {"backbone": self.body.get_submodule("encoder")}
+
+
+def _published(architecture: str, backbone: str, classes: int) -> nn.Module:
+    """U-Net or DeepLabv3+ of segmentation_models_pytorch, with random weights."""
+    models = require("segmentation_models_pytorch", extra="baselines")
+    width: dict[str, Any] = {}
+    if backbone == "slim":
+        # Under a name of ours in its list of encoders, as its manual says to add one.
+        models.encoders.encoders[_SLIM] = {"encoder": _slim_encoder(), "params": {}, "pretrained_settings": {}}
+        # Half of what goes with a ResNet, as the backbone is half of one or less.
+        width = {"decoder_channels": (128, 64, 32, 16, 8) if architecture == "unet" else 128}
+    common = {"encoder_weights": None, "classes": 1 + classes, **width}
+    encoder = _SLIM if backbone == "slim" else backbone
+    # Without dropout, which neither Buttonlab nor U-Net has.
+    found: nn.Module = (
+        models.Unet(encoder, **common)
+        if architecture == "unet"
+        else models.DeepLabV3Plus(encoder, encoder_output_stride=16, decoder_aspp_dropout=0.0, **common)
+    )
+    return found
+
+
+def _own(name: str, classes: int) -> nn.Module:
+    """What the function `module:function` of the user makes of the number of logits.
+
+    Raises:
+        ConfigError: there is no such function, or it gives something else.
+    """
+    module, _, function = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), function)(1 + classes)
+    except (ImportError, AttributeError, TypeError) as error:
+        raise ConfigError(
+            f"network {name!r}: {error}; expected a function of the number of logits in a module that Python finds "
+            "(PYTHONPATH)"
+        ) from error
+    if not isinstance(found, nn.Module):
+        raise ConfigError(f"network {name!r}: gives a {type(found).__name__}, expected a torch.nn.Module")
+    return found
 
 
 _SLIM = "inspectd-slim"
@@ -114,8 +124,8 @@ def build_network(architecture: str, backbone: str, classes: int = 1) -> Buttonl
     """A network with random weights.
 
     Args:
-        architecture: a name of `ARCHITECTURES`.
-        backbone: a name of `backbones.BACKBONES`.
+        architecture: a name of `ARCHITECTURES`, or `module:function` of the user, which is imported and called.
+        backbone: a name of `backbones.BACKBONES`; a user's network has its own.
         classes: number of defect classes.
 
     Raises:
@@ -124,6 +134,8 @@ def build_network(architecture: str, backbone: str, classes: int = 1) -> Buttonl
     """
     if architecture == "buttonlab":
         return Buttonlab(backbone, classes=classes)
+    if ":" in architecture:
+        return Baseline(_own(architecture, classes))
     if architecture not in ARCHITECTURES:
         raise ConfigError(f"network {architecture!r} is not one of {', '.join(ARCHITECTURES)}")
-    return Baseline(architecture, backbone, classes)
+    return Baseline(_published(architecture, backbone, classes))

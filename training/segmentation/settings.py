@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -20,8 +20,9 @@ class SegmentSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    network: Architecture = "buttonlab"
-    """The others are there to compare with, and cannot be exported."""
+    network: Architecture | Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] = "buttonlab"
+    """The others are there to compare with, and cannot be exported. `module:function` is one of the user's own: the
+    function takes the number of logits and gives a module with random weights, [N, 3, H, W] -> [N, logits, H, W]."""
     backbone: Literal["resnet50", "resnet34", "resnet18", "slim"] = "resnet50"
     """The paper's is resnet50; slim is for stations without a GPU."""
     weights: str = "none"
@@ -88,6 +89,8 @@ class SegmentSettings(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> SegmentSettings:
+        if ":" in self.network and self.weights != "none":
+            raise ValueError(f"{self.network} begins as it makes itself; leave weights out")
         if self.start is not None and self.weights != "none":
             raise ValueError("start and weights are two beginnings; leave one of them out")
         for name in ("height", "width"):

@@ -1,13 +1,17 @@
 """The certificate: the exported graph still computes what was trained.
 
-Compared are the masks, decisions and scores of torch (fp32) and of the graph on the same uint8 inputs.
-Each check is a measurement with its bound; one that fails keeps the bundle from being written.
+Compared are the masks, decisions and scores of torch (fp32) and of the graph on the same uint8 inputs; and of the graph
+in half precision, which engines are built from. Each check is a measurement with its bound; one that fails keeps the
+bundle from being written.
+
+ONNX Runtime calculates in fp32 where a processor has no half precision, and then shows the rounding of weights
+alone. So some pictures go through torch in half precision too, which rounds after every layer as a GPU does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,11 +23,16 @@ from inspectd.optional import require
 
 from .graph import INPUTS, OPSET, OUTPUTS, Inspector
 
-__all__ = ["Certificate", "Check", "Outputs", "certify"]
+__all__ = ["Certificate", "Check", "HalfGraph", "Outputs", "certify"]
 
 # Bounds of fp32 against fp32: only the order of additions differs.
 MASK_AGREEMENT = 0.9999
 SCORE_DIFFERENCE = 1e-3
+# Bounds of half precision: a mantissa of 10 bits, rounded after every layer.
+HALF_MASK_AGREEMENT = 0.999
+HALF_SCORE_DIFFERENCE = 0.02
+HALF_FLIPS = 0.01
+IOU_DROP = 0.005
 # Low, so that a graph with the card's thresholds built in shows: they are an input, and a station sets its own.
 OTHER_THRESHOLD = 1e-3
 
@@ -76,6 +85,13 @@ class Outputs(BaseModel):
     scores: NDArray[np.float32]
 
 
+class HalfGraph(NamedTuple):
+    """The graph in half precision, and the same in torch."""
+
+    inspector: Inspector
+    model: bytes
+
+
 def certify(
     inspector: Inspector,
     model: bytes,
@@ -83,6 +99,9 @@ def certify(
     images: NDArray[np.uint8],
     *,
     images_from: str,
+    half: HalfGraph | None = None,
+    labels: Sequence[NDArray[np.uint8] | None] = (),
+    rounded: int = 8,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Certificate, Outputs]:
     """Compare a graph with the network that it was made from.
@@ -93,6 +112,9 @@ def certify(
         card: the network's card; its thresholds are the ones compared at.
         images: uint8 [N, H, W, C] at the network's size.
         images_from: where they come from; goes into the certificate.
+        half: the graph in half precision, to be compared as well.
+        labels: classes uint8 [H, W] of each picture, None where it has no label; to measure what IoU loses.
+        rounded: of the pictures, how many go through torch in half precision, which is slow on a processor.
         progress: called with (done, all) pictures.
 
     Returns:
@@ -101,29 +123,30 @@ def certify(
     onnx = require("onnx", extra="export")
     onnxruntime = require("onnxruntime", extra="export")
     checks = [*_structure(onnx, model)]
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     thresholds = np.asarray(card.thresholds, np.float32)
-
-    def both(pictures: NDArray[np.uint8], at: NDArray[np.float32]) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
-        with torch.inference_mode():
-            answer = inspector(torch.from_numpy(pictures), torch.from_numpy(at))
-        return [part.numpy() for part in answer], session.run(
-            list(OUTPUTS), dict(zip(INPUTS, (pictures, at), strict=True))
-        )
-
-    torch_side, graph_side = [], []
+    graph = _session(onnxruntime, model)
+    half_graph = None if half is None else _session(onnxruntime, half.model)
+    parts: dict[str, list[list[NDArray[Any]]]] = {"torch": [], "graph": [], "half graph": [], "half torch": []}
     for index, image in enumerate(images):
-        trained_part, exported_part = both(image[None], thresholds)
-        torch_side.append(trained_part)
-        graph_side.append(exported_part)
+        picture = image[None]
+        parts["torch"].append(_in_torch(inspector, picture, thresholds))
+        parts["graph"].append(_in_graph(graph, picture, thresholds))
+        if half is not None and half_graph is not None:
+            parts["half graph"].append(_in_graph(half_graph, picture, thresholds))
+            if index < rounded:
+                parts["half torch"].append(_in_torch(half.inspector, picture, thresholds))
         if progress is not None:
             progress(index + 1, len(images))
-    trained, exported = _joined(torch_side), _joined(graph_side)
-    checks += _parity(trained, exported)
+    found = {name: _joined(of) for name, of in parts.items() if of}
+    checks += _parity(found["torch"], found["graph"])
     pair = images[[0, -1]]
-    checks.append(_elsewhere(*both(pair, np.full_like(thresholds, OTHER_THRESHOLD))))
+    low = np.full_like(thresholds, OTHER_THRESHOLD)
+    checks.append(_elsewhere(_in_torch(inspector, pair, low), _in_graph(graph, pair, low)))
+    if half is not None:
+        checks += _half_structure(onnx, half.model)
+        checks += _half_parity("ONNX Runtime fp16", found["torch"], found["half graph"])
+        checks += _half_parity("torch fp16", found["torch"], found["half torch"])
+        checks += _iou_drops(card, labels, found["torch"].labels, found["half graph"].labels)
     certificate = Certificate(
         images=len(images),
         images_from=images_from,
@@ -131,7 +154,24 @@ def certify(
         versions={"torch": torch.__version__, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__},
         checks=tuple(checks),
     )
-    return certificate, exported
+    return certificate, found["graph"]
+
+
+def _session(onnxruntime: Any, model: bytes) -> Any:  # noqa: ANN401 - of the module's
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _in_torch(inspector: Inspector, pictures: NDArray[np.uint8], at: NDArray[np.float32]) -> list[NDArray[Any]]:
+    with torch.inference_mode():
+        answer = inspector(torch.from_numpy(pictures), torch.from_numpy(at))
+    return [part.numpy() for part in answer]
+
+
+def _in_graph(session: Any, pictures: NDArray[np.uint8], at: NDArray[np.float32]) -> list[NDArray[Any]]:  # noqa: ANN401
+    answer: list[NDArray[Any]] = session.run(list(OUTPUTS), dict(zip(INPUTS, (pictures, at), strict=True)))
+    return answer
 
 
 def _joined(parts: list[list[NDArray[Any]]]) -> Outputs:
@@ -160,6 +200,98 @@ def _structure(onnx: Any, model: bytes) -> list[Check]:  # noqa: ANN401 - the mo
         Check(name="inputs and outputs", value=str(found), bound=str(_EXPECTED_IO), passed=found == _EXPECTED_IO),
         Check(name="operator domains besides ONNX", value=", ".join(foreign), bound="none", passed=not foreign),
     ]
+
+
+def _half_structure(onnx: Any, model: bytes) -> list[Check]:  # noqa: ANN401 - the module
+    """The same, and what half precision needs: its weights, fp32 where digits count, no cast that TensorRT refuses."""
+    checks = [
+        check.model_copy(update={"name": f"fp16 graph: {check.name}"})
+        for check in _structure(onnx, model)
+        if check.name in ("onnx.checker", "inputs and outputs", "operator domains besides ONNX")
+    ]
+    graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(model)).graph
+    name_of = onnx.TensorProto.DataType.Name
+    kinds = {value.name: name_of(value.type.tensor_type.elem_type) for value in (*graph.value_info, *graph.input)}
+    kinds |= {tensor.name: name_of(tensor.data_type) for tensor in graph.initializer}
+    weights = {kinds.get(node.input[1], "?") for node in graph.node if node.op_type == "Conv"}
+    softmax = {kinds.get(node.input[0], "?") for node in graph.node if node.op_type == "Softmax"}
+    bytes_from = {
+        kinds.get(node.input[0], "?")
+        for node in graph.node
+        if node.op_type == "Cast" and any(a.name == "to" and a.i == onnx.TensorProto.UINT8 for a in node.attribute)
+    }
+    for what, got, wanted in (
+        ("weights of convolutions", weights, {"FLOAT16"}),
+        ("softmax in", softmax, {"FLOAT"}),
+        ("cast to uint8 from", bytes_from, {"FLOAT"}),
+    ):
+        shown, bound = ", ".join(sorted(got)), ", ".join(sorted(wanted))
+        checks.append(Check(name=f"fp16 graph: {what}", value=shown, bound=bound, passed=got == wanted))
+    return checks
+
+
+def _half_parity(what: str, trained: Outputs, half: Outputs) -> list[Check]:
+    """Half precision against torch fp32, on the pictures that went through both."""
+    count = len(half.labels)
+    labels, scores = trained.labels[:count], trained.scores[:count]
+    finite = bool(np.isfinite(half.scores).all())
+    agreement = float((labels == half.labels).mean())
+    flips = int((labels.any(axis=(1, 2)) != half.labels.any(axis=(1, 2))).sum())
+    # A score that lies at its threshold may fall on either side: one picture, or one in a hundred.
+    allowed = max(1, int(HALF_FLIPS * count))
+    score = float(np.abs(scores - half.scores).max()) if finite else float("inf")
+    return [
+        Check(name=f"{what}: all scores finite", value=str(finite), bound="True", passed=finite),
+        Check(
+            name=f"{what}: pixels with the same class",
+            value=agreement,
+            bound=f">= {HALF_MASK_AGREEMENT}",
+            passed=agreement >= HALF_MASK_AGREEMENT,
+        ),
+        Check(
+            name=f"{what}: pictures whose decision flips, of {count}",
+            value=flips,
+            bound=f"<= {allowed}",
+            passed=flips <= allowed,
+        ),
+        Check(
+            name=f"{what}: largest difference of a score",
+            value=score if finite else "not finite",
+            bound=f"<= {HALF_SCORE_DIFFERENCE}",
+            passed=score <= HALF_SCORE_DIFFERENCE,
+        ),
+    ]
+
+
+def _iou_drops(
+    card: ModelCard,
+    labels: Sequence[NDArray[np.uint8] | None],
+    trained: NDArray[np.uint8],
+    half: NDArray[np.uint8],
+) -> list[Check]:
+    """What half precision costs of each class's IoU with the labels."""
+    known = [(index, label) for index, label in enumerate(labels) if label is not None and label.any()]
+    checks = []
+    for number, name in enumerate(card.classes, 1):
+        ious = []
+        for found in (trained, half):
+            both = either = 0
+            for index, label in known:
+                true, predicted = label == number, found[index] == number
+                both += int((true & predicted).sum())
+                either += int((true | predicted).sum())
+            ious.append(both / either if either else None)
+        before, after = ious
+        if before is None or after is None:
+            value: float | str = "no labelled picture"
+            passed = True
+        else:
+            value = max(0.0, before - after)
+            passed = value <= IOU_DROP
+        checks.append(
+            Check(name=f"ONNX Runtime fp16: drop of IoU, {name}", value=value, bound=f"<= {IOU_DROP}", passed=passed)
+        )
+    return checks
 
 
 def _elsewhere(trained: list[NDArray[Any]], exported: list[NDArray[Any]]) -> Check:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -14,10 +15,39 @@ from inspectd.optional import require
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown", context_settings=CONTEXT)
 
 
+class TargetName(str, Enum):
+    """Names on the command line."""
+
+    onnx = "onnx"
+    tensorrt = "tensorrt"
+    rtx = "rtx"
+
+
 @app.command()
 def export(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Folder of a training, or its checkpoint.")],
-    out: Annotated[Path, typer.Option(metavar="BUNDLE", help="Folder to write, or a name ending in .zip.")],
+    checkpoint: Annotated[
+        Path | None, typer.Argument(metavar="CHECKPOINT", help="Folder of a training, or its checkpoint.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="BUNDLE", help="Folder to write, or a name ending in .zip; --from-onnx writes in place."),
+    ] = None,
+    target: Annotated[
+        TargetName | None,
+        typer.Option(
+            help="onnx: graphs alone, for a CPU; tensorrt or rtx: an engine too. "
+            "If not given, tensorrt where it is installed, else onnx.",
+        ),
+    ] = None,
+    compute_capability: Annotated[
+        list[str] | None,
+        typer.Option(metavar="8.6", help="A GPU that an engine of rtx is for; several times for several."),
+    ] = None,
+    batch: Annotated[str, typer.Option(metavar="MIN,OPT,MAX", help="Pictures of one call of the engine.")] = "1,1,8",
+    from_onnx: Annotated[
+        Path | None,
+        typer.Option(metavar="BUNDLE", help="Build the engine of a bundle again, on this machine; needs no torch."),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="What people will call it; else its training's dataset.")] = None,
     calibration: Annotated[
         Path | None, typer.Option(metavar="DATA", help="A dataset whose pictures the comparison runs on as well.")
@@ -27,37 +57,99 @@ def export(
         bool, typer.Option("--version", callback=version_of("export-trt"), is_eager=True, help=VERSION_HELP)
     ] = False,
 ) -> None:
-    """Make a bundle of a trained network: ONNX graph, parity certificate, self-test, checksums.
+    """Make a bundle of a trained network: ONNX graphs, engine, parity certificate, self-test, checksums.
 
-    The bundle is what `inspectd run` loads. It is written only if the exported graph gives the same masks as
-    the trained network.
+    The bundle is what `inspectd run` loads. It is written only if the exported graphs, in fp32 and in fp16, give the
+    same masks as the trained network.
 
-    Example: export-trt out/slim --out out/slim-bundle --calibration DATA
+    Examples: export-trt out/slim --out out/slim-bundle --calibration DATA
+
+    export-trt out/slim --out out/slim-bundle --target rtx --compute-capability 8.6 --compute-capability 8.9
+
+    export-trt --from-onnx out/slim-bundle --target tensorrt
     """
-    for module in ("torch", "onnx", "onnxscript"):
-        require(module, extra="export")
+    from inspectd.errors import ConfigError
+
+    from .engines import EngineWish, installed_target
+
+    if (checkpoint is None) == (from_onnx is None):
+        raise ConfigError("give a CHECKPOINT, or a bundle by --from-onnx")
+    if checkpoint is not None and out is None:
+        raise ConfigError("say where the bundle goes: --out BUNDLE")
+    if target is None:
+        # TensorRT-RTX has to be asked for where it would have to be told for which GPU.
+        found = "rtx" if compute_capability else installed_target()
+        target = (
+            TargetName(found)
+            if found == "tensorrt" or (found and (compute_capability or from_onnx))
+            else TargetName.onnx
+        )
+    wish = None
+    if target is not TargetName.onnx:
+        wish = EngineWish(target.value, tuple(compute_capability or ()), _three(batch))
+    elif compute_capability:
+        raise ConfigError("--compute-capability is for --target rtx")
+    if checkpoint is not None:
+        for module in ("torch", "onnx", "onnxscript"):
+            require(module, extra="export")
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from .bundler import export_bundle
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("starting", total=None)
-        certificate = export_bundle(
-            checkpoint,
-            out,
-            name=name,
-            calibration=calibration,
-            limit=limit,
-            stage=lambda name: bar.update(task, description=name),
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
-    for check in certificate.checks:
+
+        def stage(name: str) -> None:
+            bar.reset(task, total=None, description=name)
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        if checkpoint is not None and out is not None:
+            from .bundler import export_bundle
+
+            exported = export_bundle(
+                checkpoint,
+                out,
+                name=name,
+                calibration=calibration,
+                limit=limit,
+                engine=wish,
+                stage=stage,
+                progress=progress,
+            )
+            checks, sizes, engines = exported.certificate.checks, exported.sizes, exported.engines
+        else:
+            from .engines import rebuild
+
+            if wish is None:
+                raise ConfigError("--from-onnx builds an engine: give --target tensorrt or rtx")
+            source = from_onnx or Path()
+            out = out or source
+            sizes, engines = rebuild(source, out, wish, stage=stage, progress=progress)
+            checks = ()
+    for check in checks:
         if not isinstance(check.value, str):
             print(f"{check.name}: {check.value:g} ({check.bound})", file=sys.stderr)
+    for file, size in sizes.items():
+        print(f"{file}: {size / 1e6:.1f} MB", file=sys.stderr)
+    for engine in engines:
+        gpus = ", ".join(engine.compute_capabilities)
+        checked = f"checked on {engine.checked_on}" if engine.checked_on else "not run on a device"
+        made = f"built in {engine.built_s:g} s, {checked}"
+        print(f"{engine.flavour} {engine.version} for compute capability {gpus}: {made}", file=sys.stderr)
     print(out)
+
+
+def _three(text: str) -> tuple[int, int, int]:
+    from inspectd.errors import ConfigError
+
+    try:
+        least, best, most = (int(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--batch {text}: expected three numbers with commas, 1,1,8 for example") from None
+    return least, best, most
 
 
 def main() -> None:

@@ -2,9 +2,14 @@
 
     bundle.json          the model card, and size and sha256 of every other file
     model.onnx           the graph, fp32: uint8 pictures in, class masks and scores out
+    model-fp16.onnx      the same graph with the network in half precision, which engines are built from
     parity.json          the certificate: what was compared at export, and how it came out
+    engines.json         what engines there are, and which machines each is for
+    engines/*.engine     engines of TensorRT or TensorRT-RTX
     golden/golden.json   inputs with the masks expected, for the self-test before the first frame
     golden/*.png
+
+Bundles of before have no model-fp16.onnx, and those that no engine was asked for have no engines.
 
 A bundle is a folder or the same files in a .zip. Files are checked each time they are read, so nothing
 can be swapped between the check and the use. bundle.json holds those checksums and so has none itself: the
@@ -35,6 +40,8 @@ from inspectd.preprocess import Preprocess
 __all__ = [
     "FORMAT",
     "Bundle",
+    "EngineFile",
+    "Engines",
     "Golden",
     "GoldenSample",
     "ModelCard",
@@ -51,6 +58,8 @@ MANIFEST = "bundle.json"
 MODEL = "model.onnx"
 PARITY = "parity.json"
 GOLDEN = "golden/golden.json"
+HALF_MODEL = "model-fp16.onnx"
+ENGINES = "engines.json"
 _ABSENT = "nothing"
 CARD_KEY = "inspectd.card"
 """Key of the graph's metadata under which the card travels in it."""
@@ -127,6 +136,39 @@ class Golden(BaseModel):
     """Share of the pixels of a mask that may differ."""
     score_tolerance: float = Field(0.02, ge=0, lt=1)
     """How far a score may be off."""
+
+
+class EngineFile(BaseModel):
+    """An engine of a bundle, and the machines that it runs on: engines are not portable."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: str
+    """Its file in the bundle."""
+    flavour: Literal["tensorrt", "tensorrt_rtx"]
+    """Library that built it, and that runs it."""
+    version: str
+    """Version of that library; engines run on no other."""
+    platform: str
+    """System and processor that it was built on, linux-x86_64 for example."""
+    compute_capabilities: tuple[str, ...]
+    """GPUs that it runs on: 8.6 and so on."""
+    batch: tuple[int, int, int]
+    """Pictures of one call: least, optimised for, most."""
+    graph_sha256: str
+    """Digest of the model-fp16.onnx that it was built from."""
+    built_s: float
+    """Seconds that the library took."""
+    checked_on: str | None = None
+    """GPU on which it was compared with the graph; None until that is done."""
+
+
+class Engines(BaseModel):
+    """What engines.json holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    engines: tuple[EngineFile, ...] = ()
 
 
 class Bundle:
@@ -206,6 +248,22 @@ class Bundle:
                 f"{self.path}: the card in {MANIFEST} was changed after export: {listed}; copy the bundle again "
                 "(scores of a line are set in [acceptance] of its configuration)"
             )
+
+    def engines(self) -> tuple[EngineFile, ...]:
+        """The engines that it holds; none where no engine was asked for.
+
+        Raises:
+            BundleError: the list cannot be read, or names a file that is not there.
+        """
+        if ENGINES not in self._files:
+            return ()
+        try:
+            found = Engines.model_validate_json(self.read(ENGINES)).engines
+        except ValidationError as error:
+            raise BundleError(f"{self.path}: {ENGINES} is not valid: {explain(error)}") from error
+        if missing := [engine.file for engine in found if engine.file not in self._files]:
+            raise BundleError(f"{self.path}: {ENGINES} names {missing[0]}, which is not part of the bundle")
+        return found
 
     def golden(self) -> Golden:
         """The self-test's samples.

@@ -28,7 +28,19 @@ FOLDERS = ("training", "export", "runtime", "calibration")
 COMMANDS = {
     "inspectd": ("run", "check", "demo", "watch"),
     "inspectd-train": (
-        *("dst", "simulate", "experiment methods", "segment", "evaluate", "mine", "check", "select", "buttons"),
+        *(
+            "dst",
+            "simulate",
+            "experiment methods",
+            "experiment table1",
+            "experiment figure6",
+            "segment",
+            "evaluate",
+            "mine",
+            "check",
+            "select",
+            "buttons",
+        ),
         *("import coco", "import labelme"),
     ),
     "export-trt": (),

@@ -7,3 +7,26 @@ import pytest
 torch = pytest.importorskip("torch", reason="export needs torch: pip install 'inspectd[export]'")
 pytest.importorskip("onnx", reason="export needs onnx: pip install 'inspectd[export]'")
 torch.set_num_threads(1)
+
+from rich.console import Console  # noqa: E402 - comes with inspectd
+
+from inspectd.bundle import load_bundle  # noqa: E402
+from inspectd.export.bundler import export_bundle  # noqa: E402 - needs torch
+from inspectd.training.segmentation.settings import SegmentSettings  # noqa: E402
+from inspectd.training.segmentation.train import Hardware, train  # noqa: E402 - needs torch
+
+
+@pytest.fixture(scope="session")
+def trained(buttons, tmp_path_factory):
+    settings = SegmentSettings(
+        backbone="slim", height=64, width=96, batch=4, steps=30, classes="types", precision="32-true", fill=90
+    )
+    out = tmp_path_factory.mktemp("trained") / "out"
+    return train(buttons, out, settings, hardware=Hardware(accelerator="cpu"), console=Console(quiet=True))
+
+
+@pytest.fixture(scope="session")
+def bundle(buttons, trained, tmp_path_factory):
+    out = tmp_path_factory.mktemp("bundle") / "bundle"
+    export_bundle(trained, out, calibration=buttons, limit=5)
+    return load_bundle(out)

@@ -9,15 +9,18 @@ import sys
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from rich.console import Console
+from torch import nn
 
-from inspectd.bundle import MODEL, PARITY, load_bundle, write_bundle
+from inspectd.bundle import HALF_MODEL, MODEL, PARITY, decode_png, load_bundle, write_bundle
 from inspectd.errors import BundleError, ConfigError, DatasetError
 from inspectd.export.bundler import export_bundle
 from inspectd.export.certificate import certify
 from inspectd.export.cli import main
+from inspectd.export.fold import fold_batch_norms
 from inspectd.export.graph import Inspector, to_onnx
 from inspectd.runtime.engine import open_engine, self_test
 from inspectd.training.data.dataset import open_dataset, read_image
@@ -28,22 +31,6 @@ from inspectd.training.segmentation.predict import TorchPredictor
 from inspectd.training.segmentation.settings import SegmentSettings
 from inspectd.training.segmentation.train import Hardware, normalise, train
 from inspectd.training.segmentation.unfold import unfold
-
-
-@pytest.fixture(scope="session")
-def trained(buttons, tmp_path_factory):
-    settings = SegmentSettings(
-        backbone="slim", height=64, width=96, batch=4, steps=30, classes="types", precision="32-true", fill=90
-    )
-    out = tmp_path_factory.mktemp("trained") / "out"
-    return train(buttons, out, settings, hardware=Hardware(accelerator="cpu"), console=Console(quiet=True))
-
-
-@pytest.fixture(scope="session")
-def bundle(buttons, trained, tmp_path_factory):
-    out = tmp_path_factory.mktemp("bundle") / "bundle"
-    export_bundle(trained, out, calibration=buttons, limit=5)
-    return load_bundle(out)
 
 
 def test_the_runtime_finds_what_the_trained_network_finds(bundle, trained, buttons):
@@ -257,3 +244,56 @@ def test_bundles_that_cannot_be_measured_are_refused(bundle, buttons, tmp_path):
     write_bundle(tmp_path / "other", bundle.card, files, version="test")
     with pytest.raises(BundleError, match="does not take its scores from probabilities"):
         measure(tmp_path / "other", buttons)
+
+
+def test_the_graph_in_half_precision_is_in_the_bundle_and_finds_the_same(bundle):
+    half = onnx.load_from_string(bundle.read(HALF_MODEL))
+    kinds = {tensor.name: tensor.data_type for tensor in half.graph.initializer}
+    weights = {kinds[node.input[1]] for node in half.graph.node if node.op_type == "Conv"}
+    assert weights == {onnx.TensorProto.FLOAT16}
+    assert len(bundle.read(HALF_MODEL)) < 0.6 * len(bundle.read(MODEL))
+    session = onnxruntime.InferenceSession(bundle.read(HALF_MODEL), providers=["CPUExecutionProvider"])
+    engine = open_engine(bundle, threads=1)
+    thresholds = np.full(len(bundle.card.classes), 0.02, np.float32)
+    for sample in bundle.golden().samples:
+        picture = np.atleast_3d(decode_png(bundle.read(sample.input), sample.input))[None]
+        labels, _, scores = session.run(None, {"images": picture, "thresholds": thresholds})
+        expected = engine.infer(picture, thresholds)
+        assert (labels != expected.labels).mean() < 2e-3
+        assert np.abs(scores - expected.scores).max() < 2e-3
+
+
+def test_the_certificate_measures_half_precision_on_labelled_pictures(bundle):
+    checks = {check["name"]: check for check in json.loads(bundle.read(PARITY))["checks"]}
+    assert checks["fp16 graph: weights of convolutions"]["value"] == "FLOAT16"
+    assert checks["fp16 graph: softmax in"]["value"] == "FLOAT"
+    assert checks["torch fp16: pictures whose decision flips, of 8"]["passed"]
+    assert checks["ONNX Runtime fp16: pictures whose decision flips, of 13"]["passed"]
+    drops = [check for name, check in checks.items() if "drop of IoU" in name]
+    assert len(drops) == len(bundle.card.classes)
+    # A barely trained network marks nothing, so its IoU is 0 before and after; other classes have no label here.
+    assert {check["value"] for check in drops} <= {0.0, "no labelled picture"}
+    assert 0.0 in {check["value"] for check in drops}
+
+
+def test_what_half_precision_breaks_gets_no_bundle(trained, tmp_path, monkeypatch):
+    """Logits beyond 65504: fine in fp32, infinite in fp16."""
+    checkpoint = load_checkpoint(trained)
+    with torch.no_grad():
+        checkpoint.network.classify.weight *= 1e6
+        checkpoint.network.classify.bias *= 1e6
+    monkeypatch.setattr("inspectd.export.bundler.load_checkpoint", lambda _: checkpoint)
+    with pytest.raises(BundleError, match=r"not the trained network: .*torch fp16: "):
+        export_bundle(trained, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_batch_normalisation_is_folded_exactly_or_refused(trained):
+    checkpoint = load_checkpoint(trained)
+    inputs = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    folded = fold_batch_norms(checkpoint.network)
+    assert not [module for module in folded.modules() if isinstance(module, nn.BatchNorm2d)]
+    with torch.inference_mode():
+        assert torch.allclose(folded(inputs), checkpoint.network(inputs), atol=1e-4)
+    with pytest.raises(BundleError, match="1: a batch normalisation that stands behind no convolution"):
+        fold_batch_norms(nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3)))

@@ -57,7 +57,7 @@ def run_tasks(tasks: Sequence[Task], *, jobs: int, progress: Callable[[int, int]
         progress(done, len(tasks))
     if not waiting:
         return
-    with _runner(jobs) as run:
+    with _runner(min(jobs, len(waiting))) as run:
         while waiting:
             held = []
             for task, ran in run(waiting):

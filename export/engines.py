@@ -1,0 +1,334 @@
+"""Engines of TensorRT and TensorRT-RTX: one code path, by the part of their interface that is the same in both.
+
+Precision is in the graph (a strongly typed network), so nothing here depends on flags that TensorRT 11 removed; what is
+called exists from TensorRT 10.3 on. TensorRT-RTX builds without a GPU for the compute capabilities that it is told;
+TensorRT builds on the machine that the engine is for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import platform
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, get_args
+
+import inspectd
+from inspectd.bundle import ENGINES, HALF_MODEL, EngineFile, Engines, load_bundle, write_bundle
+from inspectd.errors import BundleError, ConfigError, MissingDependencyError
+from inspectd.optional import require
+
+__all__ = [
+    "TARGETS",
+    "BuiltEngine",
+    "EngineWish",
+    "Target",
+    "build_engine",
+    "installed_target",
+    "rebuild",
+    "sizes_of",
+    "with_engine",
+]
+
+Target = Literal["tensorrt", "rtx"]
+TARGETS: tuple[Target, ...] = get_args(Target)
+
+_MODULES: dict[Target, tuple[Literal["tensorrt", "tensorrt_rtx"], str]] = {
+    "tensorrt": ("tensorrt", "tensorrt"),
+    "rtx": ("tensorrt_rtx", "tensorrt-rtx"),
+}
+"""Module and extra of each."""
+_WORKSPACE_BYTES = 1 << 30
+_TENSORS = {"images": "UINT8", "thresholds": "FLOAT", "labels": "UINT8", "confidence": "UINT8", "scores": "FLOAT"}
+
+
+@dataclass(frozen=True, slots=True)
+class EngineWish:
+    """The engine that is asked for; see `build_engine`."""
+
+    target: Target
+    capabilities: tuple[str, ...] = ()
+    batch: tuple[int, int, int] = (1, 1, 8)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BuiltEngine:
+    """An engine and what the bundle says of it."""
+
+    data: bytes
+    description: EngineFile
+
+
+def installed_target() -> Target | None:
+    """TensorRT where it is installed, else TensorRT-RTX, else None."""
+    for target in TARGETS:
+        with contextlib.suppress(MissingDependencyError):
+            _load(target)
+            return target
+    return None
+
+
+def build_engine(
+    graph: bytes,
+    target: Target,
+    *,
+    capabilities: Sequence[str] = (),
+    batch: tuple[int, int, int] = (1, 1, 8),
+    progress: Callable[[int, int], None] | None = None,
+) -> BuiltEngine:
+    """Build an engine of a graph; Ctrl-C ends it.
+
+    Args:
+        graph: a strongly typed ONNX graph with the tensors of `graph.to_onnx`.
+        target: whose engine.
+        capabilities: GPUs that it is for, as 8.6; for TensorRT-RTX alone. Without any, the GPU of this machine.
+        batch: pictures of one call: least, optimised for, most.
+        progress: called with (steps done, steps known by now).
+
+    Returns:
+        The engine.
+
+    Raises:
+        MissingDependencyError: the library is not installed.
+        ConfigError: capabilities or a batch that it cannot build for.
+        BundleError: the library refuses the graph, or could not build.
+        KeyboardInterrupt: Ctrl-C.
+    """
+    if not 0 < batch[0] <= batch[1] <= batch[2]:
+        raise ConfigError(f"--batch {','.join(map(str, batch))}: expected three rising numbers from 1 on")
+    trt = _load(target)
+    log = _log(trt)
+    builder = trt.Builder(log)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse(graph):
+        faults = "; ".join(str(parser.get_error(index)) for index in range(parser.num_errors))
+        raise BundleError(f"{trt.__name__} {trt.__version__} does not take the graph: {faults or log.text()}")
+    _check_tensors(trt, network)
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, _WORKSPACE_BYTES)
+    named = _name_capabilities(trt, target, config, capabilities)
+    profile = builder.create_optimization_profile()
+    sides = tuple(network.get_input(0).shape)[1:]
+    profile.set_shape("images", *((pictures, *sides) for pictures in batch))
+    config.add_optimization_profile(profile)
+    begun = time.monotonic()
+    with _interruptible() as interrupted:
+        config.progress_monitor = _monitor(trt, progress, interrupted)
+        serialized = builder.build_serialized_network(network, config)
+        if interrupted():
+            raise KeyboardInterrupt
+    if serialized is None:
+        raise BundleError(f"{trt.__name__} {trt.__version__} could not build the engine: {log.text()}")
+    data = bytes(serialized)
+    where = f"{platform.system().lower()}-{platform.machine()}"
+    name = f"{_MODULES[target][0]}-{trt.__version__}-{where}-sm{'-'.join(named).replace('.', '')}"
+    description = EngineFile(
+        file=f"engines/{name}.engine",
+        flavour=_MODULES[target][0],
+        version=trt.__version__,
+        platform=where,
+        compute_capabilities=named,
+        batch=batch,
+        graph_sha256=hashlib.sha256(graph).hexdigest(),
+        built_s=round(time.monotonic() - begun, 2),
+    )
+    return BuiltEngine(data, description)
+
+
+def with_engine(
+    files: Mapping[str, bytes],
+    before: Sequence[EngineFile],
+    wish: EngineWish,
+    *,
+    stage: Callable[[str], None],
+    progress: Callable[[int, int], None] | None,
+) -> tuple[dict[str, bytes], tuple[EngineFile, ...]]:
+    """The files of a bundle with an engine more, and the list of its engines; one for the same machines is replaced."""
+    stage(f"building an engine of {_MODULES[wish.target][0]}")
+    built = build_engine(
+        files[HALF_MODEL], wish.target, capabilities=wish.capabilities, batch=wish.batch, progress=progress
+    )
+    kept = tuple(engine for engine in before if engine.file != built.description.file)
+    engines = (*kept, built.description)
+    listed = (Engines(engines=engines).model_dump_json(indent=2) + "\n").encode()
+    return {**files, built.description.file: built.data, ENGINES: listed}, engines
+
+
+def sizes_of(files: Mapping[str, bytes]) -> dict[str, int]:
+    """Bytes of the graphs and engines among the files of a bundle."""
+    return {name: len(data) for name, data in files.items() if name.endswith((".onnx", ".engine"))}
+
+
+def rebuild(
+    bundle: Path,
+    out: Path,
+    wish: EngineWish,
+    *,
+    stage: Callable[[str], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[dict[str, int], tuple[EngineFile, ...]]:
+    """Build an engine from a bundle's own graph, on the machine that it is for; needs neither torch nor onnx.
+
+    Args:
+        bundle: that holds model-fp16.onnx.
+        out: the bundle to write; may be the same.
+        wish: the engine.
+        stage: called with the name of each stage as it begins.
+        progress: called with (steps done, steps known by now).
+
+    Returns:
+        Bytes of its graphs and engines, and its engines.
+
+    Raises:
+        BundleError: the bundle is damaged or has no such graph, or the engine could not be built.
+        ConfigError: an engine that cannot be built so.
+        MissingDependencyError: the library is not installed.
+    """
+    stage = stage or (lambda _: None)
+    stage("reading the bundle")
+    found = load_bundle(bundle)
+    files = {name: found.read(name) for name in found.files}
+    if HALF_MODEL not in files:
+        raise BundleError(f"{bundle}: has no {HALF_MODEL}, which engines are built from; export it again")
+    files, engines = with_engine(files, found.engines(), wish, stage=stage, progress=progress)
+    stage("writing the bundle")
+    write_bundle(out, found.card, files, version=inspectd.__version__)
+    load_bundle(out)
+    return sizes_of(files), engines
+
+
+def _load(target: Target) -> Any:  # noqa: ANN401 - the module, which has no types
+    module, extra = _MODULES[target]
+    return require(module, extra=extra)
+
+
+def _log(trt: Any) -> Any:  # noqa: ANN401 - a class of the module's
+    """Keeps the errors: an error recorder of Python's crashes TensorRT-RTX 1.7.1."""
+
+    class Log(trt.ILogger):  # type: ignore[misc]  # known when it is installed
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self._errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:  # noqa: ANN401 - of the module's
+            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
+                self._errors.append(" ".join(message.split()))
+
+        def text(self) -> str:
+            return "; ".join(self._errors[-3:]) or "it gave no reason"
+
+    return Log()
+
+
+def _monitor(trt: Any, progress: Callable[[int, int], None] | None, interrupted: Callable[[], bool]) -> Any:  # noqa: ANN401
+    """Counts the steps of all phases, which begin one inside the other, and tells the library when to stop."""
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # known when it is installed
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self._done = self._total = 0
+            # The library calls from threads of its own.
+            self._lock = threading.Lock()
+
+        def phase_start(self, _name: str, _parent: str | None, steps: int) -> None:
+            with self._lock:
+                self._total += steps
+
+        def phase_finish(self, _name: str) -> None:
+            pass
+
+        def step_complete(self, _name: str, _step: int) -> bool:
+            with self._lock:
+                self._done += 1
+                if progress is not None:
+                    progress(self._done, self._total)
+            return not interrupted()
+
+    return Monitor()
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Holds Ctrl-C back: an exception would have to pass the library, which only takes an answer."""
+    pressed = False
+
+    def note(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal pressed
+        pressed = True
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _check_tensors(trt: Any, network: Any) -> None:  # noqa: ANN401 - of the module's
+    """What the library read must be what the line feeds."""
+    tensors = [
+        *(network.get_input(index) for index in range(network.num_inputs)),
+        *(network.get_output(index) for index in range(network.num_outputs)),
+    ]
+    found = {tensor.name: tensor.dtype for tensor in tensors}
+    expected = {name: getattr(trt.DataType, kind) for name, kind in _TENSORS.items()}
+    if found != expected:
+        shown = {name: str(kind) for name, kind in found.items()}
+        raise BundleError(f"{trt.__name__} reads inputs and outputs {shown}, expected {_TENSORS}")
+
+
+def _name_capabilities(trt: Any, target: Target, config: Any, capabilities: Sequence[str]) -> tuple[str, ...]:  # noqa: ANN401
+    """Tell the library which GPUs the engine is for; which they are."""
+    if target == "tensorrt":
+        if capabilities:
+            raise ConfigError("--compute-capability is for --target rtx; TensorRT builds for the GPU of this machine")
+        return (_own_capability(),)
+    known = {
+        _dotted(name): getattr(trt.ComputeCapability, name)
+        for name in dir(trt.ComputeCapability)
+        if name.startswith("SM")
+    }
+    listed = ", ".join(sorted(known, key=lambda text: tuple(map(int, text.split(".")))))
+    if not capabilities:
+        own = _own_capability(
+            f"name the GPUs of the station by --compute-capability; {trt.__name__} {trt.__version__} has {listed}"
+        )
+        capabilities = (own,)
+    if unknown := [text for text in capabilities if text not in known]:
+        raise ConfigError(f"compute capability {unknown[0]}: {trt.__name__} {trt.__version__} has {listed}")
+    config.num_compute_capabilities = len(capabilities)
+    for index, text in enumerate(capabilities):
+        config.set_compute_capability(known[text], index)
+    return tuple(capabilities)
+
+
+def _dotted(name: str) -> str:
+    """SM86 -> 8.6, SM120 -> 12.0."""
+    digits = re.sub(r"\D", "", name)
+    return f"{digits[:-1]}.{digits[-1]}"
+
+
+def _own_capability(remedy: str = "it builds on the machine that the engine is for") -> str:
+    """Compute capability of the first GPU of this machine.
+
+    Raises:
+        ConfigError: there is none that a driver tells of.
+    """
+    try:
+        driver = require("pycuda.driver", extra="tensorrt")
+        driver.init()
+        major, minor = driver.Device(0).compute_capability()
+    except Exception as error:
+        # Without a driver pycuda raises ImportError, without a GPU an error of its own that has no name without it.
+        raise ConfigError(f"no GPU was found on this machine ({error}); {remedy}") from error
+    return f"{major}.{minor}"

@@ -1,0 +1,152 @@
+"""Engines: real builds of TensorRT-RTX, which needs no GPU for them, and what keeps an engine out of a bundle."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from inspectd.bundle import ENGINES, HALF_MODEL, MODEL, load_bundle, write_bundle
+from inspectd.errors import BundleError, ChecksumError, ConfigError, MissingDependencyError
+from inspectd.export import engines
+from inspectd.export.engines import EngineWish, build_engine, rebuild
+from inspectd.runtime.engine import open_engine, self_test
+
+rtx = pytest.importorskip("tensorrt_rtx", reason="engines are built by pip install 'inspectd[tensorrt-rtx]'")
+WISH = EngineWish("rtx", ("8.6",), (1, 1, 4))
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """A machine without a GPU, whatever this one has."""
+
+    def none(module, *, extra):
+        if module == "pycuda.driver":
+            raise MissingDependencyError(module)
+        return rtx
+
+    monkeypatch.setattr(engines, "require", none)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "batch"), [(("8.6",), (1, 1, 1)), (("7.5", "8.9", "12.0"), (1, 2, 8))], ids=["static", "dynamic"]
+)
+def test_an_engine_is_built_for_the_gpus_that_it_is_told(bundle, capabilities, batch):
+    seen = []
+    graph = bundle.read(HALF_MODEL)
+    built = build_engine(graph, "rtx", capabilities=capabilities, batch=batch, progress=lambda *at: seen.append(at))
+    # Weights in half precision, and code for each GPU.
+    assert len(built.data) > 0.9 * len(graph)
+    description = built.description
+    assert (description.flavour, description.version) == ("tensorrt_rtx", rtx.__version__)
+    assert (description.compute_capabilities, description.batch) == (capabilities, batch)
+    assert description.file.endswith(f"-sm{'-'.join(capabilities).replace('.', '')}.engine")
+    assert description.checked_on is None
+    assert [done for done, _ in seen] == list(range(1, len(seen) + 1))
+    assert all(done <= total for done, total in seen)
+
+
+def test_what_cannot_be_built_is_answered(bundle, alone):
+    graph = bundle.read(HALF_MODEL)
+    with pytest.raises(
+        ConfigError, match=r"no GPU was found .* name the GPUs .* by --compute-capability; .* has 7\.5, .*12\.0"
+    ):
+        build_engine(graph, "rtx")
+    with pytest.raises(ConfigError, match=r"compute capability 8\.7: tensorrt_rtx .* has 7\.5, 8\.0"):
+        build_engine(graph, "rtx", capabilities=("8.7",))
+    with pytest.raises(ConfigError, match="--batch 4,1,8: expected three rising numbers"):
+        build_engine(graph, "rtx", capabilities=("8.6",), batch=(4, 1, 8))
+    with pytest.raises(BundleError, match=r"tensorrt_rtx .* does not take the graph"):
+        build_engine(b"nothing", "rtx", capabilities=("8.6",))
+    other = bundle.read(HALF_MODEL).replace(b"confidence", b"confidenCe")
+    with pytest.raises(BundleError, match=r"reads inputs and outputs .*confidenCe.*expected"):
+        build_engine(other, "rtx", capabilities=("8.6",))
+
+
+def test_tensorrt_that_is_missing_is_answered_with_the_pip_command(bundle, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'inspectd\[tensorrt\]'"):
+        build_engine(bundle.read(HALF_MODEL), "tensorrt")
+
+
+def test_a_bundle_takes_engines_more_and_stays_what_it_was(bundle, tmp_path):
+    out = tmp_path / "bundle"
+    rebuild(bundle.path, out, WISH)
+    sizes, listed = rebuild(out, out, EngineWish("rtx", ("8.9", "12.0")))
+    found = load_bundle(out)
+    assert found.engines() == listed
+    assert [engine.compute_capabilities for engine in listed] == [("8.6",), ("8.9", "12.0")]
+    assert set(sizes) == {MODEL, HALF_MODEL, *(engine.file for engine in listed)}
+    assert all(len(found.read(engine.file)) == sizes[engine.file] for engine in listed)
+    again = rebuild(out, out, WISH)[1]
+    assert [engine.file for engine in again] == [listed[1].file, listed[0].file], "one for the same GPUs is replaced"
+    # By its CPU engine, where there is no GPU.
+    self_test(open_engine(load_bundle(out), threads=1), load_bundle(out))
+
+
+def test_an_engine_that_is_damaged_or_missing_is_refused(bundle, tmp_path):
+    out = tmp_path / "bundle"
+    file = rebuild(bundle.path, out, WISH)[1][0].file
+    found = load_bundle(out)
+    files = {name: found.read(name) for name in found.files}
+    data = bytearray(files[file])
+    data[len(data) // 2] ^= 1
+    (out / file).write_bytes(data)
+    with pytest.raises(ChecksumError, match=r"\.engine was changed after export"):
+        load_bundle(out)
+    del files[file]
+    write_bundle(out, found.card, files, version="test")
+    with pytest.raises(BundleError, match=r"engines\.json names engines/.*, which is not part of the bundle"):
+        load_bundle(out).engines()
+    write_bundle(out, found.card, {**files, ENGINES: b"{"}, version="test")
+    with pytest.raises(BundleError, match=r"engines\.json is not valid"):
+        load_bundle(out).engines()
+    del files[HALF_MODEL], files[ENGINES]
+    write_bundle(out, found.card, files, version="test")
+    with pytest.raises(BundleError, match=r"has no model-fp16\.onnx.*export it again"):
+        rebuild(out, out, WISH)
+
+
+def test_ctrl_c_ends_a_build_and_leaves_nothing(bundle, tmp_path):
+    def press(done, _total):
+        if done == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        rebuild(bundle.path, tmp_path / "bundle", WISH, progress=press)
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_the_command_builds_an_engine_again_without_torch(bundle, tmp_path):
+    out = tmp_path / "bundle.zip"
+    script = (
+        "import sys\n"
+        "for name in ('torch', 'onnx', 'onnxscript', 'torchvision'):\n    sys.modules[name] = None\n"
+        "from inspectd.export.cli import main\nmain()\n"
+    )
+    options = ("--target", "rtx", "--compute-capability", "8.6", "--batch", "1,1,2", "--out", str(out))
+    done = subprocess.run(
+        [sys.executable, "-c", script, "--from-onnx", str(bundle.path), *options], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{out}\n"
+    assert "for compute capability 8.6: built in" in done.stderr
+    assert "not run on a device" in done.stderr
+    found = load_bundle(out)
+    assert json.loads(found.read(ENGINES))["engines"][0]["batch"] == [1, 1, 2]
+    for arguments, message in (
+        ((), "give a CHECKPOINT, or a bundle by --from-onnx"),
+        (("CHECKPOINT", "--from-onnx", "B"), "give a CHECKPOINT, or a bundle by --from-onnx"),
+        (("CHECKPOINT",), "say where the bundle goes: --out BUNDLE"),
+        (("--from-onnx", str(bundle.path), "--target", "onnx"), "--from-onnx builds an engine: give --target"),
+        (("--from-onnx", str(bundle.path), "--target", "rtx", "--batch", "1,2"), "--batch 1,2: expected three numbers"),
+        (("C", "--out", "B", "--target", "onnx", "--compute-capability", "8.6"), "--compute-capability is for"),
+    ):
+        done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert message in done.stderr

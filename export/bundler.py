@@ -17,24 +17,31 @@ from inspectd.bundle import (
     PARITY,
     EngineFile,
     Golden,
+    GoldenPainting,
+    GoldenPaintings,
     GoldenSample,
     ModelCard,
     encode_png,
     load_bundle,
     write_bundle,
 )
-from inspectd.errors import BundleError, DatasetError
+from inspectd.errors import BundleError, ConfigError, DatasetError
 from inspectd.mask import ClassMap
+from inspectd.preprocess import SIZE_LIMIT, SIZE_STEP, nearest_size
+from inspectd.training.carded import kind_of
 from inspectd.training.data.dataset import open_dataset, read_image, read_labels
 from inspectd.training.segmentation.checkpoint import load_checkpoint
+from inspectd.training.style.checkpoint import load_dst
 
-from .certificate import Certificate, HalfGraph, Outputs, certify
-from .engines import EngineWish, sizes_of, with_engine
+from .certificate import Certificate, HalfGraph, Outputs, certify, certify_painter
+from .engines import EngineWish, prepared, sizes_of, with_engine
 from .fold import Half, fold_batch_norms
 from .graph import Inspector, to_onnx
+from .painter import Painter, painter_to_onnx, windows_of
 
 __all__ = ["Exported", "export_bundle"]
 
+_GOLDEN_PAINTINGS = 8
 CALIBRATION_ROLES = ("ok_calibration", "free", "ref", "extra", "simulated")
 
 
@@ -56,6 +63,7 @@ def export_bundle(
     calibration: Path | None = None,
     limit: int = 64,
     engine: EngineWish | None = None,
+    size: tuple[int, int] | None = None,
     stage: Callable[[str], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Exported:
@@ -68,6 +76,7 @@ def export_bundle(
         calibration: a dataset whose pictures the certificate compares on, besides the checkpoint's golden ones.
         limit: number of them.
         engine: to be built as well.
+        size: height and width that the graph takes, px; those of the training if not given.
         stage: called with the name of each stage as it begins.
         progress: called with (done, all) of what the stage counts.
 
@@ -81,28 +90,79 @@ def export_bundle(
         MissingDependencyError: onnx, onnxscript or the engine's library is missing.
     """
     stage = stage or (lambda _: None)
+    if engine is not None:
+        # Its faults come before minutes of comparing.
+        engine = prepared(engine)
     stage("reading the checkpoint")
-    trained = load_checkpoint(checkpoint)
+    job = _Job(checkpoint, out, name, calibration, limit, size, stage, progress)
+    drafted = _painting(job) if kind_of(checkpoint) == "dst" else _segmenting(job)
+    files = drafted.files
+    engines: tuple[EngineFile, ...] = ()
+    if engine is not None:
+        files, engines = with_engine(files, (), engine, kind=drafted.card.kind, stage=stage, progress=progress)
+    stage("writing the bundle")
+    write_bundle(out, drafted.card, files, version=inspectd.__version__)
+    load_bundle(out)
+    return Exported(drafted.certificate, sizes_of(files), engines)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What `export_bundle` was given."""
+
+    checkpoint: Path
+    out: Path
+    name: str | None
+    calibration: Path | None
+    limit: int
+    size: tuple[int, int] | None
+    stage: Callable[[str], None]
+    progress: Callable[[int, int], None] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A bundle that only engines may be missing from."""
+
+    card: ModelCard
+    files: dict[str, bytes]
+    certificate: Certificate
+
+
+def _segmenting(job: _Job) -> _Draft:
+    """Of a network that segments."""
+    trained = load_checkpoint(job.checkpoint)
     if (architecture := trained.card.network.get("architecture")) != "buttonlab":
         raise DatasetError(
-            f"{checkpoint}: holds a {architecture}, which is there to be compared with; only a buttonlab is exported"
+            f"{job.checkpoint}: holds a {architecture}, which is there to be compared with; "
+            "only a buttonlab is exported"
         )
-    card = trained.card if name is None else trained.card.model_copy(update={"name": name})
+    card = _renamed(trained.card, job.name, job.size)
     if not len(trained.golden):
-        raise DatasetError(f"{checkpoint}: holds no golden inputs; train it again with this version")
-    images, images_from = trained.golden, f"{len(trained.golden)} pictures of the training set"
-    labels: list[NDArray[np.uint8] | None] = [None] * len(images)
-    if calibration is not None:
-        more, their_labels = _pictures(calibration, card, limit)
-        images, labels = np.concatenate([images, more]), labels + their_labels
-        images_from += f", {len(more)} of {calibration.resolve().name}"
-    stage("exporting ONNX in fp32")
+        raise DatasetError(f"{job.checkpoint}: holds no golden inputs; train it again with this version")
+    golden, images_from = trained.golden, f"{len(trained.golden)} pictures of the training set"
+    images = golden
+    labels: list[NDArray[np.uint8] | None] = [None] * len(golden)
+    if job.calibration is not None:
+        more, their_labels = _pictures(job.calibration, card, job.limit)
+        if job.size is None:
+            images, labels = np.concatenate([golden, more]), labels + their_labels
+            images_from += f", {len(more)} of {job.calibration.resolve().name}"
+        else:
+            # The pictures in the checkpoint are of its own size.
+            images, labels, golden = more, their_labels, more[: len(golden)]
+            images_from = f"{len(more)} pictures of {job.calibration.resolve().name}"
+    elif job.size is not None:
+        raise ConfigError(
+            "--size needs --calibration DATA: the pictures in the checkpoint are of the size of its training"
+        )
+    job.stage("exporting ONNX in fp32")
     inspector = Inspector(trained.network, card).eval()
     model = to_onnx(inspector, card)
-    stage("exporting ONNX in fp16")
+    job.stage("exporting ONNX in fp16")
     halved = Inspector(Half(fold_batch_norms(trained.network)), card).eval()
     half = HalfGraph(halved, to_onnx(halved, card))
-    stage("comparing with the trained network")
+    job.stage("comparing with the trained network")
     certificate, outputs = certify(
         inspector,
         model,
@@ -111,27 +171,87 @@ def export_bundle(
         images_from=images_from,
         half=half,
         labels=labels,
-        rounded=len(trained.golden),
-        progress=progress,
+        rounded=len(golden),
+        progress=job.progress,
     )
+    _require(certificate, job.out)
+    files = {
+        MODEL: model,
+        HALF_MODEL: half.model,
+        PARITY: (certificate.model_dump_json(indent=2) + "\n").encode(),
+        **_golden(golden, outputs, card),
+    }
+    return _Draft(card, files, certificate)
+
+
+def _painting(job: _Job) -> _Draft:
+    """Of a network that paints defects."""
+    trained = load_dst(job.checkpoint)
+    if (architecture := trained.card.network.get("architecture")) == "cyclegan":
+        raise DatasetError(
+            f"{job.checkpoint}: holds a {architecture}, which is there to be compared with; train one by dst"
+        )
+    if job.calibration is None:
+        raise ConfigError("a network that paints defects is compared on good parts: give --calibration DATA")
+    if job.size is not None and job.size[0] != job.size[1]:
+        raise ConfigError(f"--size {job.size[0]}x{job.size[1]}: windows of a network that paints defects are square")
+    card = _renamed(trained.card, job.name, job.size)
+    windows = windows_of(trained, job.calibration, card.preprocess.height, job.limit)
+    painters = Painter(trained).eval(), Painter(trained, half=True).eval()
+    models = []
+    for painter, precision in zip(painters, ("fp32", "fp16"), strict=True):
+        job.stage(f"exporting ONNX in {precision}")
+        models.append(painter_to_onnx(painter, card))
+    job.stage("comparing with the trained network")
+    certificate, painted = certify_painter(
+        painters,
+        (models[0], models[1]),
+        windows.inputs,
+        windows.own,
+        images_from=f"{len(windows.own)} windows of {job.calibration.resolve().name}",
+        progress=job.progress,
+    )
+    _require(certificate, job.out)
+    files = {
+        MODEL: models[0],
+        HALF_MODEL: models[1],
+        PARITY: (certificate.model_dump_json(indent=2) + "\n").encode(),
+        "reference/image.png": encode_png(trained.exemplar.image),
+        "reference/mask.png": encode_png(trained.exemplar.mask.astype(np.uint8) * 255),
+    }
+    if trained.exemplar.region is not None:
+        files["reference/region.png"] = encode_png(trained.exemplar.region.astype(np.uint8) * 255)
+    samples = []
+    for index in range(min(_GOLDEN_PAINTINGS, len(painted))):
+        arrays = {key: array[index] for key, array in windows.inputs.items()} | {"painted": painted[index]}
+        arrays["mask"] = arrays["mask"] * np.uint8(255)
+        names = {key: f"golden/{index:03d}-{key}.png" for key in arrays}
+        files |= {names[key]: encode_png(array) for key, array in arrays.items()}
+        samples.append(GoldenPainting(**names))
+    files[GOLDEN] = (GoldenPaintings(samples=tuple(samples)).model_dump_json(indent=2) + "\n").encode()
+    return _Draft(card, files, certificate)
+
+
+def _renamed(card: ModelCard, name: str | None, size: tuple[int, int] | None) -> ModelCard:
+    """The card under another name, for another size."""
+    changes: dict[str, object] = {} if name is None else {"name": name}
+    if size is not None:
+        if any(side % SIZE_STEP or not 0 < side <= SIZE_LIMIT for side in size):
+            raise ConfigError(
+                f"--size {size[0]}x{size[1]}: expected multiples of {SIZE_STEP} up to {SIZE_LIMIT}; the nearest: "
+                f"{nearest_size(size[0])}x{nearest_size(size[1])}"
+            )
+        changes["preprocess"] = card.preprocess.model_copy(update={"height": size[0], "width": size[1]})
+    return card.model_copy(update=changes)
+
+
+def _require(certificate: Certificate, out: Path) -> None:
+    """Refuse to write what did not pass."""
     if not certificate.passed:
         failed = "; ".join(
             f"{check.name}: {check.value} ({check.bound})" for check in certificate.checks if not check.passed
         )
         raise BundleError(f"{out}: not written, since the exported graph is not the trained network: {failed}")
-    files = {
-        MODEL: model,
-        HALF_MODEL: half.model,
-        PARITY: (certificate.model_dump_json(indent=2) + "\n").encode(),
-        **_golden(trained.golden, outputs, card),
-    }
-    engines: tuple[EngineFile, ...] = ()
-    if engine is not None:
-        files, engines = with_engine(files, (), engine, stage=stage, progress=progress)
-    stage("writing the bundle")
-    write_bundle(out, card, files, version=inspectd.__version__)
-    load_bundle(out)
-    return Exported(certificate, sizes_of(files), engines)
 
 
 def _pictures(root: Path, card: ModelCard, limit: int) -> tuple[NDArray[np.uint8], list[NDArray[np.uint8] | None]]:

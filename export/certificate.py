@@ -10,20 +10,21 @@ alone. So some pictures go through torch in half precision too, which rounds aft
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
+from torch import nn
 
 from inspectd.bundle import ModelCard
 from inspectd.optional import require
 
 from .graph import INPUTS, OPSET, OUTPUTS, Inspector
 
-__all__ = ["Certificate", "Check", "HalfGraph", "Outputs", "certify"]
+__all__ = ["Certificate", "Check", "HalfGraph", "Outputs", "certify", "certify_painter"]
 
 # Bounds of fp32 against fp32: only the order of additions differs.
 MASK_AGREEMENT = 0.9999
@@ -33,16 +34,18 @@ HALF_MASK_AGREEMENT = 0.999
 HALF_SCORE_DIFFERENCE = 0.02
 HALF_FLIPS = 0.01
 IOU_DROP = 0.005
+HALF_LEVELS = 2
 # Low, so that a graph with the card's thresholds built in shows: they are an input, and a station sets its own.
 OTHER_THRESHOLD = 1e-3
 
-_EXPECTED_IO = {
+_SEG_IO = {
     "images": ("UINT8", 4),
     "thresholds": ("FLOAT", 1),
     "labels": ("UINT8", 3),
     "confidence": ("UINT8", 3),
     "scores": ("FLOAT", 2),
 }
+_DST_IO = {"good": ("UINT8", 4), "coarse": ("UINT8", 4), "mask": ("UINT8", 3), "painted": ("UINT8", 4)}
 
 
 class Check(BaseModel):
@@ -66,6 +69,7 @@ class Certificate(BaseModel):
     images_from: str
     """Where they come from."""
     thresholds: tuple[float, ...]
+    """Compared at; none where nothing is segmented."""
     versions: dict[str, str]
     checks: tuple[Check, ...]
 
@@ -157,6 +161,72 @@ def certify(
     return certificate, found["graph"]
 
 
+def certify_painter(
+    painters: tuple[nn.Module, nn.Module],
+    models: tuple[bytes, bytes],
+    windows: Mapping[str, NDArray[np.uint8]],
+    own: Sequence[NDArray[np.uint8] | None],
+    *,
+    images_from: str,
+    rounded: int = 8,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Certificate, NDArray[np.uint8]]:
+    """Compare the graphs of a network that paints defects with the network, in grey levels.
+
+    Args:
+        painters: the network with its pre- and post-processing in torch, in fp32 and in fp16.
+        models: their graphs.
+        windows: its inputs, by name, uint8 [N, ...].
+        own: what `inspectd-train simulate` paints in each window, uint8 [H, W, 3]; None where it is not at that scale.
+        images_from: where they come from; goes into the certificate.
+        rounded: of the windows, how many go through torch in half precision.
+        progress: called with (done, all) windows.
+
+    Returns:
+        The certificate, and what the graph in fp32 painted: uint8 [N, H, W, 3].
+    """
+    onnx = require("onnx", extra="export")
+    onnxruntime = require("onnxruntime", extra="export")
+    checks = [*_structure(onnx, models[0], _DST_IO), *_half_structure(onnx, models[1], _DST_IO)]
+    sessions = [_session(onnxruntime, model) for model in models]
+    worst = {"ONNX Runtime fp32": 0, "ONNX Runtime fp16": 0, "torch fp16": 0, "inspectd-train simulate": 0}
+    painted, compared = [], 0
+    count = len(own)
+    for index in range(count):
+        fed = {name: array[index : index + 1] for name, array in windows.items()}
+        tensors = [torch.from_numpy(array) for array in fed.values()]
+        with torch.inference_mode():
+            trained = painters[0](*tensors).numpy()
+            half = painters[1](*tensors).numpy() if index < rounded else trained
+        graphs = [session.run(None, fed)[0] for session in sessions]
+        painted.append(graphs[0])
+        others = {"ONNX Runtime fp32": graphs[0], "ONNX Runtime fp16": graphs[1], "torch fp16": half}
+        if (picture := own[index]) is not None:
+            others["inspectd-train simulate"] = picture[None]
+            compared += 1
+        for name, other in others.items():
+            worst[name] = max(worst[name], int(np.abs(other.astype(np.int16) - trained.astype(np.int16)).max()))
+        if progress is not None:
+            progress(index + 1, count)
+    for name, value in worst.items():
+        # One level is rounding; half precision may be two off.
+        bound = HALF_LEVELS if "fp16" in name else 1
+        unknown = name == "inspectd-train simulate" and not compared
+        checks.append(
+            Check(
+                name=f"torch fp32 and {name}: largest difference, grey levels",
+                value="no window at its own scale" if unknown else value,
+                bound=f"<= {bound}",
+                passed=value <= bound,
+            )
+        )
+    versions = {"torch": torch.__version__, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
+    certificate = Certificate(
+        images=count, images_from=images_from, thresholds=(), versions=versions, checks=tuple(checks)
+    )
+    return certificate, np.concatenate(painted)
+
+
 def _session(onnxruntime: Any, model: bytes) -> Any:  # noqa: ANN401 - of the module's
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -179,7 +249,7 @@ def _joined(parts: list[list[NDArray[Any]]]) -> Outputs:
     return Outputs(labels=labels, confidence=confidence, scores=scores)
 
 
-def _structure(onnx: Any, model: bytes) -> list[Check]:  # noqa: ANN401 - the module
+def _structure(onnx: Any, model: bytes, expected: Mapping[str, tuple[str, int]] = _SEG_IO) -> list[Check]:  # noqa: ANN401 - the module
     """onnx.checker, and what engines rely on."""
     try:
         onnx.checker.check_model(model, full_check=True)
@@ -197,34 +267,40 @@ def _structure(onnx: Any, model: bytes) -> list[Check]:  # noqa: ANN401 - the mo
     return [
         Check(name="onnx.checker", value=verdict, bound="valid", passed=verdict == "valid"),
         Check(name="opset", value=opset, bound=f"= {OPSET}", passed=opset == OPSET),
-        Check(name="inputs and outputs", value=str(found), bound=str(_EXPECTED_IO), passed=found == _EXPECTED_IO),
+        Check(name="inputs and outputs", value=str(found), bound=str(expected), passed=found == expected),
         Check(name="operator domains besides ONNX", value=", ".join(foreign), bound="none", passed=not foreign),
     ]
 
 
-def _half_structure(onnx: Any, model: bytes) -> list[Check]:  # noqa: ANN401 - the module
+def _half_structure(onnx: Any, model: bytes, expected: Mapping[str, tuple[str, int]] = _SEG_IO) -> list[Check]:  # noqa: ANN401 - the module
     """The same, and what half precision needs: its weights, fp32 where digits count, no cast that TensorRT refuses."""
     checks = [
         check.model_copy(update={"name": f"fp16 graph: {check.name}"})
-        for check in _structure(onnx, model)
+        for check in _structure(onnx, model, expected)
         if check.name in ("onnx.checker", "inputs and outputs", "operator domains besides ONNX")
     ]
     graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(model)).graph
     name_of = onnx.TensorProto.DataType.Name
     kinds = {value.name: name_of(value.type.tensor_type.elem_type) for value in (*graph.value_info, *graph.input)}
     kinds |= {tensor.name: name_of(tensor.data_type) for tensor in graph.initializer}
-    weights = {kinds.get(node.input[1], "?") for node in graph.node if node.op_type == "Conv"}
+    # The Gaussian of a fusion has one channel, and stays in fp32.
+    gaussians = {tensor.name for tensor in graph.initializer if list(tensor.dims[:2]) == [1, 1]}
+    weights = {
+        kinds.get(node.input[1], "?")
+        for node in graph.node
+        if node.op_type == "Conv" and node.input[1] not in gaussians
+    }
     softmax = {kinds.get(node.input[0], "?") for node in graph.node if node.op_type == "Softmax"}
+    norms = {kinds.get(node.input[0], "?") for node in graph.node if node.op_type == "InstanceNormalization"}
     bytes_from = {
         kinds.get(node.input[0], "?")
         for node in graph.node
         if node.op_type == "Cast" and any(a.name == "to" and a.i == onnx.TensorProto.UINT8 for a in node.attribute)
     }
-    for what, got, wanted in (
-        ("weights of convolutions", weights, {"FLOAT16"}),
-        ("softmax in", softmax, {"FLOAT"}),
-        ("cast to uint8 from", bytes_from, {"FLOAT"}),
-    ):
+    rules = [("weights of convolutions", weights, {"FLOAT16"}), ("cast to uint8 from", bytes_from, {"FLOAT"})]
+    # What fp32 is kept for: the end of a network that segments, the statistics of one that paints.
+    rules.append(("softmax in", softmax, {"FLOAT"}) if softmax else ("statistics in", norms, {"FLOAT"}))
+    for what, got, wanted in rules:
         shown, bound = ", ".join(sorted(got)), ", ".join(sorted(wanted))
         checks.append(Check(name=f"fp16 graph: {what}", value=shown, bound=bound, passed=got == wanted))
     return checks

@@ -35,18 +35,24 @@ def export(
     target: Annotated[
         TargetName | None,
         typer.Option(
-            help="onnx: graphs alone, for a CPU; tensorrt or rtx: an engine too. "
-            "If not given, tensorrt where it is installed, else onnx.",
+            help="onnx: graphs alone; tensorrt: an engine for this machine too; rtx: one for the GPUs that "
+            "--compute-capability names.  [default: onnx]",
         ),
     ] = None,
     compute_capability: Annotated[
         list[str] | None,
         typer.Option(metavar="8.6", help="A GPU that an engine of rtx is for; several times for several."),
     ] = None,
-    batch: Annotated[str, typer.Option(metavar="MIN,OPT,MAX", help="Pictures of one call of the engine.")] = "1,1,8",
+    batch: Annotated[
+        str | None, typer.Option(metavar="MIN,OPT,MAX", help="Pictures of one call of the engine; 1,1,8 if not given.")
+    ] = None,
     from_onnx: Annotated[
         Path | None,
         typer.Option(metavar="BUNDLE", help="Build the engine of a bundle again, on this machine; needs no torch."),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="HxW", help="Pictures that the graph takes, if not those of the training; px."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="What people will call it; else its training's dataset.")] = None,
     calibration: Annotated[
@@ -59,8 +65,8 @@ def export(
 ) -> None:
     """Make a bundle of a trained network: ONNX graphs, engine, parity certificate, self-test, checksums.
 
-    The bundle is what `inspectd run` loads. It is written only if the exported graphs, in fp32 and in fp16, give the
-    same masks as the trained network.
+    The bundle of a Buttonlab is what `inspectd run` loads; a DST network's paints defects. It is written only if the
+    exported graphs, in fp32 and in fp16, give what the trained network gives.
 
     Examples: export-trt out/slim --out out/slim-bundle --calibration DATA
 
@@ -76,19 +82,16 @@ def export(
         raise ConfigError("give a CHECKPOINT, or a bundle by --from-onnx")
     if checkpoint is not None and out is None:
         raise ConfigError("say where the bundle goes: --out BUNDLE")
-    if target is None:
-        # TensorRT-RTX has to be asked for where it would have to be told for which GPU.
-        found = "rtx" if compute_capability else installed_target()
-        target = (
-            TargetName(found)
-            if found == "tensorrt" or (found and (compute_capability or from_onnx))
-            else TargetName.onnx
-        )
+    if from_onnx is not None and (name or calibration or size):
+        raise ConfigError("--name, --calibration and --size are of an export; --from-onnx takes the bundle as it is")
+    if target is None and (compute_capability or from_onnx is not None):
+        # What an engine is asked for by: TensorRT where it is installed, and TensorRT-RTX where GPUs are named.
+        target = TargetName("rtx" if compute_capability else installed_target() or "tensorrt")
     wish = None
-    if target is not TargetName.onnx:
-        wish = EngineWish(target.value, tuple(compute_capability or ()), _three(batch))
-    elif compute_capability:
-        raise ConfigError("--compute-capability is for --target rtx")
+    if target not in (None, TargetName.onnx):
+        wish = EngineWish(target.value, tuple(compute_capability or ()), _three(batch or "1,1,8"))
+    elif compute_capability or batch:
+        raise ConfigError("--compute-capability and --batch are of an engine; give --target tensorrt or rtx")
     if checkpoint is not None:
         for module in ("torch", "onnx", "onnxscript"):
             require(module, extra="export")
@@ -116,6 +119,7 @@ def export(
                 calibration=calibration,
                 limit=limit,
                 engine=wish,
+                size=None if size is None else _size(size),
                 stage=stage,
                 progress=progress,
             )
@@ -132,14 +136,24 @@ def export(
     for check in checks:
         if not isinstance(check.value, str):
             print(f"{check.name}: {check.value:g} ({check.bound})", file=sys.stderr)
-    for file, size in sizes.items():
-        print(f"{file}: {size / 1e6:.1f} MB", file=sys.stderr)
+    for file, length in sizes.items():
+        print(f"{file}: {length / 1e6:.1f} MB", file=sys.stderr)
     for engine in engines:
         gpus = ", ".join(engine.compute_capabilities)
         checked = f"checked on {engine.checked_on}" if engine.checked_on else "not run on a device"
         made = f"built in {engine.built_s:g} s, {checked}"
         print(f"{engine.flavour} {engine.version} for compute capability {gpus}: {made}", file=sys.stderr)
     print(out)
+
+
+def _size(text: str) -> tuple[int, int]:
+    from inspectd.errors import ConfigError
+
+    try:
+        height, width = (int(part) for part in text.lower().split("x"))
+    except ValueError:
+        raise ConfigError(f"--size {text}: expected height x width in px, 256x256 for example") from None
+    return height, width
 
 
 def _three(text: str) -> tuple[int, int, int]:

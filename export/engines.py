@@ -8,7 +8,9 @@ TensorRT builds on the machine that the engine is for.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
+import importlib
 import platform
 import re
 import signal
@@ -32,6 +34,7 @@ __all__ = [
     "Target",
     "build_engine",
     "installed_target",
+    "prepared",
     "rebuild",
     "sizes_of",
     "with_engine",
@@ -39,6 +42,7 @@ __all__ = [
 
 Target = Literal["tensorrt", "rtx"]
 TARGETS: tuple[Target, ...] = get_args(Target)
+Kind = Literal["seg", "dst"]
 
 _MODULES: dict[Target, tuple[Literal["tensorrt", "tensorrt_rtx"], str]] = {
     "tensorrt": ("tensorrt", "tensorrt"),
@@ -46,7 +50,11 @@ _MODULES: dict[Target, tuple[Literal["tensorrt", "tensorrt_rtx"], str]] = {
 }
 """Module and extra of each."""
 _WORKSPACE_BYTES = 1 << 30
-_TENSORS = {"images": "UINT8", "thresholds": "FLOAT", "labels": "UINT8", "confidence": "UINT8", "scores": "FLOAT"}
+_TENSORS: dict[Kind, dict[str, str]] = {
+    "seg": {"images": "UINT8", "thresholds": "FLOAT", "labels": "UINT8", "confidence": "UINT8", "scores": "FLOAT"},
+    "dst": {"good": "UINT8", "coarse": "UINT8", "mask": "UINT8", "painted": "UINT8"},
+}
+"""Inputs and outputs of the graph of each kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +87,7 @@ def build_engine(
     graph: bytes,
     target: Target,
     *,
+    kind: Kind = "seg",
     capabilities: Sequence[str] = (),
     batch: tuple[int, int, int] = (1, 1, 8),
     progress: Callable[[int, int], None] | None = None,
@@ -86,9 +95,11 @@ def build_engine(
     """Build an engine of a graph; Ctrl-C ends it.
 
     Args:
-        graph: a strongly typed ONNX graph with the tensors of `graph.to_onnx`.
+        graph: a strongly typed ONNX graph with the tensors of `graph.to_onnx` or `painter.painter_to_onnx`.
         target: whose engine.
-        capabilities: GPUs that it is for, as 8.6; for TensorRT-RTX alone. Without any, the GPU of this machine.
+        kind: of the network.
+        capabilities: GPUs that it is for, as 8.6; of others than this machine's, TensorRT-RTX alone. Without any,
+            the GPU of this machine.
         batch: pictures of one call: least, optimised for, most.
         progress: called with (steps done, steps known by now).
 
@@ -101,9 +112,7 @@ def build_engine(
         BundleError: the library refuses the graph, or could not build.
         KeyboardInterrupt: Ctrl-C.
     """
-    if not 0 < batch[0] <= batch[1] <= batch[2]:
-        raise ConfigError(f"--batch {','.join(map(str, batch))}: expected three rising numbers from 1 on")
-    trt = _load(target)
+    trt, named = _load(target), prepared(EngineWish(target, tuple(capabilities), batch)).capabilities
     log = _log(trt)
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -111,13 +120,19 @@ def build_engine(
     if not parser.parse(graph):
         faults = "; ".join(str(parser.get_error(index)) for index in range(parser.num_errors))
         raise BundleError(f"{trt.__name__} {trt.__version__} does not take the graph: {faults or log.text()}")
-    _check_tensors(trt, network)
+    _check_tensors(trt, network, _TENSORS[kind])
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, _WORKSPACE_BYTES)
-    named = _name_capabilities(trt, target, config, capabilities)
+    if target == "rtx":
+        config.num_compute_capabilities = len(named)
+        for index, text in enumerate(named):
+            config.set_compute_capability(_known_capabilities(trt)[text], index)
     profile = builder.create_optimization_profile()
-    sides = tuple(network.get_input(0).shape)[1:]
-    profile.set_shape("images", *((pictures, *sides) for pictures in batch))
+    for tensor in (network.get_input(index) for index in range(network.num_inputs)):
+        # What is uint8 is pictures, of which a call takes some.
+        if tensor.dtype == trt.DataType.UINT8:
+            sides = tuple(tensor.shape)[1:]
+            profile.set_shape(tensor.name, *((pictures, *sides) for pictures in batch))
     config.add_optimization_profile(profile)
     begun = time.monotonic()
     with _interruptible() as interrupted:
@@ -148,13 +163,14 @@ def with_engine(
     before: Sequence[EngineFile],
     wish: EngineWish,
     *,
+    kind: Kind,
     stage: Callable[[str], None],
     progress: Callable[[int, int], None] | None,
 ) -> tuple[dict[str, bytes], tuple[EngineFile, ...]]:
     """The files of a bundle with an engine more, and the list of its engines; one for the same machines is replaced."""
     stage(f"building an engine of {_MODULES[wish.target][0]}")
     built = build_engine(
-        files[HALF_MODEL], wish.target, capabilities=wish.capabilities, batch=wish.batch, progress=progress
+        files[HALF_MODEL], wish.target, kind=kind, capabilities=wish.capabilities, batch=wish.batch, progress=progress
     )
     kept = tuple(engine for engine in before if engine.file != built.description.file)
     engines = (*kept, built.description)
@@ -193,12 +209,13 @@ def rebuild(
         MissingDependencyError: the library is not installed.
     """
     stage = stage or (lambda _: None)
+    wish = prepared(wish)
     stage("reading the bundle")
     found = load_bundle(bundle)
     files = {name: found.read(name) for name in found.files}
     if HALF_MODEL not in files:
         raise BundleError(f"{bundle}: has no {HALF_MODEL}, which engines are built from; export it again")
-    files, engines = with_engine(files, found.engines(), wish, stage=stage, progress=progress)
+    files, engines = with_engine(files, found.engines(), wish, kind=found.card.kind, stage=stage, progress=progress)
     stage("writing the bundle")
     write_bundle(out, found.card, files, version=inspectd.__version__)
     load_bundle(out)
@@ -274,42 +291,46 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _check_tensors(trt: Any, network: Any) -> None:  # noqa: ANN401 - of the module's
+def _check_tensors(trt: Any, network: Any, kinds: Mapping[str, str]) -> None:  # noqa: ANN401 - of the module's
     """What the library read must be what the line feeds."""
     tensors = [
         *(network.get_input(index) for index in range(network.num_inputs)),
         *(network.get_output(index) for index in range(network.num_outputs)),
     ]
     found = {tensor.name: tensor.dtype for tensor in tensors}
-    expected = {name: getattr(trt.DataType, kind) for name, kind in _TENSORS.items()}
+    expected = {name: getattr(trt.DataType, kind) for name, kind in kinds.items()}
     if found != expected:
         shown = {name: str(kind) for name, kind in found.items()}
-        raise BundleError(f"{trt.__name__} reads inputs and outputs {shown}, expected {_TENSORS}")
+        raise BundleError(f"{trt.__name__} reads inputs and outputs {shown}, expected {dict(kinds)}")
 
 
-def _name_capabilities(trt: Any, target: Target, config: Any, capabilities: Sequence[str]) -> tuple[str, ...]:  # noqa: ANN401
-    """Tell the library which GPUs the engine is for; which they are."""
-    if target == "tensorrt":
-        if capabilities:
+def prepared(wish: EngineWish) -> EngineWish:
+    """The wish with its GPUs named, lowest first and each once.
+
+    Raises:
+        MissingDependencyError, ConfigError: as `build_engine`.
+    """
+    if not 0 < wish.batch[0] <= wish.batch[1] <= wish.batch[2]:
+        raise ConfigError(f"--batch {','.join(map(str, wish.batch))}: expected three rising numbers from 1 on")
+    trt = _load(wish.target)
+    if wish.target == "tensorrt":
+        own = _own_capability("TensorRT builds on the machine that the engine is for")
+        if wish.capabilities and wish.capabilities != (own,):
             raise ConfigError("--compute-capability is for --target rtx; TensorRT builds for the GPU of this machine")
-        return (_own_capability(),)
-    known = {
-        _dotted(name): getattr(trt.ComputeCapability, name)
-        for name in dir(trt.ComputeCapability)
-        if name.startswith("SM")
-    }
-    listed = ", ".join(sorted(known, key=lambda text: tuple(map(int, text.split(".")))))
-    if not capabilities:
-        own = _own_capability(
-            f"name the GPUs of the station by --compute-capability; {trt.__name__} {trt.__version__} has {listed}"
-        )
-        capabilities = (own,)
-    if unknown := [text for text in capabilities if text not in known]:
-        raise ConfigError(f"compute capability {unknown[0]}: {trt.__name__} {trt.__version__} has {listed}")
-    config.num_compute_capabilities = len(capabilities)
-    for index, text in enumerate(capabilities):
-        config.set_compute_capability(known[text], index)
-    return tuple(capabilities)
+        return dataclasses.replace(wish, capabilities=(own,))
+    known = _known_capabilities(trt)
+    listed = f"{trt.__name__} {trt.__version__} has {', '.join(known)}"
+    named = wish.capabilities or (_own_capability(f"name the GPUs of the station by --compute-capability; {listed}"),)
+    if unknown := [text for text in named if text not in known]:
+        raise ConfigError(f"compute capability {unknown[0]}: {listed}")
+    return dataclasses.replace(wish, capabilities=tuple(text for text in known if text in named))
+
+
+def _known_capabilities(trt: Any) -> dict[str, Any]:  # noqa: ANN401 - of the module's
+    """GPUs that TensorRT-RTX builds for without having one: 7.5 and so on, lowest first."""
+    names = [name for name in dir(trt.ComputeCapability) if name.startswith("SM")]
+    found = {_dotted(name): getattr(trt.ComputeCapability, name) for name in names}
+    return dict(sorted(found.items(), key=lambda item: tuple(map(int, item[0].split(".")))))
 
 
 def _dotted(name: str) -> str:
@@ -318,17 +339,18 @@ def _dotted(name: str) -> str:
     return f"{digits[:-1]}.{digits[-1]}"
 
 
-def _own_capability(remedy: str = "it builds on the machine that the engine is for") -> str:
+def _own_capability(remedy: str) -> str:
     """Compute capability of the first GPU of this machine.
 
     Raises:
         ConfigError: there is none that a driver tells of.
     """
     try:
-        driver = require("pycuda.driver", extra="tensorrt")
+        # By its name: `require` would hide which of pycuda and the driver is missing.
+        driver = importlib.import_module("pycuda.driver")
         driver.init()
         major, minor = driver.Device(0).compute_capability()
     except Exception as error:
-        # Without a driver pycuda raises ImportError, without a GPU an error of its own that has no name without it.
-        raise ConfigError(f"no GPU was found on this machine ({error}); {remedy}") from error
+        # Without a GPU pycuda raises an error of its own, which has no name where pycuda is missing.
+        raise ConfigError(f"no GPU of this machine answers through pycuda ({error}); {remedy}") from error
     return f"{major}.{minor}"

@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from inspectd.bundle import CARD_KEY, ModelCard
 from inspectd.errors import BundleError
 from inspectd.optional import require
 
-__all__ = ["INPUTS", "OPSET", "OUTPUTS", "Inspector", "to_onnx"]
+__all__ = ["INPUTS", "OPSET", "OUTPUTS", "Inspector", "exported", "to_onnx"]
 
 OPSET = 18
 INPUTS = ("images", "thresholds")
@@ -62,7 +62,26 @@ class Inspector(nn.Module):
 
 
 def to_onnx(inspector: Inspector, card: ModelCard) -> bytes:
-    """The graph as ONNX, fp32, with any number of pictures; the card travels in its metadata.
+    """The graph as ONNX, with any number of pictures; the card travels in its metadata.
+
+    Raises:
+        BundleError: the exporter gave nothing.
+        MissingDependencyError: onnx or onnxscript is missing.
+    """
+    height, width = card.preprocess.size
+    images = torch.zeros(2, height, width, card.preprocess.channels, dtype=torch.uint8)
+    return exported(inspector, {"images": images, "thresholds": torch.tensor(card.thresholds)}, OUTPUTS, card)
+
+
+def exported(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], card: ModelCard) -> bytes:
+    """A module as ONNX, its card in the metadata.
+
+    Args:
+        module: in evaluation mode.
+        inputs: an example of each, by name. uint8 ones are pictures, of which there may be any number; two here, since
+            the exporter takes a batch of one for a constant.
+        outputs: their names.
+        card: the card.
 
     Raises:
         BundleError: the exporter gave nothing.
@@ -70,19 +89,16 @@ def to_onnx(inspector: Inspector, card: ModelCard) -> bytes:
     """
     onnx = require("onnx", extra="export")
     require("onnxscript", extra="export")
-    height, width = card.preprocess.size
-    # Two pictures: the exporter takes a batch of one for a constant.
-    images = torch.zeros(2, height, width, card.preprocess.channels, dtype=torch.uint8)
-    thresholds = torch.tensor(card.thresholds)
+    pictures = torch.export.Dim("batch")
     with _quiet():
         program = torch.onnx.export(
-            inspector.eval(),
-            (images, thresholds),
+            module.eval(),
+            tuple(inputs.values()),
             dynamo=True,
             opset_version=OPSET,
-            input_names=list(INPUTS),
-            output_names=list(OUTPUTS),
-            dynamic_shapes={"images": {0: torch.export.Dim("batch")}, "thresholds": None},
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_shapes={name: {0: pictures} if x.dtype == torch.uint8 else None for name, x in inputs.items()},
             verbose=False,
         )
     if program is None:

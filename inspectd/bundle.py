@@ -6,6 +6,7 @@
     parity.json          the certificate: what was compared at export, and how it came out
     engines.json         what engines there are, and which machines each is for
     engines/*.engine     engines of TensorRT or TensorRT-RTX
+    reference/*.png      picture, mask and part of the reference; of a network that paints defects
     golden/golden.json   inputs with the masks expected, for the self-test before the first frame
     golden/*.png
 
@@ -43,6 +44,8 @@ __all__ = [
     "EngineFile",
     "Engines",
     "Golden",
+    "GoldenPainting",
+    "GoldenPaintings",
     "GoldenSample",
     "ModelCard",
     "decode_png",
@@ -136,6 +139,31 @@ class Golden(BaseModel):
     """Share of the pixels of a mask that may differ."""
     score_tolerance: float = Field(0.02, ge=0, lt=1)
     """How far a score may be off."""
+
+
+class GoldenPainting(BaseModel):
+    """One window at the network's size, and what was painted there at export; all are files."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    good: str
+    """S, the good surface."""
+    coarse: str
+    """y, with the coarse defect."""
+    mask: str
+    """L, 255 where the defect goes."""
+    painted: str
+    """What is expected."""
+
+
+class GoldenPaintings(BaseModel):
+    """The self-test of a network that paints defects."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    samples: tuple[GoldenPainting, ...] = Field(min_length=1)
+    level_tolerance: int = Field(2, ge=0)
+    """How far a pixel may be off, grey levels."""
 
 
 class EngineFile(BaseModel):
@@ -273,6 +301,17 @@ class Bundle:
         """
         try:
             return Golden.model_validate_json(self.read(GOLDEN))
+        except ValidationError as error:
+            raise BundleError(f"{self.path}: {GOLDEN} is not valid: {explain(error)}") from error
+
+    def paintings(self) -> GoldenPaintings:
+        """The self-test's samples of a bundle of kind dst.
+
+        Raises:
+            BundleError: there are none, or they cannot be read.
+        """
+        try:
+            return GoldenPaintings.model_validate_json(self.read(GOLDEN))
         except ValidationError as error:
             raise BundleError(f"{self.path}: {GOLDEN} is not valid: {explain(error)}") from error
 

@@ -45,3 +45,28 @@ def write_dataset(root: Path, *, size: int = 64, defective: int = 6, good: int =
 def buttons(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small dataset of rendered buttons at 64 px; read only."""
     return write_dataset(tmp_path_factory.mktemp("data") / "buttons")
+
+
+@pytest.fixture(scope="session")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rendered buttons at 96 px with three references (stain, scratch, hole) and six good parts; read only."""
+    return write_dataset(tmp_path_factory.mktemp("parts") / "parts", size=96, defective=3, good=6, role="ref")
+
+
+@pytest.fixture(scope="session")
+def vgg_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """VGG-19 with random weights up to relu3_1, as a truncated file."""
+    import torch
+    import torchvision
+    from safetensors.torch import save_file
+
+    with torch.device("meta"):
+        shapes = torchvision.models.vgg19(weights=None).features[:11].state_dict()
+    generator = torch.Generator().manual_seed(0)
+    tensors = {}
+    for name, tensor in shapes.items():
+        fan_in = tensor[0].numel() if tensor.ndim > 1 else 100
+        tensors[f"features.{name}"] = torch.randn(tensor.shape, generator=generator) * (2 / fan_in) ** 0.5
+    path = tmp_path_factory.mktemp("vgg") / "vgg19.safetensors"
+    save_file(tensors, path)
+    return path

@@ -16,7 +16,7 @@ from inspectd.errors import DatasetError
 
 from .files import written_whole
 
-__all__ = ["CHECKPOINT", "read_carded", "write_carded"]
+__all__ = ["CHECKPOINT", "kind_of", "read_carded", "write_carded"]
 
 CHECKPOINT = "checkpoint.safetensors"
 _CARD = "inspectd"
@@ -30,6 +30,16 @@ def write_carded(path: Path, tensors: Mapping[str, Tensor], card: ModelCard) -> 
     """
     with written_whole(path) as draft:
         save_file(dict(tensors), draft, metadata={_CARD: card.model_dump_json()})
+
+
+def kind_of(path: Path) -> Literal["seg", "dst"] | None:
+    """Kind of network that a checkpoint holds; None where it is none, which reading it will tell."""
+    file_path = path / CHECKPOINT if path.is_dir() else path
+    try:
+        with safe_open(file_path, framework="pt") as file:
+            return ModelCard.model_validate_json((file.metadata() or {}).get(_CARD, "")).kind
+    except (SafetensorError, OSError, ValueError):
+        return None
 
 
 def read_carded(path: Path, kind: Literal["seg", "dst"], command: str) -> tuple[Path, dict[str, Tensor], ModelCard]:

@@ -13,7 +13,7 @@ from inspectd.command import CONTEXT, VERSION_HELP, version_of
 
 from .experiments import cli as experiments
 from .style import cli as style
-from .terminal import Backbone, Network, bar, require_torch, summary, validated
+from .terminal import Backbone, Network, Precision, bar, require_torch, summary, validated
 
 if TYPE_CHECKING:
     from inspectd.training.data.holdout import HoldOut
@@ -68,15 +68,6 @@ class Augment(str, Enum):
     none = "none"
     flips = "flips"
     full = "full"
-
-
-class Precision(str, Enum):
-    """Names on the command line."""
-
-    auto = "auto"
-    fp32 = "32-true"
-    bf16 = "bf16-mixed"
-    fp16 = "16-mixed"
 
 
 class Protocol(str, Enum):

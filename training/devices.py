@@ -138,8 +138,11 @@ def alone(accelerator: str) -> Place:
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // beside))
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     if place.accelerator != "cpu" and beside > 1:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(beside)))
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[local]
+        named = os.environ.get("CUDA_VISIBLE_DEVICES")
+        visible = named.split(",") if named else [str(index) for index in range(torch.cuda.device_count())]
+        if visible:
+            # More processes than GPUs share them.
+            os.environ["CUDA_VISIBLE_DEVICES"] = visible[local % len(visible)]
     return place
 
 

@@ -20,18 +20,26 @@ class InUseError(ConfigError):
 
 
 @contextlib.contextmanager
-def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
+def locked(folder: Path, *, wait: bool = False, beside: bool = False) -> Iterator[None]:
     """Keep a folder for this process; the lock goes with the process, however that ends.
 
     Args:
-        folder: it must be there.
+        folder: it must be there, but for `beside`.
         wait: until another process has left it.
+        beside: lock a file next to the folder, which need not be there yet and in which nothing else may be.
 
     Raises:
         InUseError: another process writes there.
-        ConfigError: the file system has no locks.
+        ConfigError: the file system has no locks, or the folder's own cannot be made.
     """
-    with (folder / ".lock").open("w") as file:
+    path = folder.with_name(f".{folder.name}.lock") if beside else folder / ".lock"
+    try:
+        if beside:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:

@@ -38,6 +38,15 @@ class Backbone(str, Enum):
     slim = "slim"
 
 
+class Precision(str, Enum):
+    """Names on the command line."""
+
+    auto = "auto"
+    fp32 = "32-true"
+    bf16 = "bf16-mixed"
+    fp16 = "16-mixed"
+
+
 def require_torch() -> None:
     """Refuse to begin what the extra `train` is needed for.
 

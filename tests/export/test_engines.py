@@ -7,13 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from inspectd.bundle import ENGINES, HALF_MODEL, MODEL, load_bundle, write_bundle
 from inspectd.errors import BundleError, ChecksumError, ConfigError, MissingDependencyError
-from inspectd.export import engines
-from inspectd.export.engines import EngineWish, build_engine, rebuild
+from inspectd.export.bundler import export_bundle
+from inspectd.export.engines import EngineWish, build_engine, prepared, rebuild
 from inspectd.runtime.engine import open_engine, self_test
 
 rtx = pytest.importorskip("tensorrt_rtx", reason="engines are built by pip install 'inspectd[tensorrt-rtx]'")
@@ -23,13 +24,7 @@ WISH = EngineWish("rtx", ("8.6",), (1, 1, 4))
 @pytest.fixture
 def alone(monkeypatch):
     """A machine without a GPU, whatever this one has."""
-
-    def none(module, *, extra):
-        if module == "pycuda.driver":
-            raise MissingDependencyError(module)
-        return rtx
-
-    monkeypatch.setattr(engines, "require", none)
+    monkeypatch.setitem(sys.modules, "pycuda.driver", None)
 
 
 @pytest.mark.parametrize(
@@ -65,6 +60,28 @@ def test_what_cannot_be_built_is_answered(bundle, alone):
     other = bundle.read(HALF_MODEL).replace(b"confidence", b"confidenCe")
     with pytest.raises(BundleError, match=r"reads inputs and outputs .*confidenCe.*expected"):
         build_engine(other, "rtx", capabilities=("8.6",))
+
+
+def test_faults_in_the_wish_come_before_the_work(bundle, tmp_path, alone):
+    said = []
+    for wish, message in (
+        (EngineWish("rtx", ("86",)), "compute capability 86"),
+        (EngineWish("rtx", ("8.6",), (4, 1, 8)), "--batch 4,1,8"),
+        (EngineWish("rtx"), "no GPU"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            rebuild(bundle.path, tmp_path / "bundle", wish, stage=said.append)
+        with pytest.raises(ConfigError, match=message):
+            export_bundle(tmp_path / "nothing", tmp_path / "bundle", engine=wish, stage=said.append)
+    assert not said
+    assert prepared(EngineWish("rtx", ("12.0", "8.6", "12.0"))).capabilities == ("8.6", "12.0")
+
+
+def test_tensorrt_without_a_gpu_is_an_error_before_its_builder_is_made(bundle, monkeypatch, alone):
+    """TensorRT's builder gives a bare TypeError there."""
+    monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__name__="tensorrt", __version__="10.3.0"))
+    with pytest.raises(ConfigError, match=r"no GPU of this machine answers .*TensorRT builds on the machine"):
+        build_engine(bundle.read(HALF_MODEL), "tensorrt")
 
 
 def test_tensorrt_that_is_missing_is_answered_with_the_pip_command(bundle, monkeypatch):
@@ -112,13 +129,17 @@ def test_an_engine_that_is_damaged_or_missing_is_refused(bundle, tmp_path):
 
 
 def test_ctrl_c_ends_a_build_and_leaves_nothing(bundle, tmp_path):
+    seen = []
+
     def press(done, _total):
+        seen.append(done)
         if done == 3:
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         rebuild(bundle.path, tmp_path / "bundle", WISH, progress=press)
     assert not list(tmp_path.iterdir())
+    assert len(seen) < 20, "the library went on building"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -145,7 +166,8 @@ def test_the_command_builds_an_engine_again_without_torch(bundle, tmp_path):
         (("CHECKPOINT",), "say where the bundle goes: --out BUNDLE"),
         (("--from-onnx", str(bundle.path), "--target", "onnx"), "--from-onnx builds an engine: give --target"),
         (("--from-onnx", str(bundle.path), "--target", "rtx", "--batch", "1,2"), "--batch 1,2: expected three numbers"),
-        (("C", "--out", "B", "--target", "onnx", "--compute-capability", "8.6"), "--compute-capability is for"),
+        (("C", "--out", "B", "--target", "onnx", "--compute-capability", "8.6"), "are of an engine"),
+        (("--from-onnx", str(bundle.path), "--name", "n"), "--name and --calibration are of an export"),
     ):
         done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr

@@ -18,7 +18,7 @@ from torch import nn
 from inspectd.bundle import HALF_MODEL, MODEL, PARITY, decode_png, load_bundle, write_bundle
 from inspectd.errors import BundleError, ConfigError, DatasetError
 from inspectd.export.bundler import export_bundle
-from inspectd.export.certificate import certify
+from inspectd.export.certificate import Outputs, _half_parity, _iou_drops, certify
 from inspectd.export.cli import main
 from inspectd.export.fold import fold_batch_norms
 from inspectd.export.graph import Inspector, to_onnx
@@ -297,3 +297,65 @@ def test_batch_normalisation_is_folded_exactly_or_refused(trained):
         assert torch.allclose(folded(inputs), checkpoint.network(inputs), atol=1e-4)
     with pytest.raises(BundleError, match="1: a batch normalisation that stands behind no convolution"):
         fold_batch_norms(nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3)))
+
+
+def _outputs(labels, scores):
+    return Outputs(labels=labels, confidence=labels, scores=np.array(scores, np.float32))
+
+
+def _passed(checks):
+    return {check.name.partition(": ")[2]: check.passed for check in checks}
+
+
+def test_the_bounds_of_half_precision_hold_just_inside_and_fail_just_outside():
+    trained = np.zeros((200, 10, 10), np.uint8)
+    trained[:, 0, 0] = 1
+    scores = np.full((200, 1), 0.5)
+
+    def judged(change, scores_now=scores):
+        found = trained.copy()
+        change(found)
+        return _passed(_half_parity("half", _outputs(trained, scores), _outputs(found, scores_now)))
+
+    def differ(count):
+        def change(found):
+            found.reshape(-1)[50 : 50 + count * 100 : 100] = 1
+
+        return change
+
+    def flip(count):
+        def change(found):
+            found[:count] = 0
+
+        return change
+
+    assert all(judged(lambda _: None).values())
+    # 20 000 pixels, of which 0.1 % may have another class.
+    assert judged(differ(20))["pixels with the same class"]
+    assert not judged(differ(21))["pixels with the same class"]
+    # One in a hundred pictures may change its verdict.
+    assert judged(flip(2))["pictures whose decision flips, of 200"]
+    assert not judged(flip(3))["pictures whose decision flips, of 200"]
+    assert judged(lambda _: None, scores + 0.0199)["largest difference of a score"]
+    assert not judged(lambda _: None, scores + 0.0201)["largest difference of a score"]
+    broken = judged(lambda _: None, np.where(np.arange(200)[:, None] == 7, np.nan, scores))
+    assert not broken["all scores finite"]
+    assert not broken["largest difference of a score"]
+
+
+def test_a_drop_of_iou_is_measured_for_each_class_against_the_labels(trained):
+    card = load_checkpoint(trained).card.model_copy(update={"classes": ("a", "b"), "thresholds": (0.5, 0.5)})
+    label = np.zeros((20, 100), np.uint8)
+    label[0], label[1] = 1, 2
+    labels = [None, label]
+    found = np.stack([label, label])
+    for missing, passed in ((0, True), (1, False)):
+        half = found.copy()
+        # One of 100 pixels: IoU of 0.99.
+        half[1, 0, :missing] = 0
+        # What has no label does not count.
+        half[0] = 0
+        checks = _iou_drops(card, labels, found, half)
+        assert [check.passed for check in checks] == [passed, True]
+        assert checks[0].value == pytest.approx(0.01 * missing)
+    assert [check.value for check in _iou_drops(card, [None, None], found, found)] == ["no labelled picture"] * 2

@@ -10,6 +10,8 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -93,23 +95,24 @@ def test_methods_are_compared_and_a_second_run_does_nothing_again(parts, vgg_fil
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_two_processes_share_an_experiment_and_a_killed_one_leaves_its_cell(parts, tmp_path):
-    """Nothing is trained twice, and what a killed process had begun is gone on with."""
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_two_processes_share_an_experiment_and_a_killed_one_leaves_its_cells(parts, tmp_path, jobs):
+    """Nothing is trained twice, and what a killed process had begun, itself or by others, is gone on with."""
     out = tmp_path / "out"
     command = [
         *(sys.executable, "-m", "inspectd.training.cli", "experiment", "methods", str(parts), "--out", str(out)),
         *("--methods", "only-real,cutpaste", "--seeds", "2", "--count", "4", "--steps", "30", "--batch", "2"),
         *("--size", "96", "--accelerator", "cpu"),
     ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    first = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    options = {"env": os.environ | {"OMP_NUM_THREADS": "1"}, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    first = subprocess.Popen([*command, "--jobs", jobs], **options)
     deadline = time.monotonic() + 120
     while not list(out.glob("cells/*/training/log.csv")):
         assert first.poll() is None, first.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    second = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    while len(list(out.glob("cells/*/training/log.csv"))) < 2:
+    second = subprocess.Popen(command, **options)
+    while len(list(out.glob("cells/*/training/log.csv"))) < 1 + int(jobs):
         assert second.poll() is None, second.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -128,10 +131,17 @@ def test_two_processes_share_an_experiment_and_a_killed_one_leaves_its_cell(part
 def test_a_cell_that_another_process_holds_is_waited_for(parts, tmp_path, jobs):
     settings = SegmentSettings(**SEGMENT | {"roles": ("ref", "free")})
     cells = [
-        Cell(tmp_path / str(seed), parts, parts, ("test", "ok_test"), settings.model_copy(update={"seed": seed}), "cpu")
+        Cell(
+            folder=tmp_path / str(seed),
+            data=parts,
+            measured=parts,
+            roles=("test", "ok_test"),
+            settings=settings.model_copy(update={"seed": seed}),
+            variant="only-real",
+            accelerator="cpu",
+        )
         for seed in range(3)
     ]
-    cells[1].folder.mkdir()
     seen, left = [], threading.Event()
 
     def progress(done, total):
@@ -141,7 +151,7 @@ def test_a_cell_that_another_process_holds_is_waited_for(parts, tmp_path, jobs):
             left.set()
 
     def hold(ready):
-        with locked(cells[1].folder):
+        with locked(cells[1].folder, beside=True):
             ready.set()
             left.wait(120)
 
@@ -163,6 +173,65 @@ def test_a_folder_that_cannot_be_locked_is_an_error_and_nothing_to_wait_for(part
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr("fcntl.flock", none)
-    cell = Cell(tmp_path / "cell", parts, parts, ("test",), SegmentSettings(**SEGMENT), "cpu")
-    with pytest.raises(ConfigError, match="cell: cannot be locked: No locks available; name a folder on another disk"):
+    cell = Cell(tmp_path / "cell", parts, parts, ("test",), SegmentSettings(**SEGMENT), "only-real", "cpu")
+    with pytest.raises(DatasetError, match="cell: cannot be locked: No locks available; name a folder on another disk"):
         run_tasks([cell], jobs=1)
+
+
+@dataclass(frozen=True)
+class Failing:
+    """A task that cannot be done, or, with another name, one that can."""
+
+    folder: Path
+
+    @property
+    def done(self):
+        return self.folder.is_dir()
+
+    def run(self):
+        if self.folder.name.startswith("bad"):
+            raise ConfigError(f"{self.folder.name} is bad")
+        self.folder.mkdir()
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_task_that_fails_keeps_no_other_from_being_done(tmp_path, jobs):
+    tasks = [Failing(tmp_path / name) for name in ("bad1", "good1", "bad2", "good2")]
+    seen = []
+    with pytest.raises(DatasetError, match=r"bad\d: bad\d is bad \(2 of 4 failed; the others are done\)"):
+        run_tasks(tasks, jobs=jobs, progress=lambda *at: seen.append(at))
+    assert [task.done for task in tasks] == [False, True, False, True]
+    assert seen == [(0, 4), (1, 4), (2, 4)]
+
+
+def test_many_processes_may_begin_an_experiment_at_once(parts, tmp_path):
+    script = (
+        "import sys\nfrom pathlib import Path\n"
+        "from inspectd.training.experiments.experiment import run_experiment\n"
+        "from inspectd.training.experiments.simulation import ExperimentSettings\n"
+        "from inspectd.training.segmentation.settings import SegmentSettings\n"
+        "settings = ExperimentSettings(count=2, segment=SegmentSettings(backbone='slim', steps=1))\n"
+        "print('ready', flush=True)\nsys.stdin.readline()\n"
+        "run_experiment(Path(sys.argv[1]), Path(sys.argv[2]), settings, [], report=print)\n"
+    )
+    command = [sys.executable, "-c", script, str(parts), str(tmp_path / "out")]
+    options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(command, **options) for _ in range(4)]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    for process in processes:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+
+
+def test_one_arithmetic_is_chosen_for_all():
+    settings = ExperimentSettings(segment=SegmentSettings(**SEGMENT | {"precision": "auto"}), dst={"epochs": 2})
+    found = settings.resolved("cpu")
+    assert found.segment.precision in ("32-true", "bf16-mixed")
+    assert found.dst == {"precision": found.segment.precision, "epochs": 2}
+    assert found.cyclegan == {"precision": found.segment.precision}
+    asked = ExperimentSettings(segment=SegmentSettings(**SEGMENT | {"precision": "16-mixed"}))
+    assert asked.resolved("cpu").dst == {"precision": "16-mixed"}

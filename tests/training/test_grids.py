@@ -40,24 +40,47 @@ def nine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_table_1_is_networks_against_ways_with_two_controls():
-    settings = settings_of("quick", TRAINED, {}, seeds=3)
-    grid = table1(settings, ("buttonlab", "unet"), WAYS)
+def test_table_1_is_networks_against_ways_with_two_controls(nine):
+    settings, dataset = settings_of("quick", TRAINED, {}, seeds=3), open_dataset(nine)
+    grid = table1(settings, dataset, ("buttonlab", "unet"), WAYS)
     assert len(grid.entries) == 2 * (len(WAYS) + 1)
     columns = list(dict.fromkeys(entry.column for entry in grid.entries))
-    assert columns == [*WAYS, "only-real, 120 updates"], "240 updates of 8 are 120 of 16"
+    assert columns == [*WAYS, "only-real, 45 updates"], "120 passes over 3, of which each batch has 8"
     few = [entry for entry in grid.entries if entry.column == columns[-1]]
     assert [entry.changes for entry in few] == [
-        {"network": "buttonlab", "steps": 120},
-        {"network": "unet", "steps": 120},
+        {"network": "buttonlab", "steps": 45},
+        {"network": "unet", "steps": 45},
     ]
     assert {entry.variant.base for entry in few} == {ONLY_REAL}
     assert [entry.row for entry in grid.shown] == ["buttonlab", "unet"]
     assert {column for _, column in TABLE1} <= set(WAYS)
-    short = table1(settings_of("quick", TRAINED, {"steps": 50}, seeds=1), ("unet",), (ONLY_REAL,))
-    assert short.entries[-1].changes["steps"] == 50, "never more updates than the others"
-    with pytest.raises(ConfigError, match="network 'vgg' is not one of buttonlab, deeplabv3plus, unet"):
-        table1(settings, ("vgg",), WAYS)
+    short = table1(settings_of("quick", TRAINED, {"steps": 40}, seeds=1), dataset, ("unet",), (ONLY_REAL,))
+    assert short.entries[-1].changes["steps"] == 40, "never more updates than the others"
+    for name in ("vgg", "my net:build"):
+        with pytest.raises(ConfigError, match=f"network '{name}' is not one of buttonlab, deeplabv3plus, unet, nor"):
+            table1(settings, dataset, (name,), WAYS)
+
+
+def test_faults_of_a_network_come_before_any_work(nine, tmp_path, monkeypatch):
+    (tmp_path / "faulty.py").write_text(
+        "from torch import nn\n\n\ndef coarse(logits):\n    return nn.Conv2d(3, logits, 4, 4)\n\n\n"
+        "def deaf(logits):\n    return nn.Linear(5, logits)\n"
+    )
+    (tmp_path / "broken.py").write_text("def build(:\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    dataset = open_dataset(nine)
+    for network, message in (
+        ("faulty:coarse", r"gives \[1, 2, 16, 16\] for a picture \[1, 3, 64, 64\], expected logits \[1, 2, 64, 64\]"),
+        ("faulty:deaf", "'faulty:deaf': RuntimeError"),
+        ("broken:build", "'broken:build': SyntaxError"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            table1(settings_of("quick", TRAINED, {}, seeds=1), dataset, (network,), WAYS)
+    with pytest.raises(ConfigError, match="no ImageNet weights for the slim backbone"):
+        table1(settings_of("quick", TRAINED, {"weights": "imagenet"}, seeds=1), dataset, ("buttonlab",), WAYS)
+    missing = str(tmp_path / "missing.safetensors")
+    with pytest.raises(DatasetError, match="missing"):
+        table1(settings_of("quick", TRAINED, {"weights": missing}, seeds=1), dataset, ("unet",), WAYS)
 
 
 def test_the_paper_s_budget_is_the_paper_s_schedule():
@@ -131,7 +154,8 @@ def test_table_1_runs_to_its_report_and_repeats_nothing(nine, tmp_path, monkeypa
         assert entry["seeds"][0]["training s"] > 0
         assert entry["seeds"][0]["pictures/s measured"] > 0
     text = (out / "report.md").read_text()
-    assert "unet, mynet:build on slim (random weights)" in text
+    assert "unet, mynet:build on slim (random weights; a network of one's own begins as it makes itself)" in text
+    assert "AdamW with decay 0.01, rate 0.002 onecycle" in text
     assert "| the paper's unet, on its photographs |  |  | 0.590 |" in text
     for heading in ("pooled F1", "image F1", "recall at 1 %", "F1 by defect type", "Times"):
         assert f"## {heading}" in text
@@ -147,6 +171,16 @@ def test_table_1_runs_to_its_report_and_repeats_nothing(nine, tmp_path, monkeypa
     assert {path: path.stat().st_mtime_ns for path in before} == before, "a seed more does nothing again"
     assert len(list(out.rglob(METRICS))) == 12
     assert "±" in (out / "report.md").read_text()
+    shown = json.loads((out / "report.json").read_text())
+    assert shown["machine"].count("cores") == 1, "one machine, one day"
+    assert shown["command"].startswith("inspectd-train experiment table1 --data ")
+    # Another network under the same name: what it has learnt is not of this one.
+    (tmp_path / "mynet.py").write_text(
+        "from torch import nn\n\n\ndef build(logits):\n    return nn.Conv2d(3, logits, 5, padding=2)\n"
+    )
+    changed = run(*grid, "--seeds", "2", *SMALL)
+    assert changed.returncode == 2
+    assert "is of another training: code_sha256" in changed.stderr
     other = run(*grid, "--seeds", "2", *SMALL, "--steps", "4")
     assert other.returncode == 2
     assert "an experiment with another segment" in other.stderr
@@ -170,6 +204,11 @@ def test_figure_6_runs_under_fabric_run_and_its_processes_share_the_work(nine, t
         steps = [int(line.partition(",")[0]) for line in log.read_text().splitlines()[1:]]
         assert steps == list(range(1, len(steps) + 1)), f"{log}: trained by two processes"
     assert "| C: real and simulated |" in (out / "report.md").read_text()
+    other = run(
+        "figure6", "--data", nine, "--out", out, "--method", "cutpaste", "--network", "unet", "--seeds", "1", *SMALL
+    )
+    assert other.returncode == 2
+    assert "is of another training: network 'buttonlab' -> 'unet'; name another --out" in other.stderr
 
 
 def test_a_launched_process_works_by_itself(monkeypatch):
@@ -179,9 +218,14 @@ def test_a_launched_process_works_by_itself(monkeypatch):
     launched |= {"CUDA_VISIBLE_DEVICES": "4,7", "OMP_NUM_THREADS": "1"}
     for name, value in launched.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr("torch.set_num_threads", lambda _: None)
     place = alone("auto")
     assert (place.accelerator, place.first) == ("gpu", False)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "7"
+    for name, value in (launched | {"CUDA_VISIBLE_DEVICES": "5"}).items():
+        monkeypatch.setenv(name, value)
+    alone("auto")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "5", "two processes on one GPU"
     assert not [
         name for name in launched if name in os.environ and name not in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
     ]
@@ -191,7 +235,7 @@ def test_the_view_tells_how_far_each_place_is_and_what_is_left(nine, tmp_path):
     settings = SegmentSettings(steps=10)
     cells = {
         Entry("unet", way, Variant.of(way)): [
-            Cell(tmp_path / f"{way}-{seed}", nine, nine, ("test",), settings, "cpu") for seed in range(2)
+            Cell(tmp_path / f"{way}-{seed}", nine, nine, ("test",), settings, way, "cpu") for seed in range(2)
         ]
         for way in ("cutpaste", "poisson")
     }

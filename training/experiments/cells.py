@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
+from inspectd.errors import DatasetError
 from inspectd.mask import ClassMap
 from inspectd.training.carded import CHECKPOINT
 from inspectd.training.data.dataset import open_dataset
@@ -16,14 +19,17 @@ from inspectd.training.files import written_whole
 from inspectd.training.log import last_step
 from inspectd.training.segmentation.checkpoint import Checkpoint, load_checkpoint
 from inspectd.training.segmentation.evaluate import evaluate
+from inspectd.training.segmentation.networks import code_sha256
 from inspectd.training.segmentation.predict import TorchPredictor
 from inspectd.training.segmentation.settings import SegmentSettings
 from inspectd.training.segmentation.train import train
 
+from .machine import machine
+
 __all__ = ["METRICS", "Cell"]
 
 METRICS = "metrics.json"
-_TRAINING = "training"
+_TRAINING, _NOTE = "training", "cell.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +42,7 @@ class Cell:
         measured: dataset that is measured on.
         roles: roles that are measured.
         settings: of the training.
+        variant: what it learns from, by its name.
         accelerator: auto, cpu or gpu.
     """
 
@@ -44,12 +51,8 @@ class Cell:
     measured: Path
     roles: tuple[str, ...]
     settings: SegmentSettings
+    variant: str
     accelerator: str = "auto"
-
-    @property
-    def place(self) -> Path:
-        """Its folder."""
-        return self.folder
 
     @property
     def checkpoint(self) -> Path:
@@ -66,6 +69,25 @@ class Cell:
         """Updates that it has got by now, as its log says."""
         return last_step(self.folder / _TRAINING)
 
+    def check(self) -> None:
+        """See that what is in the folder, if there is anything, is of this cell.
+
+        Raises:
+            DatasetError: it is of another.
+        """
+        note = self.folder / _NOTE
+        if not note.is_file():
+            return
+        before, now = json.loads(note.read_text()), self._identity()
+        if changed := [name for name in now if before.get(name) != now[name]]:
+            told = ", ".join(f"{name} {before.get(name)!r} -> {now[name]!r}" for name in changed)
+            raise DatasetError(f"{self.folder}: is of another training: {told}; name another --out")
+
+    def _identity(self) -> dict[str, Any]:
+        """All that decides the result, but for the data, which the experiment claims."""
+        own = {"code_sha256": code_sha256(self.settings.network)} if ":" in self.settings.network else {}
+        return {"variant": self.variant, **self.settings.model_dump(mode="json"), **own}
+
     def trained(self) -> Checkpoint:
         """The trained network.
 
@@ -81,8 +103,9 @@ class Cell:
             DatasetError: the data cannot be used.
             ConfigError: the folder is of a training with other settings.
         """
-        if self.done:
-            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with written_whole(self.folder / _NOTE) as draft:
+            draft.write_text(json.dumps(self._identity(), indent=1) + "\n")
         training = self.folder / _TRAINING
         if not self.checkpoint.is_file():
             hardware = Hardware(accelerator=self.accelerator)
@@ -98,7 +121,7 @@ class Cell:
             thresholds=found.card.thresholds,
             bits=self.settings.bits,
             resamples=0,
-            provenance={"card": found.card.model_dump(mode="json"), "roles": list(self.roles)},
+            provenance={"card": found.card.model_dump(mode="json"), "roles": list(self.roles), "machine": machine()},
         )
         # Reading, network and counting; of one picture at a time.
         result.provenance["measured_s"] = round(time.monotonic() - begun, 2)

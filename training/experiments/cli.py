@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from inspectd.training.terminal import Backbone, Network, pair, require_torch, validated
+from inspectd.training.terminal import Backbone, Network, Precision, pair, require_torch, validated
 
 if TYPE_CHECKING:
     from inspectd.training.data.dataset import Dataset
@@ -80,6 +82,8 @@ def methods(
     Example: inspectd-train experiment methods data/buttons --out out/methods --jobs 2
     """
     require_torch()
+    from rich.console import Console
+
     from inspectd.training.devices import alone
     from inspectd.training.segmentation.settings import SegmentSettings
     from inspectd.training.style.placement import PlacementSettings
@@ -128,7 +132,7 @@ def methods(
         )
     )
     place = alone(accelerator)
-    with View() as view:
+    with View(Console(stderr=True, quiet=not place.first)) as view:
         text = compare_methods(
             data,
             out,
@@ -168,15 +172,20 @@ BudgetOption = Annotated[
 Line = Annotated[str, typer.Option(help="Product line of the buttons.")]
 Seeds = Annotated[int, typer.Option(min=1, help="Trainings of each place of the table.")]
 Size = Annotated[int | None, typer.Option(help="Side of the pictures, px, if not the budget's.")]
-Window = Annotated[float | None, typer.Option(help="Side of the windows as a share of the pictures', if not its.")]
-Batch = Annotated[int | None, typer.Option(help="Windows of an update, if not its.")]
-Steps = Annotated[int | None, typer.Option(help="Updates of a training, if not its.")]
+Window = Annotated[
+    float | None, typer.Option(help="Side of the windows as a share of the pictures', if not the budget's.")
+]
+Batch = Annotated[int | None, typer.Option(help="Windows of an update, if not the budget's.")]
+Steps = Annotated[int | None, typer.Option(help="Updates of a training, if not the budget's.")]
 Rotation = Annotated[
     float, typer.Option(help="Highest rotation of the pictures in training; small for parts that fill the picture.")
 ]
-Count = Annotated[int | None, typer.Option(help="Simulated pictures of each method, if not its.")]
+Count = Annotated[int | None, typer.Option(help="Simulated pictures of each method, if not the budget's.")]
 BackboneOption = Annotated[Backbone | None, typer.Option(help="Of all networks, if not the budget's.")]
 Weights = Annotated[str, typer.Option(help="Start of all backbones, as in `segment`.")]
+PrecisionOption = Annotated[
+    Precision, typer.Option(help="Arithmetic of all networks; machines that share an experiment need the same one.")
+]
 Vgg = Annotated[str | None, typer.Option(metavar="FILE", help="VGG-19 for DST, as in `dst`.")]
 Bits = Annotated[int, typer.Option(help="Bits that 16-bit files really use, 12 for example.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Trainings side by side.")]
@@ -205,6 +214,7 @@ def table1(
     rotation_deg: Rotation = 180.0,
     backbone: BackboneOption = None,
     weights: Weights = "none",
+    precision: PrecisionOption = Precision.auto,
     vgg_weights: Vgg = None,
     bits: Bits = 16,
     jobs: Jobs = 1,
@@ -226,14 +236,14 @@ def table1(
         lambda: settings_of(
             budget.value,
             ("ref", "free", "simulated"),
-            changes | {"rotation_deg": rotation_deg, "weights": weights, "bits": bits},
+            changes | {"rotation_deg": rotation_deg, "weights": weights, "precision": precision.value, "bits": bits},
             seeds=seeds,
             count=count,
             vgg=vgg_weights,
         )
     )
-    grid = grid_of(settings, _listed(networks), _listed(ways))
-    _reproduce(data, line, out, lambda _: grid, jobs, accelerator)
+    rows, columns = _listed(networks), _listed(ways)
+    _reproduce(data, line, out, lambda dataset: grid_of(settings, dataset, rows, columns), jobs, accelerator)
 
 
 @app.command()
@@ -253,6 +263,7 @@ def figure6(
     rotation_deg: Rotation = 180.0,
     backbone: BackboneOption = None,
     weights: Weights = "none",
+    precision: PrecisionOption = Precision.auto,
     vgg_weights: Vgg = None,
     bits: Bits = 16,
     jobs: Jobs = 1,
@@ -274,7 +285,7 @@ def figure6(
         lambda: settings_of(
             budget.value,
             ("ref", "extra", "free", "simulated"),
-            changes | {"rotation_deg": rotation_deg, "weights": weights, "bits": bits},
+            changes | {"rotation_deg": rotation_deg, "weights": weights, "precision": precision.value, "bits": bits},
             seeds=seeds,
             count=count,
             vgg=vgg_weights,
@@ -301,6 +312,8 @@ def _changes(
 def _reproduce(
     data: str, line: str, out: Path, grid_of: Callable[[Dataset], Grid], jobs: int, accelerator: str
 ) -> None:
+    from rich.console import Console
+
     from inspectd.training.data.buttons import write_buttons
     from inspectd.training.data.dataset import open_dataset
     from inspectd.training.devices import alone
@@ -309,15 +322,13 @@ def _reproduce(
     from .reproduce import reproduce
     from .view import View
 
-    place = alone(accelerator)
-    with View() as view:
+    place, out = alone(accelerator), out.resolve()
+    with View(Console(stderr=True, quiet=not place.first)) as view:
         folder, name = Path(data), Path(data).resolve().name
         if data == "buttons":
             # Beside the experiment, which claims its own folder by what it is trained on.
             folder, name = out.with_name(f"{out.name}-data"), f"rendered {line} buttons"
-            lock = folder.with_name(f".{folder.name}")
-            lock.mkdir(parents=True, exist_ok=True)
-            with locked(lock, wait=True):
+            with locked(folder, wait=True, beside=True):
                 write_buttons(folder, lines=line, progress=lambda done, total: view("rendering", done, total))
         grid = grid_of(open_dataset(folder))
         text = reproduce(
@@ -325,6 +336,7 @@ def _reproduce(
             out,
             grid,
             name=name,
+            command=shlex.join(["inspectd-train", *sys.argv[1:]]),
             jobs=jobs,
             accelerator=place.accelerator,
             progress=view,

@@ -89,6 +89,9 @@ def run_experiment(
         ConfigError: settings that DST does not know.
     """
     say = progress or (lambda *_: None)
+    out = out.resolve()
+    # One arithmetic for all cells, whichever machine trains them.
+    settings = settings.resolved(accelerator)
     simulation = Simulation(data, out, settings, accelerator)
     variants = list({entry.variant.name: entry.variant for entry in entries}.values())
     cells = {
@@ -99,6 +102,7 @@ def run_experiment(
                 measured=data,
                 roles=settings.roles,
                 settings=SegmentSettings(**settings.segment.model_dump() | {**entry.changes, "seed": seed}),
+                variant=entry.variant.name,
                 accelerator=accelerator,
             )
             for seed in range(settings.seeds)
@@ -111,9 +115,11 @@ def run_experiment(
     dataset = open_dataset(data)
     others = [sample for sample in dataset.samples if sample.role != "free"]
     content: dict[str, Any] = settings.model_dump(mode="json", exclude={"seeds"})
-    claim(out, content | {"data_sha256": Backgrounds(dataset).digest(*others)}, "an experiment")
     # Quick, so those beside it wait, and find it done.
-    with locked(out, wait=True):
+    with locked(out, wait=True, beside=True):
+        claim(out, content | {"data_sha256": Backgrounds(dataset).digest(*others)}, "an experiment")
+        for cell in (cell for of in cells.values() for cell in of):
+            cell.check()
         simulation.place(lambda done, total: say("placing", done, total))
     for what, tasks in (
         ("networks that paint", simulation.networks(variants)),
@@ -124,7 +130,7 @@ def run_experiment(
     def trained(done: int, total: int) -> None:
         say("training", done, total)
         if done:
-            with locked(out, wait=True):
+            with locked(out, wait=True, beside=True):
                 report(cells, _found(cells))
 
     # By seed: what is there first is one training of everything.

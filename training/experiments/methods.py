@@ -15,7 +15,7 @@ from inspectd.training.files import written_whole
 from inspectd.training.segmentation.results import Evaluation
 
 from .experiment import Cells, Entry, Found, Watch, run_experiment
-from .results import Table, common, compared, figures, machine
+from .results import Table, common, compared, figures, machines
 from .simulation import ExperimentSettings, Report
 from .variants import Variant
 
@@ -87,5 +87,6 @@ def table(name: str, settings: ExperimentSettings, found: Mapping[str, Sequence[
     columns = list(next(iter(shown.values()))[0])
     values = {method: {name: [of[name] for of in results] for name in columns} for method, results in shown.items()}
     rows = compared(values, settings.seeds, along_rows=False)
-    caption = f"## {name}\n\n{common(settings)} {machine()}"
+    every = [result for results in found.values() for result in results]
+    caption = f"## {name}\n\n{common(settings)}\n\n{machines(every)}"
     return Table(caption, ("method", *columns), tuple(rows)).markdown() + "\n"

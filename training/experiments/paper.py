@@ -4,20 +4,22 @@ Wei, Cao, Jiang, Zheng, Liu: "Defective samples simulation through Neural Style 
 segment", section on experiments. Its button photographs are not public; its figures are for other pictures than these.
 
 Readings where it is silent: real defects beyond the references are drawn from `extra`; strategy A, whose passes over
-few pictures are few updates, gets the pictures that the paper's 120 passes show, but never more updates than B and C.
+few pictures are few updates, gets as many defective pictures as the paper's 120 passes show, but never more updates
+than B and C; and so do the references alone where Table 1 has them as in the paper (its 240 updates were 120 passes).
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from inspectd.errors import DatasetError
+from inspectd.errors import ConfigError, DatasetError
 from inspectd.training.data.dataset import Dataset
-from inspectd.training.segmentation.networks import build_network
-from inspectd.training.segmentation.settings import SegmentSettings
+from inspectd.training.segmentation.networks import ARCHITECTURES, try_network
+from inspectd.training.segmentation.settings import OWN_NETWORK, SegmentSettings
 
 from .experiment import Entry
 from .simulation import ExperimentSettings
@@ -47,7 +49,7 @@ TABLE1: Mapping[tuple[str, str], float] = {
 }
 """Pooled pixel F1 that the paper states for its own photographs; its `only-real` had 240 updates."""
 
-_PASSES, _BATCH, _ONLY_REAL_UPDATES = 120, 8, 240
+_PASSES, _BATCH = 120, 8
 _UPDATES = 32_520
 """The paper's: passes over all pictures, pictures of an update, updates without and with 2167 simulated ones."""
 
@@ -99,7 +101,7 @@ def settings_of(
     """What all trainings have in common.
 
     Args:
-        budget: quick (2 hours on 2 cores: a small network, windows of 64 px) or paper (its network and schedule).
+        budget: quick (a small network, windows of 64 px, for processors) or paper (its network and schedule).
         roles: that are trained on.
         changes: to the budget's `SegmentSettings`, for pictures that need others.
         seeds: trainings of each entry.
@@ -119,28 +121,31 @@ def settings_of(
     )
 
 
-def table1(settings: ExperimentSettings, networks: Sequence[str], ways: Sequence[str]) -> Grid:
+def table1(settings: ExperimentSettings, dataset: Dataset, networks: Sequence[str], ways: Sequence[str]) -> Grid:
     """Networks against ways to simulate defects.
 
     Args:
         settings: what all trainings have in common.
+        dataset: with references.
         networks: rows, see `SegmentSettings.network`.
         ways: columns, see `Variant`.
 
     Raises:
         ConfigError: an unknown network or way, or a network that cannot be built.
     """
-    for network in networks:
-        # Faults in a network of the user's own come now, not when its turn has come.
-        build_network(network, settings.segment.backbone)
+    if unknown := [name for name in networks if name not in ARCHITECTURES and not re.match(OWN_NETWORK, name)]:
+        raise ConfigError(
+            f"network {unknown[0]!r} is not one of {', '.join(ARCHITECTURES)}, nor module:function of your own"
+        )
+    references = sum(sample.role == "ref" for sample in dataset.samples if sample.masks)
     entries = []
     for network in networks:
         common = {"network": network} | ({"weights": "none"} if ":" in network else {})
         entries += [Entry(network, way, Variant.of(way), common) for way in ways]
+        try_network(SegmentSettings(**settings.segment.model_dump() | common))
         if ONLY_REAL in ways:
-            # As many pictures as the paper's 240 updates of 8; beside it is the control with as many as the others.
-            few = _ONLY_REAL_UPDATES * _BATCH // settings.segment.batch
-            few = min(few, settings.segment.steps or few)
+            # As in the paper; beside it is the control with as many updates as the others.
+            few = _in_turn(settings.segment, references)
             entries.append(
                 Entry(network, f"{ONLY_REAL}, {few} updates", Variant.of(ONLY_REAL), common | {"steps": few})
             )
@@ -166,13 +171,11 @@ def figure6(settings: ExperimentSettings, dataset: Dataset, network: str, way: s
         raise DatasetError(
             f"{dataset.root}: Figure 6 needs real defects beside the references, in the role extra; there are {more}"
         )
-    segment = settings.segment
-    steps, batch, share = segment.steps or 1, segment.batch, segment.defect_share or 1.0
+    try_network(SegmentSettings(**settings.segment.model_dump() | {"network": network}))
     entries = []
     for real in (few, *(few + more * part // 3 for part in (1, 2, 3))):
-        turns = min(steps, math.ceil(_PASSES * real / (batch * share)))
         drawn = {"network": network, "real": real, "replacement": True}
-        in_turn = {"network": network, "real": real, "steps": turns}
+        in_turn = {"network": network, "real": real, "steps": _in_turn(settings.segment, real)}
         entries += [
             Entry("A", str(real), Variant.of(ONLY_REAL), in_turn),
             Entry("B", str(real), Variant.of(ONLY_REAL), drawn),
@@ -181,3 +184,9 @@ def figure6(settings: ExperimentSettings, dataset: Dataset, network: str, way: s
     entries.sort(key=lambda entry: entry.row)
     shown = tuple(entry for entry in entries if entry.column == str(few))
     return Grid("Figure 6", "figure6", settings, tuple(entries), shown)
+
+
+def _in_turn(segment: SegmentSettings, real: int) -> int:
+    """Updates that show so many real defects as often as the paper's passes, but no more than all others get."""
+    needed = math.ceil(_PASSES * real / (segment.batch * (segment.defect_share or 1.0)))
+    return min(needed, segment.steps or needed)

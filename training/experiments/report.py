@@ -6,7 +6,6 @@ import base64
 import html
 import json
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from inspectd.training.segmentation.results import Evaluation
 
 from .experiment import Cells, Entry, Found
 from .paper import TABLE1, Grid
-from .results import HEADLINE, Table, common, compared, figures, machine, summary
+from .results import HEADLINE, Table, common, compared, figures, machines, summary
 from .variants import ONLY_REAL
 
 if TYPE_CHECKING:
@@ -96,14 +95,16 @@ def _inline(text: str) -> str:
     return re.sub(r"`(.+?)`", r"<code>\1</code>", escaped)
 
 
-def write_report(out: Path, name: str, grid: Grid, found: Found) -> str:
+def write_report(out: Path, name: str, grid: Grid, found: Found, *, command: str, overlays: bool) -> str:
     """Write report.md, report.html, report.json and report.png of what was found by now.
 
     Args:
-        out: folder of the experiment; `figure7.png` is shown where it is there.
+        out: folder of the experiment.
         name: of the dataset.
         grid: what is trained.
         found: what was found.
+        command: that the report is of.
+        overlays: whether `figure7.png` is there and of this grid.
 
     Returns:
         The report as Markdown.
@@ -111,9 +112,9 @@ def write_report(out: Path, name: str, grid: Grid, found: Found) -> str:
     Raises:
         ConfigError: a file cannot be written.
     """
-    command = f"inspectd-train {' '.join(sys.argv[1:])}" if "experiment" in sys.argv else ""
+    measured_on = machines(result for results in found.values() for result in results)
     networks = list(dict.fromkeys(str(entry.changes["network"]) for entry in grid.entries))
-    paragraphs = [f"{name}: {common(grid.settings, networks)}", machine(), *([f"`{command}`"] if command else [])]
+    paragraphs = [f"{name}: {common(grid.settings, networks)}", measured_on, f"`{command}`"]
     if grid.kind == "figure6":
         paragraphs.append(
             "Columns: real defects that are trained on. A: all of them in turn, as many pictures as the paper's 120 "
@@ -121,14 +122,14 @@ def write_report(out: Path, name: str, grid: Grid, found: Found) -> str:
             "simulated."
         )
     pictures = [(_PLOT, "Pooled F1, mean and standard deviation over seeds")]
-    if (out / _OVERLAYS).is_file():
+    if overlays:
         pictures.append((_OVERLAYS, "First test picture of each defect type: label red, prediction green, both yellow"))
     document = _Document(grid.title, tuple(paragraphs), tuple(_tables(grid, found)), tuple(pictures))
     _plot(grid, found, out / _PLOT)
     content: dict[str, Any] = {
         "title": grid.title,
         "data": name,
-        "machine": machine(),
+        "machine": measured_on,
         "command": command,
         "settings": grid.settings.model_dump(mode="json"),
         "entries": [

@@ -18,6 +18,7 @@ def reproduce(
     grid: Grid,
     *,
     name: str,
+    command: str,
     jobs: int = 1,
     accelerator: str = "auto",
     progress: Report | None = None,
@@ -30,6 +31,7 @@ def reproduce(
         out: folder of the experiment; gets report.html, report.md, report.json, report.png and figure7.png.
         grid: what is trained.
         name: of the data in the report.
+        command: that the report says it is of.
         jobs: trainings side by side.
         accelerator: auto, cpu or gpu.
         progress: called with (what is done, number done, number in all).
@@ -42,13 +44,14 @@ def reproduce(
         DatasetError: the data cannot be used, or `out` is of an experiment with other settings or data.
         ConfigError: settings that DST does not know, or a file that cannot be written.
     """
-    text = ""
+    text, drawn = "", False
 
     def report(cells: Cells, found: Found) -> None:
-        nonlocal text
-        if all(cells[entry][0].done for entry in grid.shown):
+        nonlocal text, drawn
+        if not drawn and all(cells[entry][0].done for entry in grid.shown):
             write_overlays(out, data, grid, cells)
-        text = write_report(out, name, grid, found)
+            drawn = True
+        text = write_report(out, name, grid, found, command=command, overlays=drawn)
 
     run_experiment(
         data,

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import os
-import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
-import torch
-
-import inspectd
 from inspectd.training.segmentation.results import Evaluation
 
 from .simulation import ExperimentSettings
 
-__all__ = ["HEADLINE", "Table", "common", "compared", "figures", "machine", "summary"]
+__all__ = ["HEADLINE", "Table", "common", "compared", "figures", "machines", "summary"]
 
 HEADLINE = ("pooled F1", "image F1", "recall at 1 %", "AUROC")
 """The figures that a comparison is about."""
@@ -97,36 +91,29 @@ def common(settings: ExperimentSettings, networks: Sequence[str] = ()) -> str:
     segment = settings.segment
     learns = ", ".join(networks) or segment.network
     height, width = segment.window_size
-    changed = {key: value for key, value in settings.dst.items() if key != "vgg"}
+    changed = {key: value for key, value in settings.dst.items() if key not in ("vgg", "precision")}
     schedule = f"DST with {', '.join(f'{key} {value}' for key, value in changed.items())}; " if changed else ""
-    if settings.cyclegan:
-        schedule += f"CycleGAN with {', '.join(f'{key} {value}' for key, value in settings.cyclegan.items())}; "
+    changed = {key: value for key, value in settings.cyclegan.items() if key != "precision"}
+    if changed:
+        schedule += f"CycleGAN with {', '.join(f'{key} {value}' for key, value in changed.items())}; "
+    weights = "random" if segment.weights == "none" else "pretrained"
+    own = "; a network of one's own begins as it makes itself" if any(":" in name for name in networks) else ""
+    decay = f"AdamW with decay {segment.weight_decay:g}" if segment.weight_decay else "Adam"
+    shares = (
+        f"defective {segment.defect_share or 'as they occur'}, simulated of those "
+        f"{segment.simulated_share or 'as they occur'}"
+    )
     return (
         f"{settings.seeds} seeds, {segment.steps} updates of {segment.batch} windows of {height}x{width} px from "
         f"pictures of {segment.height}x{segment.width} px turned by up to {segment.rotation_deg:g} degrees, "
-        f"{learns} on {segment.backbone} ({'random' if segment.weights == 'none' else 'pretrained'} weights), "
+        f"{learns} on {segment.backbone} ({weights} weights{own}), "
         f"{settings.count} simulated pictures, {schedule}measured on {' + '.join(settings.roles)}; "
-        f"mean ± standard deviation over seeds."
+        f"mean ± standard deviation over seeds. {decay}, rate {segment.rate:g} {segment.schedule}, augmentation "
+        f"{segment.augment}, crop {segment.crop:g}, laid over the defect {segment.crop_bias:g}, shares of a batch: "
+        f"{shares}; {segment.precision}."
     )
 
 
-def machine() -> str:
-    """Date, machine and versions, which belong to every figure."""
-    return (
-        f"{dt.datetime.now(dt.timezone.utc).date()}, {_processor()}, {os.cpu_count()} cores, {_accelerator()}"
-        f"torch {torch.__version__}, inspectd {inspectd.__version__}."
-    )
-
-
-def _processor() -> str:
-    """The processor's name where Linux says it, else its kind."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123 - a stream of the system's, not a file
-            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0] if names else platform.machine()
-
-
-def _accelerator() -> str:
-    return f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
+def machines(results: Iterable[Evaluation]) -> str:
+    """Where and when trainings were measured: each machine and date once."""
+    return " · ".join(sorted({str(result.provenance.get("machine", "unknown machine")) for result in results}))

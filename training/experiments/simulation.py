@@ -15,7 +15,7 @@ from inspectd.bundle import explain
 from inspectd.errors import ConfigError
 from inspectd.training.carded import CHECKPOINT
 from inspectd.training.data.dataset import SPLIT_FILE, open_dataset
-from inspectd.training.devices import Hardware
+from inspectd.training.devices import Hardware, fast_precision
 from inspectd.training.segmentation.settings import SegmentSettings
 from inspectd.training.style.cyclegan import CycleGanSettings
 from inspectd.training.style.dst import DST_PRESETS, DstSettings
@@ -52,6 +52,13 @@ class ExperimentSettings(BaseModel):
     """Of each training, but for its seed."""
     roles: tuple[str, ...] = ("test", "ok_test")
     """Roles that are measured; to tune something, `extra` and `ok_calibration`."""
+
+    def resolved(self, accelerator: str) -> ExperimentSettings:
+        """The same with one arithmetic for all, where it was left to each machine."""
+        precision = self.segment.precision
+        given = {"precision": fast_precision(accelerator) if precision == "auto" else precision}
+        segment = self.segment.model_copy(update=given)
+        return self.model_copy(update={"segment": segment, "dst": given | self.dst, "cyclegan": given | self.cyclegan})
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +134,6 @@ class NetworkTask:
     folder: Path
 
     @property
-    def place(self) -> Path:
-        """Beside its folder, which the training itself keeps."""
-        return self.folder.with_name(f".{self.folder.name}")
-
-    @property
     def done(self) -> bool:
         """Whether it is trained."""
         return (self.folder / CHECKPOINT).is_file()
@@ -161,15 +163,14 @@ class DatasetTask:
     networks: tuple[Path, ...]
 
     @property
-    def place(self) -> Path:
-        """Beside its folder, in which nothing else may be."""
-        folder = self.simulation.dataset(self.variant)
-        return folder.with_name(f".{folder.name}")
+    def folder(self) -> Path:
+        """What it makes."""
+        return self.simulation.dataset(self.variant)
 
     @property
     def done(self) -> bool:
         """Whether it is complete."""
-        return (self.simulation.dataset(self.variant) / SPLIT_FILE).is_file()
+        return (self.folder / SPLIT_FILE).is_file()
 
     def run(self) -> None:
         """Write it, from the picture where an earlier run was stopped."""
@@ -182,7 +183,7 @@ class DatasetTask:
         simulate(
             Work(
                 simulation.data,
-                simulation.dataset(variant),
+                self.folder,
                 self.networks if method in NETWORKS else (),
                 device="cuda" if gpu else "cpu",
             ),

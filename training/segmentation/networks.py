@@ -9,7 +9,10 @@ slim backbone at the widths that go with it.
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
+import importlib.util
+from pathlib import Path
 from typing import Any, get_args
 
 import torch
@@ -18,11 +21,11 @@ from torch import Tensor, nn
 from inspectd.errors import ConfigError
 from inspectd.optional import require
 
-from .backbones import SLIM_WIDTHS, slim
+from .backbones import SLIM_WIDTHS, load_weights, slim
 from .buttonlab import Buttonlab, Crop, check_size, cut
-from .settings import Architecture
+from .settings import Architecture, SegmentSettings
 
-__all__ = ["ARCHITECTURES", "Baseline", "build_network"]
+__all__ = ["ARCHITECTURES", "Baseline", "build_network", "code_sha256", "try_network"]
 
 ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
 
@@ -75,10 +78,11 @@ def _own(name: str, classes: int) -> nn.Module:
     module, _, function = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), function)(1 + classes)
-    except (ImportError, AttributeError, TypeError) as error:
+    except Exception as error:
+        # Code of others: whatever it raises, its name and cause are told.
         raise ConfigError(
-            f"network {name!r}: {error}; expected a function of the number of logits in a module that Python finds "
-            "(PYTHONPATH)"
+            f"network {name!r}: {type(error).__name__}: {error}; expected a function of the number of logits in a "
+            "module that Python finds (PYTHONPATH)"
         ) from error
     if not isinstance(found, nn.Module):
         raise ConfigError(f"network {name!r}: gives a {type(found).__name__}, expected a torch.nn.Module")
@@ -139,3 +143,37 @@ def build_network(architecture: str, backbone: str, classes: int = 1) -> Buttonl
     if architecture not in ARCHITECTURES:
         raise ConfigError(f"network {architecture!r} is not one of {', '.join(ARCHITECTURES)}")
     return Baseline(_published(architecture, backbone, classes))
+
+
+def try_network(settings: SegmentSettings) -> None:
+    """Build the network of a training, start it and let a picture through, so that no fault waits for its first update.
+
+    Raises:
+        ConfigError: it cannot be built, has no such weights, or does not give logits of the picture's size.
+        DatasetError: the weights cannot be read, or fit nothing.
+        MissingDependencyError: a package for it is not installed.
+    """
+    network = build_network(settings.network, settings.backbone)
+    if settings.weights != "none":
+        load_weights(network.pretrained_parts(), settings.backbone, settings.weights)
+    height, width = settings.window_size
+    try:
+        with torch.inference_mode():
+            found = network.eval()(torch.zeros(1, 3, height, width))
+        shape = tuple(found.shape)
+    except Exception as error:
+        # As in `_own`.
+        raise ConfigError(f"network {settings.network!r}: {type(error).__name__}: {error}") from error
+    if shape != (1, 2, height, width):
+        raise ConfigError(
+            f"network {settings.network!r}: gives {list(shape)} for a picture [1, 3, {height}, {width}], expected "
+            f"logits [1, 2, {height}, {width}]"
+        )
+
+
+def code_sha256(name: str) -> str:
+    """Digest of the file of a user's network, `module:function`; empty where it is in none."""
+    spec = importlib.util.find_spec(name.partition(":")[0])
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
+        return ""
+    return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()

@@ -9,10 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from inspectd.preprocess import SIZE_LIMIT, SIZE_STEP, nearest_size
 from inspectd.training.data.dataset import TRAINING_ROLES
 
-__all__ = ["Architecture", "SegmentSettings"]
+__all__ = ["OWN_NETWORK", "Architecture", "SegmentSettings"]
 
 Architecture = Literal["buttonlab", "deeplabv3plus", "unet"]
 """Buttonlab, and the published networks that it is compared with."""
+
+OWN_NETWORK = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
+"""A network of the user's own: `module:function`."""
 
 
 class SegmentSettings(BaseModel):
@@ -20,7 +23,7 @@ class SegmentSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    network: Architecture | Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] = "buttonlab"
+    network: Architecture | Annotated[str, Field(pattern=OWN_NETWORK)] = "buttonlab"
     """The others are there to compare with, and cannot be exported. `module:function` is one of the user's own: the
     function takes the number of logits and gives a module with random weights, [N, 3, H, W] -> [N, logits, H, W]."""
     backbone: Literal["resnet50", "resnet34", "resnet18", "slim"] = "resnet50"

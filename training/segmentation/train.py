@@ -243,7 +243,9 @@ def _prepare(out: Path, settings: SegmentSettings, *, resume: bool) -> None:
     """Make the folder, or see that it is the one to go on with."""
     note = out / "settings.json"
     if not resume:
-        if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        # A note that was being written when an earlier run was killed is nothing.
+        unfinished = f".{note.name}.part"
+        if out.is_file() or (out.is_dir() and any(path.name != unfinished for path in out.iterdir())):
             raise ConfigError(f"{out}: exists and is not empty; name a new folder, or go on with it by --resume")
         out.mkdir(parents=True, exist_ok=True)
         with written_whole(note) as draft:

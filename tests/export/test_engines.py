@@ -47,9 +47,7 @@ def test_an_engine_is_built_for_the_gpus_that_it_is_told(bundle, capabilities, b
 
 def test_what_cannot_be_built_is_answered(bundle, alone):
     graph = bundle.read(HALF_MODEL)
-    with pytest.raises(
-        ConfigError, match=r"no GPU was found .* name the GPUs .* by --compute-capability; .* has 7\.5, .*12\.0"
-    ):
+    with pytest.raises(ConfigError, match=r"no GPU of .* by --compute-capability; .* has 7\.5, .*12\.0"):
         build_engine(graph, "rtx")
     with pytest.raises(ConfigError, match=r"compute capability 8\.7: tensorrt_rtx .* has 7\.5, 8\.0"):
         build_engine(graph, "rtx", capabilities=("8.7",))
@@ -167,7 +165,7 @@ def test_the_command_builds_an_engine_again_without_torch(bundle, tmp_path):
         (("--from-onnx", str(bundle.path), "--target", "onnx"), "--from-onnx builds an engine: give --target"),
         (("--from-onnx", str(bundle.path), "--target", "rtx", "--batch", "1,2"), "--batch 1,2: expected three numbers"),
         (("C", "--out", "B", "--target", "onnx", "--compute-capability", "8.6"), "are of an engine"),
-        (("--from-onnx", str(bundle.path), "--name", "n"), "--name and --calibration are of an export"),
+        (("--from-onnx", str(bundle.path), "--name", "n"), "are of an export; --from-onnx takes the bundle"),
     ):
         done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr

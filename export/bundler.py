@@ -64,6 +64,7 @@ def export_bundle(
     limit: int = 64,
     engine: EngineWish | None = None,
     size: tuple[int, int] | None = None,
+    allow_uncertified: bool = False,
     stage: Callable[[str], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Exported:
@@ -77,6 +78,7 @@ def export_bundle(
         limit: number of them.
         engine: to be built as well.
         size: height and width that the graph takes, px; those of the training if not given.
+        allow_uncertified: write the bundle also where a check failed; `inspectd run` refuses it unless it is told.
         stage: called with the name of each stage as it begins.
         progress: called with (done, all) of what the stage counts.
 
@@ -94,7 +96,7 @@ def export_bundle(
         # Its faults come before minutes of comparing.
         engine = prepared(engine)
     stage("reading the checkpoint")
-    job = _Job(checkpoint, out, name, calibration, limit, size, stage, progress)
+    job = _Job(checkpoint, out, name, calibration, limit, size, allow_uncertified, stage, progress)
     drafted = _painting(job) if kind_of(checkpoint) == "dst" else _segmenting(job)
     files = drafted.files
     engines: tuple[EngineFile, ...] = ()
@@ -116,6 +118,7 @@ class _Job:
     calibration: Path | None
     limit: int
     size: tuple[int, int] | None
+    allow_uncertified: bool
     stage: Callable[[str], None]
     progress: Callable[[int, int], None] | None
 
@@ -174,7 +177,7 @@ def _segmenting(job: _Job) -> _Draft:
         rounded=len(golden),
         progress=job.progress,
     )
-    _require(certificate, job.out)
+    _require(certificate, job)
     files = {
         MODEL: model,
         HALF_MODEL: half.model,
@@ -211,7 +214,7 @@ def _painting(job: _Job) -> _Draft:
         images_from=f"{len(windows.own)} windows of {job.calibration.resolve().name}",
         progress=job.progress,
     )
-    _require(certificate, job.out)
+    _require(certificate, job)
     files = {
         MODEL: models[0],
         HALF_MODEL: models[1],
@@ -245,13 +248,13 @@ def _renamed(card: ModelCard, name: str | None, size: tuple[int, int] | None) ->
     return card.model_copy(update=changes)
 
 
-def _require(certificate: Certificate, out: Path) -> None:
+def _require(certificate: Certificate, job: _Job) -> None:
     """Refuse to write what did not pass."""
-    if not certificate.passed:
+    if not (certificate.passed or job.allow_uncertified):
         failed = "; ".join(
             f"{check.name}: {check.value} ({check.bound})" for check in certificate.checks if not check.passed
         )
-        raise BundleError(f"{out}: not written, since the exported graph is not the trained network: {failed}")
+        raise BundleError(f"{job.out}: not written, since the exported graph is not the trained network: {failed}")
 
 
 def _pictures(root: Path, card: ModelCard, limit: int) -> tuple[NDArray[np.uint8], list[NDArray[np.uint8] | None]]:

@@ -59,6 +59,10 @@ def export(
         Path | None, typer.Option(metavar="DATA", help="A dataset whose pictures the comparison runs on as well.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many of them.")] = 64,
+    allow_uncertified: Annotated[
+        bool,
+        typer.Option("--allow-uncertified", help="Write it also where a check failed; `inspectd run` then refuses it."),
+    ] = False,
     _version: Annotated[
         bool, typer.Option("--version", callback=version_of("export-trt"), is_eager=True, help=VERSION_HELP)
     ] = False,
@@ -120,6 +124,7 @@ def export(
                 limit=limit,
                 engine=wish,
                 size=None if size is None else _size(size),
+                allow_uncertified=allow_uncertified,
                 stage=stage,
                 progress=progress,
             )
@@ -134,8 +139,10 @@ def export(
             sizes, engines = rebuild(source, out, wish, stage=stage, progress=progress)
             checks = ()
     for check in checks:
-        if not isinstance(check.value, str):
-            print(f"{check.name}: {check.value:g} ({check.bound})", file=sys.stderr)
+        if not isinstance(check.value, str) or not check.passed:
+            value = check.value if isinstance(check.value, str) else f"{check.value:g}"
+            failed = "" if check.passed else "  FAILED: this is not the trained network"
+            print(f"{check.name}: {value} ({check.bound}){failed}", file=sys.stderr)
     for file, length in sizes.items():
         print(f"{file}: {length / 1e6:.1f} MB", file=sys.stderr)
     for engine in engines:

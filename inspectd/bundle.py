@@ -293,6 +293,19 @@ class Bundle:
             raise BundleError(f"{self.path}: {ENGINES} names {missing[0]}, which is not part of the bundle")
         return found
 
+    def uncertified(self) -> tuple[str, ...]:
+        """What the certificate holds against the exported graphs: measurement and bound of each check that failed.
+
+        Raises:
+            BundleError: the certificate cannot be read.
+        """
+        try:
+            checks = json.loads(self.read(PARITY))["checks"]
+            failed = [check for check in checks if check["passed"] is not True]
+            return tuple(f"{check['name']}: {check['value']} ({check['bound']})" for check in failed)
+        except (ValueError, KeyError, TypeError) as error:
+            raise BundleError(f"{self.path}: {PARITY} is no certificate: {error!r}; export it again") from error
+
     def golden(self) -> Golden:
         """The self-test's samples.
 

@@ -183,6 +183,8 @@ class ModelSettings(_Section):
     """What runs the network."""
     threads: int = Field(0, ge=0, le=1024)
     """Threads of the engine; 0 takes a thread per core."""
+    allow_uncertified: bool = False
+    """Run a bundle too whose certificate says that it is not the network that was trained."""
 
     @field_validator("bundle")
     @classmethod

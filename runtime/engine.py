@@ -132,16 +132,24 @@ def _check(result: EngineResult, count: int, size: tuple[int, ...], classes: int
         raise InferenceError(f"the engine gave label {highest}, but there are {classes} classes")
 
 
-def open_engine(bundle: Bundle, *, backend: str = "onnxruntime", threads: int = 0) -> Engine:
+def open_engine(
+    bundle: Bundle, *, backend: str = "onnxruntime", threads: int = 0, allow_uncertified: bool = False
+) -> Engine:
     """The engine of a name of `BACKENDS`.
 
     Raises:
         ConfigError: an unknown name, or a bundle that does not segment.
+        BundleError: its certificate failed, and that is not allowed.
         IncompatibleEngine: it cannot run this bundle.
         ChecksumError: the bundle's card is not the one that was exported.
     """
     if bundle.card.kind != "seg":
         raise ConfigError(f"{bundle.path}: is a bundle of kind {bundle.card.kind!r}; the line runs kind 'seg'")
+    if (failed := bundle.uncertified()) and not allow_uncertified:
+        raise BundleError(
+            f"{bundle.path}: its certificate says that it is not the network that was trained: {'; '.join(failed)}; "
+            "export it again, or set allow_uncertified in [model] and answer for it"
+        )
     match backend:
         case "onnxruntime":
             return OnnxEngine(bundle, threads=threads)

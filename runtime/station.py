@@ -140,7 +140,12 @@ def _survey(config: Config) -> _Found:
         with _noted(faults):
             rule = effective_rule(config.acceptance, bundle.class_map, thresholds)
         with _noted(faults):
-            engine = open_engine(bundle, backend=config.model.backend, threads=config.model.threads)
+            engine = open_engine(
+                bundle,
+                backend=config.model.backend,
+                threads=config.model.threads,
+                allow_uncertified=config.model.allow_uncertified,
+            )
     cameras = {}
     for name, camera in config.cameras.items():
         with _noted(faults):

@@ -286,6 +286,18 @@ def test_what_half_precision_breaks_gets_no_bundle(trained, tmp_path, monkeypatc
     with pytest.raises(BundleError, match=r"not the trained network: .*torch fp16: "):
         export_bundle(trained, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
+    export_bundle(trained, tmp_path / "bundle", allow_uncertified=True)
+    found = load_bundle(tmp_path / "bundle")
+    assert any(line.startswith("torch fp16: ") for line in found.uncertified())
+    with pytest.raises(
+        BundleError, match=r"not the network that was trained: .*torch fp16: .*set allow_uncertified in"
+    ):
+        open_engine(found)
+    open_engine(found, allow_uncertified=True)
+    files = {name: found.read(name) for name in found.files} | {PARITY: b"{}"}
+    write_bundle(tmp_path / "bundle", found.card, files, version="test")
+    with pytest.raises(BundleError, match=r"parity.json is no certificate: KeyError\('checks'\)"):
+        open_engine(load_bundle(tmp_path / "bundle"))
 
 
 def test_batch_normalisation_is_folded_exactly_or_refused(trained):

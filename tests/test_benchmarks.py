@@ -68,7 +68,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     helper.set_model_props(model, {CARD_KEY: card.model_dump_json()})
     files = {
         MODEL: model.SerializeToString(),
-        PARITY: b"{}",
+        PARITY: b'{"checks": []}',
         GOLDEN: Golden(samples=(sample,), thresholds=(0.9,)).model_dump_json().encode(),
         sample.input: encode_png(picture),
         sample.labels: encode_png(picture[..., 0]),

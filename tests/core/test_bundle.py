@@ -47,7 +47,7 @@ def files():
     )
     return {
         MODEL: b"not a graph, and never loaded here",
-        PARITY: b"{}",
+        PARITY: b'{"checks": []}',
         GOLDEN: golden.model_dump_json().encode(),
         "golden/0.png": encode_png(np.zeros((16, 16, 3), np.uint8)),
         "golden/1.png": encode_png(np.zeros((16, 16), np.uint8)),

@@ -91,7 +91,7 @@ def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     files = {
         MODEL: bright_pixel_model(card),
-        PARITY: b"{}",
+        PARITY: b'{"checks": []}',
         GOLDEN: golden.model_dump_json().encode(),
         "golden/0.png": encode_png(sample),
         "golden/0-labels.png": encode_png(labels),

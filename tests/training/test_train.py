@@ -309,8 +309,10 @@ def test_wrong_checkpoints_are_refused(tmp_path, content, message):
 
 
 def test_a_device_that_is_not_there_is_refused(buttons):
+    dataset = open_dataset(buttons)
     card = _card(
-        open_dataset(buttons),
+        dataset,
+        dataset.samples,
         SegmentSettings(**SMALL),
         ClassMap(("defect",)),
         Preprocess(height=64, width=64),

@@ -197,7 +197,7 @@ def train(
             "start": begun_from,
             "hard": pictures.hard_source,
             "final_loss": smoothed,
-            "training_s": round(trained_s + time.monotonic() - begun, 1),
+            "training_s": round(trained_s + time.monotonic() - begun, 3),
         }
         save_checkpoint(
             checkpoint, network, card.model_copy(update={"provenance": provenance}), pictures.spread(GOLDEN_SAMPLES)

@@ -153,7 +153,7 @@ def train_dst(
     provenance = card.provenance | {
         "updates": steps,
         "windows": steps * settings.batch,
-        "training_s": round(trained_s + time.monotonic() - begun, 1),
+        "training_s": round(trained_s + time.monotonic() - begun, 3),
     }
     save()
     save_dst(

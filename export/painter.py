@@ -16,7 +16,7 @@ from inspectd.bundle import ModelCard
 from inspectd.training.data.dataset import open_dataset
 from inspectd.training.style.checkpoint import DstCheckpoint
 from inspectd.training.style.coarse import EDGED
-from inspectd.training.style.painting import coarse_scene, lit_region, painted_by
+from inspectd.training.style.painting import coarse_scene, needed_region, painted_by
 from inspectd.training.style.parts import Backgrounds, as_reference
 from inspectd.training.style.planning import plan
 from inspectd.training.style.transfernet import GaussianFusion
@@ -102,7 +102,7 @@ def windows_of(checkpoint: DstCheckpoint, data: Path, side: int, count: int) -> 
     own: list[NDArray[np.uint8] | None] = []
     for placement in placements:
         good = backgrounds.picture(placement.background)
-        region = lit_region(settings.coarse, backgrounds, placement)
+        region = needed_region(settings.coarse, exemplar, backgrounds, placement)
         scene, coarse = coarse_scene(good, exemplar, placement, settings, region)
         fitted = fit(scene, coarse, side)
         inputs["good"].append(fitted.good)

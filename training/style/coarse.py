@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from inspectd.errors import DatasetError
 
+from .bite import is_bite, opened
 from .histmatch import Method, Space, match_pixels
 from .matte import EDGE_PX, Matte, matte_of
 from .membrane import membrane
@@ -54,7 +55,7 @@ class Exemplar:
     """A labelled defect to paint from: `image` uint8 [h, w, 3 or 1], `mask` bool [h, w].
 
     `name` is unique among references; `sample` is the name of the picture in its dataset, which may show several;
-    `region` is the part in it, bool [h, w], where that is known: only there the light is measured.
+    `region` is the part in it before the defect, bool [h, w], where that is known: only there the light is measured.
 
     Raises:
         DatasetError: an empty mask, one of another size, or one that leaves nothing of the good surface.
@@ -87,6 +88,11 @@ class Exemplar:
     def veil(self) -> bool:
         """Whether the surface is seen through the defect."""
         return self.matte is not None and self.matte.veil
+
+    @cached_property
+    def bite(self) -> bool:
+        """Whether it is missing at the part's edge."""
+        return self.region is not None and is_bite(self.image, self.mask, self.region)
 
     @cached_property
     def light(self) -> Light:
@@ -156,7 +162,8 @@ def scene_of(
         placement: where and how.
         margin_px: pixels around L that are wanted, where the picture has them.
         least_px: sides of the window are at least this, where the picture is large enough.
-        region: the part in the picture, bool [H, W], where that is known: only there the light is measured.
+        region: the part in the picture, bool [H, W], where that is known: only there the light is measured, and a bite
+            is opened to its edge.
 
     Raises:
         DatasetError: nothing of the label lies in the picture, or the channels differ.
@@ -173,6 +180,8 @@ def scene_of(
             f"reference {exemplar.name!r} on {placement.background!r}: its placement lies outside the picture; "
             "draw the placements for these pictures"
         )
+    if region is not None and exemplar.bite:
+        label = opened(label, region)
     light = _light(good, label, region)
     rows, columns = (_span(*box, margin_px, least_px) for box in _boxes(label))
     return Scene(good[rows, columns], label[rows, columns], rows, columns, placement, (height, width), light)

@@ -19,12 +19,14 @@ from .window import fit, put_back, to_tensor
 
 Picture = TypeVar("Picture", NDArray[np.uint8], Tensor)
 
-__all__ = ["beneath", "coarse_scene", "lit_region", "painted_by"]
+__all__ = ["beneath", "coarse_scene", "needed_region", "painted_by"]
 
 
-def lit_region(way: Coarse | Literal["none"], backgrounds: Backgrounds, placement: Placement) -> BoolMask | None:
-    """The part in a placement's background, where a way of painting measures light on it: finding it takes time."""
-    return backgrounds.region(placement.background) if way == "relit" else None
+def needed_region(
+    way: Coarse | Literal["none"], exemplar: Exemplar, backgrounds: Backgrounds, placement: Placement
+) -> BoolMask | None:
+    """The part in a placement's background, where light is measured or a bite is opened: finding it takes time."""
+    return backgrounds.region(placement.background) if way == "relit" or exemplar.bite else None
 
 
 def coarse_scene(
@@ -41,7 +43,7 @@ def coarse_scene(
         exemplar: the reference.
         placement: where and how.
         settings: of the network.
-        region: the part in the picture, from `lit_region`.
+        region: the part in the picture, from `needed_region`.
     """
     side = settings.window
     scene = scene_of(good, exemplar, placement, margin_px=settings.margin_px, least_px=side, region=region)

@@ -33,7 +33,7 @@ from .coarse import paint, scene_of, with_gain
 from .cyclegan import CycleGanSettings
 from .dst import DstSettings, WindowSettings
 from .histmatch import Method, Space
-from .painting import coarse_scene, lit_region, painted_by
+from .painting import coarse_scene, needed_region, painted_by
 from .parts import Backgrounds, MaskFolders, as_reference, file_name, located, read_exemplars
 from .placement import VARIED, Placement, PlacementSettings, read_placements, write_placements
 from .planning import plan
@@ -216,12 +216,12 @@ class Painter:
                 exemplar,
                 placement,
                 network.settings,
-                lit_region(network.settings.coarse, self.backgrounds, placement),
+                needed_region(network.settings.coarse, exemplar, self.backgrounds, placement),
             )
             (patch,) = painted_by(network.network, network.settings, [(scene, coarse)], self._device)
         else:
             way = settings.method
-            region = lit_region(way, self.backgrounds, placement)
+            region = needed_region(way, exemplar, self.backgrounds, placement)
             scene = scene_of(picture, exemplar, placement, margin_px=_MARGIN_PX, region=region)
             patch = paint(
                 way,
@@ -405,7 +405,8 @@ def _panel(painter: Painter, samples: Sequence[Sequence[Placement]], settings: S
         background = painter.backgrounds.picture(placement.background)
         painted = painter.paint([placement])
         label = painted.labels[placement.defect]
-        scene = scene_of(background, exemplar, placement, margin_px=_MARGIN_PX)
+        region = needed_region("none", exemplar, painter.backgrounds, placement)
+        scene = scene_of(background, exemplar, placement, margin_px=_MARGIN_PX, region=region)
         matched = background.copy()
         matched[scene.rows, scene.columns] = paint("histmatch", scene, exemplar)
         box = _box(label)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .coarse import Exemplar
 from .dst import WindowSettings
-from .painting import coarse_scene, lit_region
+from .painting import coarse_scene, needed_region
 from .parts import Backgrounds
 from .placement import Placement
 from .planning import plan
@@ -74,7 +74,7 @@ class Windows:
                 self._exemplar,
                 placement,
                 self._settings,
-                lit_region(self._settings.coarse, self._backgrounds, placement),
+                needed_region(self._settings.coarse, self._exemplar, self._backgrounds, placement),
             )
             fitted.append(fit(scene, coarse, self._settings.window))
         good, coarse_pixels = (

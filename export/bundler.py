@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import inspectd
 from inspectd.bundle import (
     GOLDEN,
     HALF_MODEL,
+    INT8_MODEL,
     MODEL,
     PARITY,
     EngineFile,
@@ -25,19 +27,22 @@ from inspectd.bundle import (
     load_bundle,
     write_bundle,
 )
-from inspectd.errors import BundleError, ConfigError, DatasetError
+from inspectd.cpu import CPU_WAYS, CpuWay
+from inspectd.errors import BundleError, ConfigError, DatasetError, IncompatibleEngine
 from inspectd.mask import ClassMap
+from inspectd.optional import require
 from inspectd.preprocess import SIZE_LIMIT, SIZE_STEP, nearest_size
 from inspectd.training.carded import kind_of
-from inspectd.training.data.dataset import open_dataset, read_image, read_labels
+from inspectd.training.data.dataset import Sample, open_dataset, read_image, read_labels
 from inspectd.training.segmentation.checkpoint import load_checkpoint
 from inspectd.training.style.checkpoint import load_dst
 
-from .certificate import Certificate, HalfGraph, Outputs, certify, certify_painter
+from .certificate import Certificate, Check, HalfGraph, Outputs, certify, certify_painter, certify_way
 from .engines import EngineWish, prepared, sizes_of, with_engine
 from .fold import Half, fold_batch_norms
 from .graph import Inspector, to_onnx
 from .painter import Painter, painter_to_onnx, windows_of
+from .quantize import to_int8
 
 __all__ = ["Exported", "export_bundle"]
 
@@ -63,6 +68,8 @@ def export_bundle(
     calibration: Path | None = None,
     limit: int = 64,
     engine: EngineWish | None = None,
+    openvino: bool = False,
+    int8: bool = False,
     size: tuple[int, int] | None = None,
     allow_uncertified: bool = False,
     stage: Callable[[str], None] | None = None,
@@ -77,6 +84,8 @@ def export_bundle(
         calibration: a dataset whose pictures the certificate compares on, besides the checkpoint's golden ones.
         limit: number of them.
         engine: to be built as well.
+        openvino: compare with OpenVINO too, which a station may then run it by.
+        int8: make a graph in integers for processors too; left out where its checks fail.
         size: height and width that the graph takes, px; those of the training if not given.
         allow_uncertified: write the bundle also where a check failed; `inspectd run` refuses it unless it is told.
         stage: called with the name of each stage as it begins.
@@ -89,15 +98,24 @@ def export_bundle(
         DatasetError: the checkpoint or the dataset cannot be used.
         ConfigError: an engine that cannot be built so.
         BundleError: a check failed, an engine could not be built, or the bundle cannot be written.
-        MissingDependencyError: onnx, onnxscript or the engine's library is missing.
+        MissingDependencyError: onnx, onnxscript, OpenVINO or the engine's library is missing.
     """
     stage = stage or (lambda _: None)
     if engine is not None:
         # Its faults come before minutes of comparing.
         engine = prepared(engine)
     stage("reading the checkpoint")
-    job = _Job(checkpoint, out, name, calibration, limit, size, allow_uncertified, stage, progress)
-    drafted = _painting(job) if kind_of(checkpoint) == "dst" else _segmenting(job)
+    libraries = ("onnxruntime", "openvino") if openvino else ("onnxruntime",)
+    ways = tuple(way for way in CPU_WAYS[1:] if way.library in libraries and (int8 or way.precision != "int8"))
+    job = _Job(checkpoint, out, name, calibration, limit, ways, size, allow_uncertified, stage, progress)
+    if openvino:
+        require("openvino", extra="openvino")
+    if kind_of(checkpoint) == "dst":
+        if ways:
+            raise ConfigError("--target openvino and --int8 are for networks that segment; this one paints defects")
+        drafted = _painting(job)
+    else:
+        drafted = _segmenting(job)
     files = drafted.files
     engines: tuple[EngineFile, ...] = ()
     if engine is not None:
@@ -117,6 +135,7 @@ class _Job:
     name: str | None
     calibration: Path | None
     limit: int
+    ways: tuple[CpuWay, ...]
     size: tuple[int, int] | None
     allow_uncertified: bool
     stage: Callable[[str], None]
@@ -178,13 +197,51 @@ def _segmenting(job: _Job) -> _Draft:
         progress=job.progress,
     )
     _require(certificate, job)
+    graphs = {MODEL: model, HALF_MODEL: half.model}
+    if job.ways:
+        compared = _Compared(card, model, images, outputs, labels)
+        certificate, more_graphs = _other_ways(job, certificate, compared)
+        graphs |= more_graphs
     files = {
-        MODEL: model,
-        HALF_MODEL: half.model,
+        **graphs,
         PARITY: (certificate.model_dump_json(indent=2) + "\n").encode(),
         **_golden(golden, outputs, card),
     }
     return _Draft(card, files, certificate)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Compared:
+    """The graph in fp32, and what it gave for pictures of which some have labels."""
+
+    card: ModelCard
+    model: bytes
+    images: NDArray[np.uint8]
+    outputs: Outputs
+    labels: list[NDArray[np.uint8] | None]
+
+
+def _other_ways(job: _Job, certificate: Certificate, compared: _Compared) -> tuple[Certificate, dict[str, bytes]]:
+    """The certificate with the other ways to run the network on a processor, and the graphs that some of them need."""
+    card, images = compared.card, compared.images
+    graphs = {MODEL: compared.model}
+    if any(way.file == INT8_MODEL for way in job.ways):
+        job.stage("measuring the ranges of int8")
+        graphs[INT8_MODEL] = to_int8(
+            compared.model, images, np.asarray(card.thresholds, np.float32), progress=job.progress
+        )
+    ways: dict[str, tuple[Check, ...]] = {}
+    for way in job.ways:
+        job.stage(f"comparing {way}")
+        try:
+            ways[str(way)] = certify_way(
+                way, graphs[way.file], card, images, compared.outputs, labels=compared.labels, progress=job.progress
+            )
+        except IncompatibleEngine as error:
+            ways[str(way)] = (Check(name=f"{way}: compared", value=str(error), bound="compared", passed=False),)
+    vouched = {way.file for way in job.ways if all(check.passed for check in ways[str(way)])}
+    kept = {INT8_MODEL: graphs[INT8_MODEL]} if INT8_MODEL in vouched else {}
+    return certificate.model_copy(update={"ways": ways}), kept
 
 
 def _painting(job: _Job) -> _Draft:
@@ -258,20 +315,28 @@ def _require(certificate: Certificate, job: _Job) -> None:
 
 
 def _pictures(root: Path, card: ModelCard, limit: int) -> tuple[NDArray[np.uint8], list[NDArray[np.uint8] | None]]:
-    """Up to `limit` pictures of a dataset at the network's size, and their labels; evenly spread, of no test role."""
+    """Up to `limit` pictures of a dataset at the network's size, and their labels; of no test role."""
     dataset = open_dataset(root)
     samples = dataset.select(*CALIBRATION_ROLES)
     if not samples:
         raise DatasetError(f"{root}: holds no picture of the roles {', '.join(CALIBRATION_ROLES)}")
-    chosen = np.linspace(0, len(samples) - 1, min(limit, len(samples))).astype(int)
+    # Half of them labelled, where there are so many, and of each type in turn: IoU needs them.
+    turns: dict[tuple[str, ...], list[Sample]] = {}
+    for sample in samples:
+        turns.setdefault(tuple(defect for defect, _ in sample.masks), []).append(sample)
+    rounds = zip_longest(*(of for defects, of in sorted(turns.items()) if defects))
+    labelled = [sample for row in rounds for sample in row if sample is not None]
+    bare = [sample for sample in samples if not sample.masks]
+    wanted = max(min(len(labelled), (limit + 1) // 2), limit - len(bare))
+    bare_at = np.linspace(0, len(bare) - 1, min(limit - min(wanted, len(labelled)), len(bare))).astype(int)
+    chosen = [*labelled[:wanted], *(bare[index] for index in bare_at)]
     bits = int(card.provenance.get("settings", {}).get("bits", 16))
     # Defects that the network does not know by name cannot be compared class by class.
     binary = len(card.classes) == 1
     known = binary or set(dataset.defects) <= set(card.classes)
     images: list[NDArray[np.uint8]] = []
     labels: list[NDArray[np.uint8] | None] = []
-    for index in chosen:
-        sample = samples[index]
+    for sample in chosen:
         pixels = read_image(sample.image, bits=bits)
         images.append(card.preprocess.image(pixels))
         if not (sample.masks and known):

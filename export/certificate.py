@@ -20,11 +20,12 @@ from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from inspectd.bundle import ModelCard
+from inspectd.cpu import CpuWay, open_graph
 from inspectd.optional import require
 
 from .graph import INPUTS, OPSET, OUTPUTS, Inspector
 
-__all__ = ["Certificate", "Check", "HalfGraph", "Outputs", "certify", "certify_painter"]
+__all__ = ["Certificate", "Check", "HalfGraph", "Outputs", "certify", "certify_painter", "certify_way"]
 
 # Bounds of fp32 against fp32: only the order of additions differs.
 MASK_AGREEMENT = 0.9999
@@ -35,6 +36,26 @@ HALF_SCORE_DIFFERENCE = 0.02
 HALF_FLIPS = 0.01
 IOU_DROP = 0.005
 HALF_LEVELS = 2
+
+
+class Bounds(NamedTuple):
+    """How far an arithmetic may be from the trained network's."""
+
+    agreement: float
+    """Share of the pixels that must have the same class."""
+    flips: float
+    """Share of the pictures whose decision may flip; of that, one picture may always."""
+    score: float | None
+    """Largest difference of a score; None where what it does to decisions is all that counts."""
+
+
+_HALF = Bounds(HALF_MASK_AGREEMENT, HALF_FLIPS, HALF_SCORE_DIFFERENCE)
+_WAY_BOUNDS = {
+    "fp32": Bounds(MASK_AGREEMENT, 0.0, SCORE_DIFFERENCE),
+    "bf16": _HALF,
+    # Far from a threshold a score may move and nothing follows: flips and IoU say what does.
+    "int8": Bounds(HALF_MASK_AGREEMENT, HALF_FLIPS, None),
+}
 # Low, so that a graph with the card's thresholds built in shows: they are an input, and a station sets its own.
 OTHER_THRESHOLD = 1e-3
 
@@ -72,6 +93,8 @@ class Certificate(BaseModel):
     """Compared at; none where nothing is segmented."""
     versions: dict[str, str]
     checks: tuple[Check, ...]
+    ways: dict[str, tuple[Check, ...]] = {}
+    """Other ways to run the network on a processor (`cpu.CpuWay`); what fails here is not run so, and nothing else."""
 
     @property
     def passed(self) -> bool:
@@ -150,7 +173,7 @@ def certify(
         checks += _half_structure(onnx, half.model)
         checks += _half_parity("ONNX Runtime fp16", found["torch"], found["half graph"])
         checks += _half_parity("torch fp16", found["torch"], found["half torch"])
-        checks += _iou_drops(card, labels, found["torch"].labels, found["half graph"].labels)
+        checks += _iou_drops("ONNX Runtime fp16", card, labels, found["torch"].labels, found["half graph"].labels)
     certificate = Certificate(
         images=len(images),
         images_from=images_from,
@@ -306,23 +329,62 @@ def _half_structure(onnx: Any, model: bytes, expected: Mapping[str, tuple[str, i
     return checks
 
 
-def _half_parity(what: str, trained: Outputs, half: Outputs) -> list[Check]:
-    """Half precision against torch fp32, on the pictures that went through both."""
+def certify_way(
+    way: CpuWay,
+    model: bytes,
+    card: ModelCard,
+    images: NDArray[np.uint8],
+    exported: Outputs,
+    *,
+    labels: Sequence[NDArray[np.uint8] | None] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Check, ...]:
+    """Compare another way to run a network on a processor with its graph in fp32, which `certify` compared with torch.
+
+    Args:
+        way: library and arithmetic.
+        model: the graph that it runs.
+        card: the network's card.
+        images: uint8 [N, H, W, C] at the network's size.
+        exported: what the graph in fp32 gave for them.
+        labels: as for `certify`; integers are certified only where there are some.
+        progress: called with (done, all) pictures.
+
+    Raises:
+        MissingDependencyError: the library is not installed.
+        IncompatibleEngine: this processor does not calculate so.
+    """
+    graph, thresholds = open_graph(model, way), np.asarray(card.thresholds, np.float32)
+    parts = []
+    for index, image in enumerate(images):
+        parts.append(graph.run(dict(zip(INPUTS, (image[None], thresholds), strict=True))))
+        if progress is not None:
+            progress(index + 1, len(images))
+    found = _joined(parts)
+    bounds = _WAY_BOUNDS[way.precision]
+    return (
+        *_half_parity(str(way), exported, found, bounds),
+        *_iou_drops(str(way), card, labels, exported.labels, found.labels, must=way.precision == "int8"),
+    )
+
+
+def _half_parity(what: str, trained: Outputs, half: Outputs, bounds: Bounds = _HALF) -> list[Check]:
+    """Another arithmetic against fp32, on the pictures that went through both."""
     count = len(half.labels)
     labels, scores = trained.labels[:count], trained.scores[:count]
     finite = bool(np.isfinite(half.scores).all())
     agreement = float((labels == half.labels).mean())
     flips = int((labels.any(axis=(1, 2)) != half.labels.any(axis=(1, 2))).sum())
     # A score that lies at its threshold may fall on either side: one picture, or one in a hundred.
-    allowed = max(1, int(HALF_FLIPS * count))
+    allowed = max(1, int(bounds.flips * count)) if bounds.flips else 0
     score = float(np.abs(scores - half.scores).max()) if finite else float("inf")
-    return [
+    checks = [
         Check(name=f"{what}: all scores finite", value=str(finite), bound="True", passed=finite),
         Check(
             name=f"{what}: pixels with the same class",
             value=agreement,
-            bound=f">= {HALF_MASK_AGREEMENT}",
-            passed=agreement >= HALF_MASK_AGREEMENT,
+            bound=f">= {bounds.agreement}",
+            passed=agreement >= bounds.agreement,
         ),
         Check(
             name=f"{what}: pictures whose decision flips, of {count}",
@@ -330,22 +392,29 @@ def _half_parity(what: str, trained: Outputs, half: Outputs) -> list[Check]:
             bound=f"<= {allowed}",
             passed=flips <= allowed,
         ),
-        Check(
-            name=f"{what}: largest difference of a score",
-            value=score if finite else "not finite",
-            bound=f"<= {HALF_SCORE_DIFFERENCE}",
-            passed=score <= HALF_SCORE_DIFFERENCE,
-        ),
     ]
+    if bounds.score is not None:
+        checks.append(
+            Check(
+                name=f"{what}: largest difference of a score",
+                value=score if finite else "not finite",
+                bound=f"<= {bounds.score}",
+                passed=score <= bounds.score,
+            )
+        )
+    return checks
 
 
 def _iou_drops(
+    what: str,
     card: ModelCard,
     labels: Sequence[NDArray[np.uint8] | None],
     trained: NDArray[np.uint8],
     half: NDArray[np.uint8],
+    *,
+    must: bool = False,
 ) -> list[Check]:
-    """What half precision costs of each class's IoU with the labels."""
+    """What another arithmetic costs of each class's IoU with the labels, which `must` be there for some."""
     known = [(index, label) for index, label in enumerate(labels) if label is not None and label.any()]
     checks = []
     for number, name in enumerate(card.classes, 1):
@@ -360,13 +429,11 @@ def _iou_drops(
         before, after = ious
         if before is None or after is None:
             value: float | str = "no labelled picture"
-            passed = True
+            passed = not must
         else:
             value = max(0.0, before - after)
             passed = value <= IOU_DROP
-        checks.append(
-            Check(name=f"ONNX Runtime fp16: drop of IoU, {name}", value=value, bound=f"<= {IOU_DROP}", passed=passed)
-        )
+        checks.append(Check(name=f"{what}: drop of IoU, {name}", value=value, bound=f"<= {IOU_DROP}", passed=passed))
     return checks
 
 

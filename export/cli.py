@@ -21,6 +21,7 @@ class TargetName(str, Enum):
     onnx = "onnx"
     tensorrt = "tensorrt"
     rtx = "rtx"
+    openvino = "openvino"
 
 
 @app.command()
@@ -36,7 +37,7 @@ def export(
         TargetName | None,
         typer.Option(
             help="onnx: graphs alone; tensorrt: an engine for this machine too; rtx: one for the GPUs that "
-            "--compute-capability names.  [default: onnx]",
+            "--compute-capability names; openvino: compared with OpenVINO too, for processors.  [default: onnx]",
         ),
     ] = None,
     compute_capability: Annotated[
@@ -46,6 +47,10 @@ def export(
     batch: Annotated[
         str | None, typer.Option(metavar="MIN,OPT,MAX", help="Pictures of one call of the engine; 1,1,8 if not given.")
     ] = None,
+    int8: Annotated[
+        bool,
+        typer.Option("--int8", help="A graph in integers for processors too, if its masks stay what they were."),
+    ] = False,
     from_onnx: Annotated[
         Path | None,
         typer.Option(metavar="BUNDLE", help="Build the engine of a bundle again, on this machine; needs no torch."),
@@ -76,6 +81,8 @@ def export(
 
     export-trt out/slim --out out/slim-bundle --target rtx --compute-capability 8.6 --compute-capability 8.9
 
+    export-trt out/slim --out out/slim-bundle --calibration DATA --target openvino --int8
+
     export-trt --from-onnx out/slim-bundle --target tensorrt
     """
     from inspectd.errors import ConfigError
@@ -86,13 +93,16 @@ def export(
         raise ConfigError("give a CHECKPOINT, or a bundle by --from-onnx")
     if checkpoint is not None and out is None:
         raise ConfigError("say where the bundle goes: --out BUNDLE")
-    if from_onnx is not None and (name or calibration or size):
-        raise ConfigError("--name, --calibration and --size are of an export; --from-onnx takes the bundle as it is")
+    if from_onnx is not None and (name or calibration or size or int8 or target is TargetName.openvino):
+        raise ConfigError(
+            "--name, --calibration, --size, --int8 and --target openvino are of an export; "
+            "--from-onnx takes the bundle as it is"
+        )
     if target is None and (compute_capability or from_onnx is not None):
         # What an engine is asked for by: TensorRT where it is installed, and TensorRT-RTX where GPUs are named.
         target = TargetName("rtx" if compute_capability else installed_target() or "tensorrt")
     wish = None
-    if target not in (None, TargetName.onnx):
+    if target in (TargetName.tensorrt, TargetName.rtx):
         wish = EngineWish(target.value, tuple(compute_capability or ()), _three(batch or "1,1,8"))
     elif compute_capability or batch:
         raise ConfigError("--compute-capability and --batch are of an engine; give --target tensorrt or rtx")
@@ -123,12 +133,15 @@ def export(
                 calibration=calibration,
                 limit=limit,
                 engine=wish,
+                openvino=target is TargetName.openvino,
+                int8=int8,
                 size=None if size is None else _size(size),
                 allow_uncertified=allow_uncertified,
                 stage=stage,
                 progress=progress,
             )
             checks, sizes, engines = exported.certificate.checks, exported.sizes, exported.engines
+            ways = exported.certificate.ways
         else:
             from .engines import rebuild
 
@@ -137,12 +150,17 @@ def export(
             source = from_onnx or Path()
             out = out or source
             sizes, engines = rebuild(source, out, wish, stage=stage, progress=progress)
-            checks = ()
+            checks, ways = (), {}
     for check in checks:
         if not isinstance(check.value, str) or not check.passed:
             value = check.value if isinstance(check.value, str) else f"{check.value:g}"
             failed = "" if check.passed else "  FAILED: this is not the trained network"
             print(f"{check.name}: {value} ({check.bound}){failed}", file=sys.stderr)
+    for way, its in ways.items():
+        wrong = [check for check in its if not check.passed]
+        listed = "; ".join(f"{check.name.removeprefix(f'{way}: ')}: {check.value} ({check.bound})" for check in wrong)
+        says = f"not to be run so: {listed}" if wrong else "certified"
+        print(f"{way}: {says}", file=sys.stderr)
     for file, length in sizes.items():
         print(f"{file}: {length / 1e6:.1f} MB", file=sys.stderr)
     for engine in engines:

@@ -4,6 +4,7 @@
     model.onnx           the graph, fp32: uint8 pictures in, class masks and scores out
     model-fp16.onnx      the same graph with the network in half precision, which engines are built from
     parity.json          the certificate: what was compared at export, and how it came out
+    model-int8.onnx      the graph with the network in integers, for processors
     engines.json         what engines there are, and which machines each is for
     engines/*.engine     engines of TensorRT or TensorRT-RTX
     reference/*.png      picture, mask and part of the reference; of a network that paints defects
@@ -62,6 +63,7 @@ MODEL = "model.onnx"
 PARITY = "parity.json"
 GOLDEN = "golden/golden.json"
 HALF_MODEL = "model-fp16.onnx"
+INT8_MODEL = "model-int8.onnx"
 ENGINES = "engines.json"
 _ABSENT = "nothing"
 CARD_KEY = "inspectd.card"
@@ -304,6 +306,27 @@ class Bundle:
             failed = [check for check in checks if check["passed"] is not True]
             return tuple(f"{check['name']}: {check['value']} ({check['bound']})" for check in failed)
         except (ValueError, KeyError, TypeError) as error:
+            raise BundleError(f"{self.path}: {PARITY} is no certificate: {error!r}; export it again") from error
+
+    def unproven(self, way: str) -> tuple[str, ...]:
+        """What keeps the certificate from vouching for another way to run the network than ONNX Runtime in fp32.
+
+        Args:
+            way: its name, as of `cpu.CpuWay`.
+
+        Raises:
+            BundleError: the certificate cannot be read.
+        """
+        try:
+            ways = json.loads(self.read(PARITY)).get("ways", {})
+            if way not in ways:
+                return ("it was not compared",)
+            return tuple(
+                f"{check['name']}: {check['value']} ({check['bound']})"
+                for check in ways[way]
+                if check["passed"] is not True
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BundleError(f"{self.path}: {PARITY} is no certificate: {error!r}; export it again") from error
 
     def golden(self) -> Golden:

@@ -179,8 +179,10 @@ class ModelSettings(_Section):
 
     bundle: str = Field(min_length=1)
     """Path of the bundle, as `export-trt` writes it; or `demo`, the one for rendered buttons that is shipped."""
-    backend: Literal["onnxruntime"] = "onnxruntime"
-    """What runs the network."""
+    backend: Literal["onnxruntime", "openvino"] = "onnxruntime"
+    """What runs the network; OpenVINO needs `pip install 'inspectd[openvino]'`."""
+    precision: Literal["fp32", "bf16", "int8"] = "fp32"
+    """Its arithmetic: bf16 is OpenVINO's, int8 needs a bundle of `export-trt --int8`."""
     threads: int = Field(0, ge=0, le=1024)
     """Threads of the engine; 0 takes a thread per core."""
     allow_uncertified: bool = False

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from inspectd.bundle import CARD_KEY, MODEL, Bundle, decode_png
+from inspectd.bundle import Bundle, decode_png
+from inspectd.cpu import CPU_WAYS, CpuWay, Precision, card_in, open_graph
 from inspectd.errors import BundleError, ConfigError, IncompatibleEngine, InferenceError
 
-__all__ = ["BACKENDS", "Engine", "EngineResult", "OnnxEngine", "open_engine", "self_test"]
+__all__ = ["BACKENDS", "CpuEngine", "Engine", "EngineResult", "open_engine", "self_test"]
 
-BACKENDS = ("onnxruntime",)
-
-INPUTS = {"images": "tensor(uint8)", "thresholds": "tensor(float)"}
-OUTPUTS = {"labels": "tensor(uint8)", "confidence": "tensor(uint8)", "scores": "tensor(float)"}
+BACKENDS = ("onnxruntime", "openvino")
+_REMEDY = ("export it again with `export-trt --target openvino`", "export it again with `export-trt --int8`")
+_INT8_PIXELS, _INT8_SCORE = 0.005, 0.25
+"""How far integers may stray in the self-test, which looks for broken engines: what they cost is in the certificate."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,7 +36,13 @@ class EngineResult:
 
 
 class Engine(Protocol):
-    """Runs a network. One thread at a time."""
+    """Runs a network. One thread at a time. A context manager: it is closed at the end.
+
+    Attributes:
+        name: what people and the certificate call it.
+    """
+
+    name: str
 
     def infer(self, images: NDArray[np.uint8], thresholds: NDArray[np.float32]) -> EngineResult:
         """Segment pictures.
@@ -52,46 +58,40 @@ class Engine(Protocol):
     def close(self) -> None:
         """Let go of device memory. May be called twice."""
 
+    def __enter__(self) -> Engine:
+        """Itself."""
 
-class OnnxEngine:
-    """The bundle's fp32 graph on ONNX Runtime's CPU provider."""
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
 
-    def __init__(self, bundle: Bundle, *, threads: int = 0) -> None:
+
+class CpuEngine:
+    """A graph of the bundle on the processor."""
+
+    def __init__(self, bundle: Bundle, way: CpuWay = CPU_WAYS[0], *, threads: int = 0) -> None:
         """Load the graph.
 
         Args:
-            bundle: whose model.onnx to run.
+            bundle: whose graph to run.
+            way: library and arithmetic.
             threads: threads for one picture; 0 takes all cores that this process may use.
 
         Raises:
-            IncompatibleEngine: the graph cannot be loaded, or its inputs and outputs are not the card's.
+            MissingDependencyError: OpenVINO is not installed.
+            BundleError: the bundle has no such graph.
+            IncompatibleEngine: the graph cannot be loaded, its inputs and outputs are not the card's, or this processor
+                does not calculate so.
             ChecksumError: the bundle's card is not the one that was exported with the graph.
         """
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
-        options.inter_op_num_threads = 1
-        # Threads that spin between frames would take the cores from the camera and the publisher.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
+        model = bundle.read(way.file)
         try:
-            self._session = onnxruntime.InferenceSession(
-                bundle.read(MODEL), sess_options=options, providers=["CPUExecutionProvider"]
-            )
-        except BundleError:
-            raise
-        except Exception as error:
-            # ONNX Runtime's exceptions have no common base below Exception.
-            raise IncompatibleEngine(f"{bundle.path}: {MODEL} cannot be loaded by ONNX Runtime: {error}") from error
-        for kind, expected, got in (
-            ("inputs", INPUTS, {node.name: node.type for node in self._session.get_inputs()}),
-            ("outputs", OUTPUTS, {node.name: node.type for node in self._session.get_outputs()}),
-        ):
-            if got != expected:
-                raise IncompatibleEngine(f"{bundle.path}: {MODEL} has {kind} {got}, expected {expected}")
+            self._graph = open_graph(model, way, threads=threads)
+            card = card_in(model)
+        except IncompatibleEngine as error:
+            raise IncompatibleEngine(f"{bundle.path}: {way.file} {error}") from error
         # The graph is under a checksum, the card is not: it holds the checksums.
-        bundle.check_card(self._session.get_modelmeta().custom_metadata_map.get(CARD_KEY))
+        bundle.check_card(card)
+        self.name = str(way)
         preprocess = bundle.card.preprocess
         self._shape = (*preprocess.size, preprocess.channels)
         self._classes = len(bundle.card.classes)
@@ -108,16 +108,22 @@ class OnnxEngine:
                 f"expected thresholds of float32 [{self._classes}], got {thresholds.dtype} {list(thresholds.shape)}"
             )
         try:
-            labels, confidence, scores = self._session.run(list(OUTPUTS), {"images": images, "thresholds": thresholds})
+            labels, confidence, scores = self._graph.run({"images": images, "thresholds": thresholds})
         except Exception as error:
-            # As above: whatever the engine raises, the part was not inspected.
-            raise InferenceError(f"ONNX Runtime failed: {error}") from error
+            # Whatever the library raises, the part was not inspected.
+            raise InferenceError(f"{self.name} failed: {error}") from error
         result = EngineResult(labels, confidence, scores)
         _check(result, len(images), self._shape[:2], self._classes)
         return result
 
     def close(self) -> None:
-        """Nothing to let go of: the session ends with the object."""
+        """Nothing to let go of: the graph ends with the object."""
+
+    def __enter__(self) -> CpuEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def _check(result: EngineResult, count: int, size: tuple[int, ...], classes: int) -> None:
@@ -133,28 +139,43 @@ def _check(result: EngineResult, count: int, size: tuple[int, ...], classes: int
 
 
 def open_engine(
-    bundle: Bundle, *, backend: str = "onnxruntime", threads: int = 0, allow_uncertified: bool = False
+    bundle: Bundle,
+    *,
+    backend: str = "onnxruntime",
+    precision: Precision = "fp32",
+    threads: int = 0,
+    allow_uncertified: bool = False,
 ) -> Engine:
     """The engine of a name of `BACKENDS`.
 
     Raises:
-        ConfigError: an unknown name, or a bundle that does not segment.
-        BundleError: its certificate failed, and that is not allowed.
+        ConfigError: an unknown name, an arithmetic that it does not have, or a bundle that does not segment.
+        MissingDependencyError: what it needs is not installed.
+        BundleError: its certificate failed or says nothing of this engine, and that is not allowed.
         IncompatibleEngine: it cannot run this bundle.
         ChecksumError: the bundle's card is not the one that was exported.
     """
     if bundle.card.kind != "seg":
         raise ConfigError(f"{bundle.path}: is a bundle of kind {bundle.card.kind!r}; the line runs kind 'seg'")
-    if (failed := bundle.uncertified()) and not allow_uncertified:
-        raise BundleError(
-            f"{bundle.path}: its certificate says that it is not the network that was trained: {'; '.join(failed)}; "
-            "export it again, or set allow_uncertified in [model] and answer for it"
-        )
-    match backend:
-        case "onnxruntime":
-            return OnnxEngine(bundle, threads=threads)
-        case _:
-            raise ConfigError(f"backend {backend!r} is not one of {', '.join(BACKENDS)}")
+    if backend not in BACKENDS:
+        raise ConfigError(f"backend {backend!r} is not one of {', '.join(BACKENDS)}")
+    way = next((way for way in CPU_WAYS if (way.library, way.precision) == (backend, precision)), None)
+    if way is None:
+        ways = ", ".join(way.precision for way in CPU_WAYS if way.library == backend)
+        raise ConfigError(f"backend {backend!r} has no precision {precision!r}, only {ways}")
+    if not allow_uncertified:
+        if failed := bundle.uncertified():
+            raise BundleError(
+                f"{bundle.path}: its certificate says that it is not the network that was trained: "
+                f"{'; '.join(failed)}; export it again, or set allow_uncertified in [model] and answer for it"
+            )
+        if way != CPU_WAYS[0] and (why := bundle.unproven(str(way))):
+            raise BundleError(
+                f"{bundle.path}: its certificate does not vouch for {way}: {'; '.join(why)}; "
+                f"{_REMEDY[way.precision == 'int8']}, take another precision, "
+                "or set allow_uncertified in [model] and answer for it"
+            )
+    return CpuEngine(bundle, way, threads=threads)
 
 
 def self_test(engine: Engine, bundle: Bundle) -> None:
@@ -166,19 +187,21 @@ def self_test(engine: Engine, bundle: Bundle) -> None:
     """
     golden = bundle.golden()
     thresholds = np.asarray(golden.thresholds, np.float32)
+    pixels, score = golden.pixel_tolerance, golden.score_tolerance
+    if engine.name.endswith("int8"):
+        pixels, score = max(pixels, _INT8_PIXELS), max(score, _INT8_SCORE)
     for sample in golden.samples:
         picture = decode_png(bundle.read(sample.input), sample.input)
         expected = decode_png(bundle.read(sample.labels), sample.labels)
         result = engine.infer(np.atleast_3d(picture)[None], thresholds)
         differing = float((result.labels[0] != expected).mean())
-        if differing > golden.pixel_tolerance:
+        if differing > pixels:
             raise BundleError(
                 f"{bundle.path}: self-test failed: {sample.input} differs from its golden mask in "
-                f"{100 * differing:.3f} % of the pixels (at most {100 * golden.pixel_tolerance:g} %)"
+                f"{100 * differing:.3f} % of the pixels (at most {100 * pixels:g} %)"
             )
         off = float(np.abs(result.scores[0] - np.asarray(sample.scores, np.float32)).max())
-        if off > golden.score_tolerance:
+        if off > score:
             raise BundleError(
-                f"{bundle.path}: self-test failed: a score of {sample.input} is off by {off:.3f} "
-                f"(at most {golden.score_tolerance:g})"
+                f"{bundle.path}: self-test failed: a score of {sample.input} is off by {off:.3f} (at most {score:g})"
             )

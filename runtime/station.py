@@ -80,7 +80,10 @@ def run_station(
             line.open()
             opened(publisher.endpoint)
             announce(f"station {config.station.name!r} publishes at {publisher.endpoint}")
-            announce(f"judging by {bundle.card.name!r} ({bundle.digest[:12]}): {', '.join(bundle.card.classes)}")
+            announce(
+                f"judging by {bundle.card.name!r} ({bundle.digest[:12]}) on {engine.name}: "
+                f"{', '.join(bundle.card.classes)}"
+            )
             if wait_s and not publisher.wait_for_subscriber(wait_s, is_over=lambda: line.is_stopped):
                 announce("nobody has subscribed yet; going on all the same")
             try:
@@ -105,7 +108,9 @@ def check_station(config: Config, *, announce: Callable[[str], None]) -> None:
     if found.bundle is not None and found.engine is not None:
         with _noted(faults):
             self_test(found.engine, found.bundle)
-            announce(f"model: {found.bundle.card.name!r} ({found.bundle.digest[:12]}), self-test passed")
+            announce(
+                f"model: {found.bundle.card.name!r} ({found.bundle.digest[:12]}) on {found.engine.name}, self-test passed"
+            )
         found.engine.close()
     if found.bundle is not None and found.rule is not None:
         for name in found.bundle.card.classes:
@@ -143,6 +148,7 @@ def _survey(config: Config) -> _Found:
             engine = open_engine(
                 bundle,
                 backend=config.model.backend,
+                precision=config.model.precision,
                 threads=config.model.threads,
                 allow_uncertified=config.model.allow_uncertified,
             )

@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 # One thread for each library: tests run side by side.
 ENV    := OMP_NUM_THREADS=1
 
-.PHONY: demo test test-slow check bench demo-bundle clean
+.PHONY: demo test test-slow check bench bench-engines demo-bundle clean
 
 # The demo needs the base install alone.
 $(VENV)/.base: setup.py pyproject.toml $(wildcard runtime/gentl/*.c runtime/gentl/*.h runtime/gentl/*.xml)
@@ -35,6 +35,10 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
+
+# Processors' engines side by side: torch, ONNX Runtime, OpenVINO.
+bench-engines: $(VENV)/.dev
+	$(BIN)/python -m benchmarks engines --threads 1
 
 # The shipped bundle, made again; its card says how long the trainings took.
 demo-bundle: $(VENV)/.dev

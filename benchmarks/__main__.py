@@ -13,7 +13,7 @@ from inspectd.errors import InspectdError
 
 from .measure import Report, machine, machine_text
 
-BENCHMARKS = ("render", "line", "training", "dst")
+BENCHMARKS = ("render", "line", "training", "dst", "engines")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,6 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
         "line": _line,
         "training": _training,
         "dst": _dst,
+        "engines": _engines,
     }
     # Asked before anything is measured: the benchmarks are a load themselves.
     found: dict[str, Any] = {"machine": machine()}
@@ -57,11 +58,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("benchmark", nargs="?", choices=("all", *BENCHMARKS), default="all", help="default: all")
     parser.add_argument("--repeats", type=_count, default=7, metavar="N", help="rounds of each (7)")
-    parser.add_argument("--size", type=_count, default=256, metavar="PX", help="side of the pictures (256)")
+    parser.add_argument(
+        "--size", type=_count, default=256, metavar="PX", help="side of the pictures; engines take twice that too (256)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     line = parser.add_argument_group("line")
     line.add_argument("--bundle", type=Path, metavar="PATH", help="judge by this one instead of the one shipped")
-    line.add_argument("--threads", type=int, default=0, metavar="N", help="of the engine; 0 takes all cores (0)")
+    line.add_argument("--threads", type=int, default=0, metavar="N", help="of an engine; 0 takes all cores (0)")
     line.add_argument("--frames", type=_count, default=60, metavar="N", help="frames of a round (60)")
     training = parser.add_argument_group("training")
     training.add_argument("--backbone", choices=("resnet50", "resnet34", "resnet18", "slim"), default="slim")
@@ -133,6 +136,17 @@ def _dst(options: argparse.Namespace) -> Report:
     from .dst import run
 
     return run(repeats=options.repeats, size=options.size, updates=options.steps + 2, accelerator=options.accelerator)
+
+
+def _engines(options: argparse.Namespace) -> Report:
+    from inspectd.optional import require
+
+    for module in ("torch", "onnx", "onnxscript"):
+        require(module, extra="export")
+    from .engines import run
+
+    sizes = (options.size, 2 * options.size)
+    return run(backbone=options.backbone, sizes=sizes, rounds=options.repeats, threads=options.threads)
 
 
 if __name__ == "__main__":

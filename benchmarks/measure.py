@@ -19,7 +19,7 @@ __all__ = ["Comparison", "Report", "compare", "machine", "machine_text", "table"
 BUSY = 0.25
 """Load average for each core from which on the machine counts as busy."""
 
-_PACKAGES = ("numpy", "opencv-python-headless", "onnxruntime", "pyzmq", "torch", "torchvision", "lightning")
+_PACKAGES = ("numpy", "opencv-python-headless", "onnxruntime", "openvino", "pyzmq", "torch", "torchvision", "lightning")
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,7 +109,8 @@ def check_station(config: Config, *, announce: Callable[[str], None]) -> None:
         with _noted(faults):
             self_test(found.engine, found.bundle)
             announce(
-                f"model: {found.bundle.card.name!r} ({found.bundle.digest[:12]}) on {found.engine.name}, self-test passed"
+                f"model: {found.bundle.card.name!r} ({found.bundle.digest[:12]}) on {found.engine.name}, "
+                "self-test passed"
             )
         found.engine.close()
     if found.bundle is not None and found.rule is not None:

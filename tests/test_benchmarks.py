@@ -158,6 +158,19 @@ def test_dst(tmp_path: Path) -> None:
     assert values["training_s"] == pytest.approx(2380 * (1 / values["windows_per_s"][0] + values["placing_s"]))
 
 
+def test_engines(tmp_path: Path) -> None:
+    arguments = ("--backbone", "slim", "--repeats", "2", "--threads", "1")
+    engines = figures("engines", *arguments, json_file=tmp_path / "figures.json")["engines"]
+    names = ["torch fp32", "ONNX Runtime fp32", "ONNX Runtime int8", "OpenVINO fp32", "OpenVINO int8"]
+    for size in (SIZE, 2 * SIZE):
+        assert {f"{name}, {size} px" for name in names} <= set(engines)
+    assert all(len(its["ms"]) == 2 and min(its["ms"]) > 0 for its in engines.values())
+    assert engines[f"torch fp32, {SIZE} px"]["times_as_fast"] == 1.0
+    for name, its in engines.items():
+        base = engines[f"torch fp32, {name.partition(', ')[2]}"]
+        assert its["times_as_fast"] == pytest.approx(median(base["ms"]) / median(its["ms"]))
+
+
 def test_render(tmp_path: Path) -> None:
     values = figures("render", "--repeats", "1", json_file=tmp_path / "out.json")
     times = [ms for kind in ("good_ms", "defective_ms") for group in values[kind].values() for ms in group]

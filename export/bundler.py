@@ -37,7 +37,8 @@ from inspectd.training.data.dataset import Sample, open_dataset, read_image, rea
 from inspectd.training.segmentation.checkpoint import load_checkpoint
 from inspectd.training.style.checkpoint import load_dst
 
-from .certificate import Certificate, Check, HalfGraph, Outputs, certify, certify_painter, certify_way
+from .certificate import HalfGraph, certify, certify_painter
+from .checks import Certificate, Check, Outputs, certify_way
 from .engines import EngineWish, prepared, sizes_of, with_engine
 from .fold import Half, fold_batch_norms
 from .graph import Inspector, to_onnx

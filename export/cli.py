@@ -5,12 +5,19 @@ from __future__ import annotations
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from inspectd.command import CONTEXT, VERSION_HELP, version_of
 from inspectd.optional import require
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from inspectd.bundle import EngineFile
+
+    from .checks import Check
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown", context_settings=CONTEXT)
 
@@ -55,6 +62,12 @@ def export(
         Path | None,
         typer.Option(metavar="BUNDLE", help="Build the engine of a bundle again, on this machine; needs no torch."),
     ] = None,
+    certify: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="BUNDLE", help="Compare its engine with its graph, on this machine's GPU; needs no torch."
+        ),
+    ] = None,
     size: Annotated[
         str | None,
         typer.Option(metavar="HxW", help="Pictures that the graph takes, if not those of the training; px."),
@@ -84,20 +97,24 @@ def export(
     export-trt out/slim --out out/slim-bundle --calibration DATA --target openvino --int8
 
     export-trt --from-onnx out/slim-bundle --target tensorrt
+
+    export-trt --certify out/slim-bundle
     """
     from inspectd.errors import ConfigError
 
     from .engines import EngineWish, installed_target
 
-    if (checkpoint is None) == (from_onnx is None):
-        raise ConfigError("give a CHECKPOINT, or a bundle by --from-onnx")
+    if sum(given is not None for given in (checkpoint, from_onnx, certify)) != 1:
+        raise ConfigError("give a CHECKPOINT, or a bundle by --from-onnx or --certify")
     if checkpoint is not None and out is None:
         raise ConfigError("say where the bundle goes: --out BUNDLE")
-    if from_onnx is not None and (name or calibration or size or int8 or target is TargetName.openvino):
+    if checkpoint is None and (name or calibration or size or int8 or target is TargetName.openvino):
         raise ConfigError(
             "--name, --calibration, --size, --int8 and --target openvino are of an export; "
-            "--from-onnx takes the bundle as it is"
+            "--from-onnx and --certify take the bundle as it is"
         )
+    if certify is not None and (target or compute_capability or batch):
+        raise ConfigError("--certify compares the engine that the bundle has; --from-onnx builds one")
     if target is None and (compute_capability or from_onnx is not None):
         # What an engine is asked for by: TensorRT where it is installed, and TensorRT-RTX where GPUs are named.
         target = TargetName("rtx" if compute_capability else installed_target() or "tensorrt")
@@ -123,7 +140,17 @@ def export(
         def progress(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        if checkpoint is not None and out is not None:
+        ways: Mapping[str, tuple[Check, ...]] = {}
+        checks: tuple[Check, ...] = ()
+        sizes: dict[str, int] = {}
+        engines: tuple[EngineFile, ...] = ()
+        if certify is not None:
+            from .engines import certify_engine
+
+            out = out or certify
+            engine, checks = certify_engine(certify, out, stage=stage, progress=progress)
+            engines = (engine,)
+        elif checkpoint is not None and out is not None:
             from .bundler import export_bundle
 
             exported = export_bundle(
@@ -150,7 +177,6 @@ def export(
             source = from_onnx or Path()
             out = out or source
             sizes, engines = rebuild(source, out, wish, stage=stage, progress=progress)
-            checks, ways = (), {}
     for check in checks:
         if not isinstance(check.value, str) or not check.passed:
             value = check.value if isinstance(check.value, str) else f"{check.value:g}"

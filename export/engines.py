@@ -22,10 +22,30 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, get_args
 
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
 import inspectd
-from inspectd.bundle import ENGINES, HALF_MODEL, EngineFile, Engines, load_bundle, write_bundle
+from inspectd.bundle import (
+    ENGINES,
+    HALF_MODEL,
+    MODEL,
+    PARITY,
+    Bundle,
+    EngineFile,
+    Engines,
+    decode_png,
+    explain,
+    load_bundle,
+    write_bundle,
+)
+from inspectd.cpu import CPU_WAYS, open_graph
 from inspectd.errors import BundleError, ConfigError, MissingDependencyError
+from inspectd.gpu import GpuGraph, open_gpu_graph
 from inspectd.optional import require
+
+from .checks import Certificate, Check, Outputs, joined, parity
 
 __all__ = [
     "TARGETS",
@@ -33,6 +53,7 @@ __all__ = [
     "EngineWish",
     "Target",
     "build_engine",
+    "certify_engine",
     "installed_target",
     "prepared",
     "rebuild",
@@ -220,6 +241,80 @@ def rebuild(
     write_bundle(out, found.card, files, version=inspectd.__version__)
     load_bundle(out)
     return sizes_of(files), engines
+
+
+def certify_engine(
+    bundle: Path,
+    out: Path,
+    *,
+    stage: Callable[[str], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[EngineFile, tuple[Check, ...]]:
+    """Compare the engine that fits this machine with the graph in fp32, on the bundle's golden pictures.
+
+    Args:
+        bundle: of a network that segments, with an engine that fits.
+        out: the bundle to write; may be the same.
+        stage: called with the name of each stage as it begins.
+        progress: called with (done, all) pictures.
+
+    Returns:
+        The engine, with the GPU that it was checked on, and what was measured. Both are in the bundle then.
+
+    Raises:
+        BundleError: the bundle is damaged, no engine fits, or a check failed; nothing is written then.
+        DeviceError, MissingDependencyError: there is no GPU that can be used.
+        InferenceError: it failed.
+    """
+    stage = stage or (lambda _: None)
+    stage("reading the bundle")
+    found = load_bundle(bundle)
+    if found.card.kind != "seg":
+        raise ConfigError(f"{bundle}: is of kind {found.card.kind!r}; engines of that kind are not run yet")
+    files = {name: found.read(name) for name in found.files}
+    stage("loading the engine")
+    graph, engine = open_gpu_graph(found)
+    try:
+        stage("comparing with the graph")
+        checks = _compared(found, graph, progress)
+    finally:
+        graph.close()
+    if failed := [check for check in checks if not check.passed]:
+        wrong = "; ".join(f"{check.name}: {check.value} ({check.bound})" for check in failed)
+        raise BundleError(f"{bundle}: {engine.file} does not give what the graph gives on {graph.device}: {wrong}")
+    checked = engine.model_copy(update={"checked_on": graph.device})
+    listed = tuple(checked if one.file == engine.file else one for one in found.engines())
+    try:
+        certificate = Certificate.model_validate_json(files[PARITY])
+    except ValidationError as error:
+        raise BundleError(f"{bundle}: {PARITY} is no certificate: {explain(error)}; export it again") from error
+    certificate = certificate.model_copy(update={"engines": {**certificate.engines, engine.file: checks}})
+    files[ENGINES] = (Engines(engines=listed).model_dump_json(indent=2) + "\n").encode()
+    files[PARITY] = (certificate.model_dump_json(indent=2) + "\n").encode()
+    stage("writing the bundle")
+    write_bundle(out, found.card, files, version=inspectd.__version__)
+    load_bundle(out)
+    return checked, checks
+
+
+def _compared(bundle: Bundle, graph: GpuGraph, progress: Callable[[int, int], None] | None) -> tuple[Check, ...]:
+    """One picture at a time, and then all in one call, which takes batches and both slots."""
+    golden = bundle.golden()
+    pictures = [np.atleast_3d(decode_png(bundle.read(one.input), one.input)) for one in golden.samples]
+    thresholds = np.asarray(golden.thresholds, np.float32)
+    reference = open_graph(bundle.read(MODEL), CPU_WAYS[0])
+    expected, single = [], []
+    for number, picture in enumerate(pictures):
+        fed: dict[str, NDArray[Any]] = {"images": picture[None], "thresholds": thresholds}
+        expected.append(reference.run(fed))
+        single.append(graph.run(fed))
+        if progress is not None:
+            progress(number + 1, len(pictures))
+    together = graph.run({"images": np.stack(pictures), "thresholds": thresholds})
+    truth = joined(expected)
+    labels, confidence, scores = together
+    batched = Outputs(labels=labels, confidence=confidence, scores=scores)
+    return (*parity("one by one", truth, joined(single)), *parity("all in one call", truth, batched))
 
 
 def _load(target: Target) -> Any:  # noqa: ANN401 - the module, which has no types

@@ -224,8 +224,7 @@ class Bundle:
             BundleError: the file is not part of the bundle, missing or unreadable.
             ChecksumError: it is not the file that was exported.
         """
-        if name not in self._files:
-            raise BundleError(f"{self.path}: has no {name}; export it again with this version of export-trt")
+        self.sha256(name)
         expected, data = self._files[name], _read(self.path, name)
         if len(data) != expected.size:
             raise ChecksumError(
@@ -237,6 +236,16 @@ class Bundle:
                 "copy the bundle again"
             )
         return data
+
+    def sha256(self, name: str) -> str:
+        """Digest of a file, as of its export.
+
+        Raises:
+            BundleError: the file is not part of the bundle.
+        """
+        if name not in self._files:
+            raise BundleError(f"{self.path}: has no {name}; export it again with this version of export-trt")
+        return self._files[name].sha256
 
     def verify(self) -> None:
         """Check every file.

@@ -179,10 +179,12 @@ class ModelSettings(_Section):
 
     bundle: str = Field(min_length=1)
     """Path of the bundle, as `export-trt` writes it; or `demo`, the one for rendered buttons that is shipped."""
-    backend: Literal["onnxruntime", "openvino"] = "onnxruntime"
-    """What runs the network; OpenVINO needs `pip install 'inspectd[openvino]'`."""
-    precision: Literal["fp32", "bf16", "int8"] = "fp32"
-    """Its arithmetic: bf16 is OpenVINO's, int8 needs a bundle of `export-trt --int8`."""
+    backend: Literal["onnxruntime", "openvino", "tensorrt"] = "onnxruntime"
+    """What runs the network: a processor by ONNX Runtime or OpenVINO, a GPU by an engine of TensorRT (or -RTX)."""
+    precision: Literal["fp32", "bf16", "int8", "fp16"] | None = None
+    """Its arithmetic; without it fp32, of tensorrt fp16. bf16 is OpenVINO's, int8 needs a bundle of `--int8`."""
+    fallback: Literal["refuse", "cpu"] = "refuse"
+    """Where the GPU or its engine cannot be used at the start: end with the reason, or run on the processor in fp32."""
     threads: int = Field(0, ge=0, le=1024)
     """Threads of the engine; 0 takes a thread per core."""
     allow_uncertified: bool = False

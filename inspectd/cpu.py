@@ -61,7 +61,10 @@ class CpuGraph(Protocol):
     """A graph that is ready to run; for one thread at a time."""
 
     def run(self, fed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """The outputs, in the graph's order. Raises whatever the library raises."""
+        """The outputs, in the order of `OUTPUTS`. Raises whatever the library raises."""
+
+    def close(self) -> None:
+        """Nothing to let go of: a graph on a processor ends with its object."""
 
 
 def open_graph(model: bytes, way: CpuWay, *, threads: int = 0) -> CpuGraph:
@@ -130,6 +133,9 @@ class _OnnxRuntime:
         found: list[NDArray[Any]] = self._session.run(list(OUTPUTS), dict(fed))
         return found
 
+    def close(self) -> None:
+        """See `CpuGraph.close`."""
+
 
 class _OpenVino:
     """Always told its arithmetic: left to itself it chooses bf16 where a processor is fast in it."""
@@ -169,6 +175,9 @@ class _OpenVino:
         """See `CpuGraph.run`."""
         found = self._request.infer(dict(fed), share_outputs=False)
         return [np.asarray(found[name]) for name in OUTPUTS]
+
+    def close(self) -> None:
+        """See `CpuGraph.close`."""
 
 
 def _check_tensors(inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:

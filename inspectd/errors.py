@@ -11,6 +11,7 @@
     │   ├── CameraLost            the device is gone; it has to be opened anew
     │   └── EndOfFrames           a finite source (a folder) has delivered everything
     ├── InferenceError            the network failed on a frame, or gave an impossible result
+    ├── DeviceError               a GPU cannot be used, or failed
     ├── DatasetError              a dataset or a checkpoint is unusable
     ├── ProtocolError             a message does not follow INS1
     └── MissingDependencyError    an optional package is not installed
@@ -28,6 +29,7 @@ __all__ = [
     "ChecksumError",
     "ConfigError",
     "DatasetError",
+    "DeviceError",
     "EndOfFrames",
     "FrameTimeout",
     "IncompatibleEngine",
@@ -81,6 +83,10 @@ class EndOfFrames(CameraError):
 
 class InferenceError(InspectdError):
     """The network failed on a frame, or gave an impossible result."""
+
+
+class DeviceError(InspectdError):
+    """A GPU cannot be used, or failed."""
 
 
 class DatasetError(InspectdError):

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from inspectd.bundle import Bundle, decode_png
-from inspectd.cpu import CPU_WAYS, CpuWay, Precision, card_in, open_graph
+from inspectd.bundle import HALF_MODEL, Bundle, decode_png
+from inspectd.cpu import CPU_WAYS, CpuWay, card_in, open_graph
 from inspectd.errors import BundleError, ConfigError, IncompatibleEngine, InferenceError
+from inspectd.gpu import open_gpu_graph
 
-__all__ = ["BACKENDS", "CpuEngine", "Engine", "EngineResult", "open_engine", "self_test"]
+__all__ = ["BACKENDS", "Engine", "EngineResult", "Graph", "GraphEngine", "open_engine", "self_test"]
 
-BACKENDS = ("onnxruntime", "openvino")
-_REMEDY = ("export it again with `export-trt --target openvino`", "export it again with `export-trt --int8`")
+BACKENDS: Mapping[str, tuple[str, ...]] = {
+    "onnxruntime": ("fp32", "int8"),
+    "openvino": ("fp32", "bf16", "int8"),
+    "tensorrt": ("fp16",),
+}
+"""What may run a network, and in which arithmetic; the first is its own. `tensorrt` is TensorRT-RTX too."""
+_ANSWER = "or set allow_uncertified in [model] and answer for it"
 _INT8_PIXELS, _INT8_SCORE = 0.005, 0.25
 """How far integers may stray in the self-test, which looks for broken engines: what they cost is in the certificate."""
 
@@ -65,33 +72,28 @@ class Engine(Protocol):
         """Close it."""
 
 
-class CpuEngine:
-    """A graph of the bundle on the processor."""
+class Graph(Protocol):
+    """What runs the tensors of a bundle's graph (`cpu.CpuGraph`, `gpu.GpuGraph`)."""
 
-    def __init__(self, bundle: Bundle, way: CpuWay = CPU_WAYS[0], *, threads: int = 0) -> None:
-        """Load the graph.
+    def run(self, fed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """The outputs, in the order of `cpu.OUTPUTS`. Raises whatever it raises."""
+
+    def close(self) -> None:
+        """Let go of what it holds."""
+
+
+class GraphEngine:
+    """A bundle's graph, wherever it runs, with what goes in and comes out checked."""
+
+    def __init__(self, bundle: Bundle, graph: Graph, name: str) -> None:
+        """Wrap a graph.
 
         Args:
-            bundle: whose graph to run.
-            way: library and arithmetic.
-            threads: threads for one picture; 0 takes all cores that this process may use.
-
-        Raises:
-            MissingDependencyError: OpenVINO is not installed.
-            BundleError: the bundle has no such graph.
-            IncompatibleEngine: the graph cannot be loaded, its inputs and outputs are not the card's, or this processor
-                does not calculate so.
-            ChecksumError: the bundle's card is not the one that was exported with the graph.
+            bundle: whose graph it is.
+            graph: ready to run.
+            name: what people call it.
         """
-        model = bundle.read(way.file)
-        try:
-            self._graph = open_graph(model, way, threads=threads)
-            card = card_in(model)
-        except IncompatibleEngine as error:
-            raise IncompatibleEngine(f"{bundle.path}: {way.file} {error}") from error
-        # The graph is under a checksum, the card is not: it holds the checksums.
-        bundle.check_card(card)
-        self.name = str(way)
+        self._graph, self.name = graph, name
         preprocess = bundle.card.preprocess
         self._shape = (*preprocess.size, preprocess.channels)
         self._classes = len(bundle.card.classes)
@@ -109,6 +111,8 @@ class CpuEngine:
             )
         try:
             labels, confidence, scores = self._graph.run({"images": images, "thresholds": thresholds})
+        except InferenceError:
+            raise
         except Exception as error:
             # Whatever the library raises, the part was not inspected.
             raise InferenceError(f"{self.name} failed: {error}") from error
@@ -117,9 +121,10 @@ class CpuEngine:
         return result
 
     def close(self) -> None:
-        """Nothing to let go of: the graph ends with the object."""
+        """See `Engine.close`."""
+        self._graph.close()
 
-    def __enter__(self) -> CpuEngine:
+    def __enter__(self) -> GraphEngine:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -142,15 +147,23 @@ def open_engine(
     bundle: Bundle,
     *,
     backend: str = "onnxruntime",
-    precision: Precision = "fp32",
+    precision: str | None = None,
     threads: int = 0,
     allow_uncertified: bool = False,
 ) -> Engine:
     """The engine of a name of `BACKENDS`.
 
+    Args:
+        bundle: that segments.
+        backend: the name.
+        precision: arithmetic; None takes the backend's own: fp32, of tensorrt fp16.
+        threads: of a processor's; 0 takes all cores that this process may use.
+        allow_uncertified: also what the bundle's certificate does not vouch for.
+
     Raises:
         ConfigError: an unknown name, an arithmetic that it does not have, or a bundle that does not segment.
         MissingDependencyError: what it needs is not installed.
+        DeviceError: there is no GPU, or it cannot be used.
         BundleError: its certificate failed or says nothing of this engine, and that is not allowed.
         IncompatibleEngine: it cannot run this bundle.
         ChecksumError: the bundle's card is not the one that was exported.
@@ -159,23 +172,51 @@ def open_engine(
         raise ConfigError(f"{bundle.path}: is a bundle of kind {bundle.card.kind!r}; the line runs kind 'seg'")
     if backend not in BACKENDS:
         raise ConfigError(f"backend {backend!r} is not one of {', '.join(BACKENDS)}")
-    way = next((way for way in CPU_WAYS if (way.library, way.precision) == (backend, precision)), None)
-    if way is None:
-        ways = ", ".join(way.precision for way in CPU_WAYS if way.library == backend)
-        raise ConfigError(f"backend {backend!r} has no precision {precision!r}, only {ways}")
-    if not allow_uncertified:
-        if failed := bundle.uncertified():
-            raise BundleError(
-                f"{bundle.path}: its certificate says that it is not the network that was trained: "
-                f"{'; '.join(failed)}; export it again, or set allow_uncertified in [model] and answer for it"
-            )
-        if way != CPU_WAYS[0] and (why := bundle.unproven(str(way))):
-            raise BundleError(
-                f"{bundle.path}: its certificate does not vouch for {way}: {'; '.join(why)}; "
-                f"{_REMEDY[way.precision == 'int8']}, take another precision, "
-                "or set allow_uncertified in [model] and answer for it"
-            )
-    return CpuEngine(bundle, way, threads=threads)
+    known = BACKENDS[backend]
+    if precision is None:
+        precision = known[0]
+    elif precision not in known:
+        raise ConfigError(f"backend {backend!r} has no precision {precision!r}, only {', '.join(known)}")
+    if not allow_uncertified and (failed := bundle.uncertified()):
+        raise BundleError(
+            f"{bundle.path}: its certificate says that it is not the network that was trained: {'; '.join(failed)}; "
+            f"export it again, {_ANSWER}"
+        )
+    if backend == "tensorrt":
+        return _on_gpu(bundle, allow_uncertified=allow_uncertified)
+    way = next(way for way in CPU_WAYS if (way.library, way.precision) == (backend, precision))
+    if way != CPU_WAYS[0] and not allow_uncertified and (why := bundle.unproven(str(way))):
+        wanted = "--int8" if precision == "int8" else "--target openvino"
+        raise BundleError(
+            f"{bundle.path}: its certificate does not vouch for {way}: {'; '.join(why)}; "
+            f"export it again with `export-trt {wanted}`, take another precision, {_ANSWER}"
+        )
+    return _on_processor(bundle, way, threads)
+
+
+def _on_processor(bundle: Bundle, way: CpuWay, threads: int) -> GraphEngine:
+    model = bundle.read(way.file)
+    try:
+        graph = open_graph(model, way, threads=threads)
+        card = card_in(model)
+    except IncompatibleEngine as error:
+        raise IncompatibleEngine(f"{bundle.path}: {way.file} {error}") from error
+    # The graph is under a checksum, the card is not: it holds the checksums.
+    bundle.check_card(card)
+    return GraphEngine(bundle, graph, str(way))
+
+
+def _on_gpu(bundle: Bundle, *, allow_uncertified: bool) -> GraphEngine:
+    # An engine has no card: it is of the graph that it was built from.
+    bundle.check_card(card_in(bundle.read(HALF_MODEL)))
+    graph, engine = open_gpu_graph(bundle)
+    if engine.checked_on is None and not allow_uncertified:
+        graph.close()
+        raise BundleError(
+            f"{bundle.path}: {engine.file} was never compared with the graph on a device; "
+            f"run `export-trt --certify {bundle.path}` on this machine, {_ANSWER}"
+        )
+    return GraphEngine(bundle, graph, f"{engine.flavour} {engine.version} fp16, {graph.device}")
 
 
 def self_test(engine: Engine, bundle: Bundle) -> None:

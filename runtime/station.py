@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from inspectd.bundle import Bundle, load_bundle
-from inspectd.config import Config, FolderCamera, GenicamCamera, effective_rule
-from inspectd.errors import ConfigError, InspectdError
+from inspectd.config import Config, FolderCamera, GenicamCamera, ModelSettings, effective_rule
+from inspectd.errors import ConfigError, DeviceError, IncompatibleEngine, InspectdError, MissingDependencyError
 from inspectd.inspection import AcceptanceRule
 from inspectd.wire import MaskEncoding
 
@@ -19,6 +20,8 @@ from .line import Line, Summary
 from .messaging import CameraStream, Publisher
 from .signals import stopping
 from .sources import make_source
+
+_log = logging.getLogger("inspectd.line")
 
 __all__ = ["check_station", "demo_bundle", "run_station"]
 
@@ -146,18 +149,29 @@ def _survey(config: Config) -> _Found:
         with _noted(faults):
             rule = effective_rule(config.acceptance, bundle.class_map, thresholds)
         with _noted(faults):
-            engine = open_engine(
-                bundle,
-                backend=config.model.backend,
-                precision=config.model.precision,
-                threads=config.model.threads,
-                allow_uncertified=config.model.allow_uncertified,
-            )
+            engine = _engine(bundle, config.model)
     cameras = {}
     for name, camera in config.cameras.items():
         with _noted(faults):
             cameras[name] = _look(name, camera)
     return _Found(bundle, rule, engine, cameras, faults)
+
+
+def _engine(bundle: Bundle, model: ModelSettings) -> Engine:
+    """The engine of a configuration, or the processor's where that is allowed."""
+    try:
+        return open_engine(
+            bundle,
+            backend=model.backend,
+            precision=model.precision,
+            threads=model.threads,
+            allow_uncertified=model.allow_uncertified,
+        )
+    except (DeviceError, IncompatibleEngine, MissingDependencyError) as error:
+        if model.backend != "tensorrt" or model.fallback != "cpu":
+            raise
+        _log.warning("RUNNING ON THE PROCESSOR INSTEAD OF THE GPU: %s", error)
+        return open_engine(bundle, threads=model.threads, allow_uncertified=model.allow_uncertified)
 
 
 @contextmanager

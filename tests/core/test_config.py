@@ -89,7 +89,7 @@ def test_every_fault_is_told_at_once_with_its_path():
         "cameras.cam3.source: missing; expected one of genicam, folder, buttons",
         "cameras.cam4.features.Width: expected a boolean, a number or a string, got [3]",
         "cameras.cam4.timeout_ms: expected a valid integer, got '5'",
-        "model.backend: expected 'onnxruntime' or 'openvino', got 'trt'",
+        "model.backend: expected 'onnxruntime', 'openvino' or 'tensorrt', got 'trt'",
         "acceptance.classes.scratch.score: expected a value less than or equal to 1, got 3",
         "acceptance.classes.scratch.min_area_px: unknown setting; did you mean 'minimum_area_px'?; "
         "known: score, review_score, minimum_area_px, minimum_area_mm2, maximum_count",

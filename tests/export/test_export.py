@@ -18,7 +18,8 @@ from torch import nn
 from inspectd.bundle import HALF_MODEL, MODEL, PARITY, decode_png, load_bundle, write_bundle
 from inspectd.errors import BundleError, ConfigError, DatasetError
 from inspectd.export.bundler import export_bundle
-from inspectd.export.certificate import Outputs, _half_parity, _iou_drops, certify
+from inspectd.export.certificate import certify
+from inspectd.export.checks import Outputs, iou_drops, parity
 from inspectd.export.cli import main
 from inspectd.export.fold import fold_batch_norms
 from inspectd.export.graph import Inspector, to_onnx
@@ -327,7 +328,7 @@ def test_the_bounds_of_half_precision_hold_just_inside_and_fail_just_outside():
     def judged(change, scores_now=scores):
         found = trained.copy()
         change(found)
-        return _passed(_half_parity("half", _outputs(trained, scores), _outputs(found, scores_now)))
+        return _passed(parity("half", _outputs(trained, scores), _outputs(found, scores_now)))
 
     def differ(count):
         def change(found):
@@ -367,7 +368,7 @@ def test_a_drop_of_iou_is_measured_for_each_class_against_the_labels(trained):
         half[1, 0, :missing] = 0
         # What has no label does not count.
         half[0] = 0
-        checks = _iou_drops(card, labels, found, half)
+        checks = iou_drops(card, labels, found, half)
         assert [check.passed for check in checks] == [passed, True]
         assert checks[0].value == pytest.approx(0.01 * missing)
-    assert [check.value for check in _iou_drops(card, [None, None], found, found)] == ["no labelled picture"] * 2
+    assert [check.value for check in iou_drops(card, [None, None], found, found)] == ["no labelled picture"] * 2

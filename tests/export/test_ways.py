@@ -14,7 +14,7 @@ from inspectd.cpu import CPU_WAYS, CpuWay, card_in, open_graph
 from inspectd.errors import BundleError, ConfigError, IncompatibleEngine, InferenceError, MissingDependencyError
 from inspectd.export import bundler
 from inspectd.export.bundler import export_bundle
-from inspectd.export.certificate import Outputs, certify_way
+from inspectd.export.checks import Outputs, certify_way
 from inspectd.export.cli import main
 from inspectd.runtime.engine import open_engine, self_test
 from inspectd.training.segmentation.settings import SegmentSettings

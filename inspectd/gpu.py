@@ -1,0 +1,422 @@
+"""An engine of TensorRT or TensorRT-RTX on a GPU: one worker thread owns the device, two slots keep it busy.
+
+A slot is an execution context with a stream of its own, and with pinned and device memory for the largest batch. While
+one slot calculates, the other copies. What a slot does for one batch size is captured as a CUDA graph after its first
+run.
+
+Whatever goes wrong raises; an answer is never an older one. After a failure of the device, or a call that did not come
+back, the engine takes no more: a context in that state cannot be trusted.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import queue
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inspectd.bundle import HALF_MODEL, Bundle, EngineFile
+from inspectd.cpu import INPUTS, OUTPUTS
+from inspectd.cuda import Driver, PycudaDriver
+from inspectd.errors import DeviceError, IncompatibleEngine, InferenceError, InspectdError, MissingDependencyError
+from inspectd.optional import require
+
+__all__ = ["GpuGraph", "Tensor", "misfit", "open_gpu_graph"]
+
+_MODULES = {"tensorrt": ("tensorrt", "tensorrt"), "tensorrt_rtx": ("tensorrt_rtx", "tensorrt-rtx")}
+"""Module and extra of each flavour."""
+_SLOTS = 2
+_PROOF, _NOTHING = "scores", 0xFF
+"""The output that shows whether it was written, and the bytes of a float that is no number."""
+TIMEOUT_S = 10.0
+"""A batch takes milliseconds; a device that is silent for so long hangs."""
+OPENING_S = 120.0
+"""Loading an engine of TensorRT-RTX compiles its kernels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """An input or output of an engine: its type, and its sides beside the batch; None for no batch."""
+
+    kind: str
+    sides: tuple[int, ...]
+    batched: bool
+
+    def shape(self, count: int) -> tuple[int, ...]:
+        """Of a batch."""
+        return (count, *self.sides) if self.batched else self.sides
+
+    def size(self, count: int) -> int:
+        """Bytes of a batch."""
+        return math.prod(self.shape(count)) * np.dtype(self.kind).itemsize
+
+
+def misfit(engine: EngineFile, bundle_graph: str, *, version: str | None, capability: str) -> str | None:
+    """Why an engine does not run here; None where it does.
+
+    Args:
+        engine: as the bundle lists it.
+        bundle_graph: sha256 of the bundle's graph in half precision.
+        version: of its library on this machine, None where it is not installed.
+        capability: of the GPU.
+    """
+    here = f"{platform.system().lower()}-{platform.machine()}"
+    if engine.graph_sha256 != bundle_graph:
+        return "it was built from another graph"
+    if engine.platform != here:
+        return f"it is for {engine.platform}, this is {here}"
+    if version is None:
+        return f"{engine.flavour} is not installed: pip install 'inspectd[{_MODULES[engine.flavour][1]}]'"
+    if engine.version != version:
+        return f"it is of {engine.flavour} {engine.version}, this machine has {version}"
+    if capability not in engine.compute_capabilities:
+        return f"it is for compute capability {', '.join(engine.compute_capabilities)}, this GPU has {capability}"
+    return None
+
+
+def open_gpu_graph(
+    bundle: Bundle,
+    *,
+    driver: Callable[[], Driver] = PycudaDriver,
+    module: Callable[[str], Any] | None = None,
+    timeout_s: float = TIMEOUT_S,
+) -> tuple[GpuGraph, EngineFile]:
+    """The first engine of a bundle that fits this machine, ready to run.
+
+    Args:
+        bundle: of a network that segments.
+        driver: opens the device, in the worker's thread.
+        module: gives TensorRT's module of a flavour.
+        timeout_s: after which a batch is given up.
+
+    Raises:
+        MissingDependencyError: pycuda or the driver is not installed.
+        IncompatibleEngine: the bundle has no engine that fits; each is named with the reason.
+        DeviceError: there is no GPU, or it failed.
+    """
+    listed = bundle.engines()
+    if not listed:
+        raise IncompatibleEngine(
+            f"{bundle.path}: holds no engine; build one on this machine: export-trt --from-onnx {bundle.path}"
+        )
+    modules = {flavour: _loaded(flavour, module) for flavour in {engine.flavour for engine in listed}}
+    graph = bundle.sha256(HALF_MODEL)
+
+    def choose(capability: str) -> tuple[EngineFile, Any, bytes]:
+        reasons = []
+        for engine in listed:
+            found = modules[engine.flavour]
+            version = None if found is None else str(found.__version__)
+            why = misfit(engine, graph, version=version, capability=capability)
+            if why is None:
+                return engine, found, bundle.read(engine.file)
+            reasons.append(f"{engine.file}: {why}")
+        raise IncompatibleEngine(
+            f"{bundle.path}: no engine fits this machine: {'; '.join(reasons)}; "
+            f"build one here: export-trt --from-onnx {bundle.path}"
+        )
+
+    preprocess = bundle.card.preprocess
+    sides = {
+        "images": (*preprocess.size, preprocess.channels),
+        "labels": preprocess.size,
+        "confidence": preprocess.size,
+    }
+    classes = (len(bundle.card.classes),)
+    tensors = {
+        name: Tensor(kind, sides.get(name, classes), batched=name != "thresholds")
+        for name, kind in {**INPUTS, **OUTPUTS}.items()
+    }
+    made = GpuGraph(driver, choose, tensors, timeout_s=timeout_s)
+    return made, made.engine
+
+
+def _loaded(flavour: str, module: Callable[[str], Any] | None) -> Any:  # noqa: ANN401 - the module, which has no types
+    if module is not None:
+        return module(flavour)
+    try:
+        return require(_MODULES[flavour][0], extra=_MODULES[flavour][1])
+    except MissingDependencyError:
+        return None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Job:
+    """Pictures that somebody waits for."""
+
+    fed: Mapping[str, NDArray[Any]]
+    answer: Future[list[NDArray[Any]]] = field(default_factory=Future)
+
+
+class GpuGraph:
+    """An engine that is ready; `run` may be called from any one thread at a time.
+
+    Attributes:
+        engine: what runs.
+        device: name of the GPU.
+    """
+
+    engine: EngineFile
+    device: str
+
+    def __init__(
+        self,
+        driver: Callable[[], Driver],
+        choose: Callable[[str], tuple[EngineFile, Any, bytes]],
+        tensors: Mapping[str, Tensor],
+        *,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        """Start the worker, which opens the device and loads the engine.
+
+        Args:
+            driver: opens the device, in the worker's thread.
+            choose: gives the engine for a compute capability, its module and its content.
+            tensors: inputs and outputs that are expected, by name.
+            timeout_s: after which a batch is given up.
+
+        Raises:
+            InspectdError: whatever keeps it from being ready.
+        """
+        self._tensors, self._timeout_s = dict(tensors), timeout_s
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._broken: str | None = None
+        opened: Future[tuple[EngineFile, str]] = Future()
+        self._worker = threading.Thread(
+            target=self._work, args=(driver, choose, opened), name="inspectd-gpu", daemon=True
+        )
+        self._worker.start()
+        try:
+            self.engine, self.device = opened.result(OPENING_S)
+        except FutureTimeout:
+            raise DeviceError(f"the GPU was not ready after {OPENING_S:g} s") from None
+
+    def run(self, fed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """The outputs for any number of pictures, in the order of `cpu.OUTPUTS`.
+
+        Raises:
+            InferenceError: the input does not fit, the device failed, or it did not come back in time.
+        """
+        if self._broken is not None:
+            raise InferenceError(f"the GPU is not used any more since it failed: {self._broken}")
+        for name in INPUTS:
+            tensor, got = self._tensors[name], fed[name]
+            if got.shape != tensor.shape(len(got)) or got.dtype != np.dtype(tensor.kind) or not len(got):
+                raise InferenceError(
+                    f"expected {name} of {tensor.kind} {list(tensor.shape(len(got) or 1))}, "
+                    f"got {got.dtype} {list(got.shape)}"
+                )
+        job = _Job({name: np.array(fed[name], order="C") for name in INPUTS})
+        self._jobs.put(job)
+        try:
+            return job.answer.result(self._timeout_s)
+        except FutureTimeout:
+            self._broken = f"no answer within {self._timeout_s:g} s"
+            raise InferenceError(f"the GPU gave {self._broken}") from None
+        except InspectdError as error:
+            self._broken = str(error)
+            raise InferenceError(f"the GPU failed: {error}") from error
+
+    def close(self) -> None:
+        """End the worker, which frees the device. May be called twice."""
+        self._broken = self._broken or "it was closed"
+        self._jobs.put(None)
+        # One that hangs in the driver does not come back; it is a daemon and ends with the process.
+        self._worker.join(self._timeout_s)
+
+    def _work(
+        self,
+        driver: Callable[[], Driver],
+        choose: Callable[[str], tuple[EngineFile, Any, bytes]],
+        opened: Future[tuple[EngineFile, str]],
+    ) -> None:
+        """The worker: everything that touches the device."""
+        device: Driver | None = None
+        try:
+            device = driver()
+            engine, module, content = choose(device.capability)
+            loaded = _Loaded(module, content, engine, self._tensors, device)
+        except BaseException as error:  # noqa: BLE001 - it is for the thread that waits
+            if device is not None:
+                device.close()
+            opened.set_exception(_as_ours(error))
+            return
+        opened.set_result((engine, device.name))
+        try:
+            while (job := self._jobs.get()) is not None:
+                try:
+                    found = _run(loaded.slots, engine.batch, job.fed)
+                except BaseException as error:  # noqa: BLE001 - as above
+                    job.answer.set_exception(_as_ours(error))
+                    return
+                job.answer.set_result(found)
+        finally:
+            # Contexts of the library before the memory that they know.
+            loaded.release()
+            device.close()
+
+
+def _as_ours(error: BaseException) -> InspectdError:
+    return error if isinstance(error, InspectdError) else DeviceError(f"{type(error).__name__}: {error}")
+
+
+class _Slot:
+    """An execution context with its stream and buffers."""
+
+    def __init__(
+        self,
+        context: Any,  # noqa: ANN401 - of the module's
+        tensors: Mapping[str, Tensor],
+        largest: int,
+        driver: Driver,
+    ) -> None:
+        self._context, self._tensors, self._driver = context, tensors, driver
+        self._stream = driver.stream()
+        self._host = {name: driver.pinned(tensor.size(largest)) for name, tensor in tensors.items()}
+        self._device = {name: driver.memory(tensor.size(largest)) for name, tensor in tensors.items()}
+        self._graphs: dict[int, int | None] = {}
+        """By batch size; None after the first run, which is not captured since the library sets itself up in it."""
+        self._count = 0
+        for name, address in self._device.items():
+            if not context.set_tensor_address(name, address):
+                raise DeviceError(f"the engine takes no address for {name}")
+
+    def submit(self, fed: Mapping[str, NDArray[Any]], count: int) -> None:
+        """Give a batch of `count` to the stream; pictures that are missing to it are black."""
+        for name, values in fed.items():
+            room = self._host[name][: self._tensors[name].size(count)]
+            flat = values.reshape(-1).view(np.uint8)
+            room[: flat.size] = flat
+            room[flat.size :] = 0
+        # If nothing is written there, no score is a probability, and the answer is refused.
+        self._host[_PROOF][:] = _NOTHING
+        self._count = count
+        graph = self._graphs.get(count)
+        if graph is not None:
+            self._driver.launch(graph, self._stream)
+            return
+        self._shape(count)
+        if count not in self._graphs:
+            self._graphs[count] = None
+            self._enqueue()
+        else:
+            graph = self._graphs[count] = self._driver.capture(self._stream, self._enqueue)
+            self._driver.launch(graph, self._stream)
+
+    def collect(self) -> dict[str, NDArray[Any]]:
+        """Wait for the batch: its outputs, which are the caller's own."""
+        self._driver.wait(self._stream)
+        found = {}
+        for name in OUTPUTS:
+            tensor = self._tensors[name]
+            raw = self._host[name][: tensor.size(self._count)]
+            found[name] = raw.view(tensor.kind).reshape(tensor.shape(self._count)).copy()
+        return found
+
+    def _shape(self, count: int) -> None:
+        for name in INPUTS:
+            if not self._context.set_input_shape(name, self._tensors[name].shape(count)):
+                raise DeviceError(f"the engine takes no {name} of {list(self._tensors[name].shape(count))}")
+        if missing := self._context.infer_shapes():
+            raise DeviceError(f"the engine does not know the shapes of {', '.join(missing)}")
+
+    def _enqueue(self) -> None:
+        # The scores too, which are no numbers yet.
+        for name in (*INPUTS, _PROOF):
+            size = self._tensors[name].size(self._count)
+            self._driver.copy_in(self._device[name], self._host[name][:size], self._stream)
+        if not self._context.execute_async_v3(self._stream):
+            raise DeviceError("the engine did not start")
+        for name in OUTPUTS:
+            size = self._tensors[name].size(self._count)
+            self._driver.copy_out(self._host[name][:size], self._device[name], self._stream)
+
+
+class _Loaded:
+    """An engine in the device's memory, with its slots."""
+
+    def __init__(
+        self,
+        module: Any,  # noqa: ANN401
+        content: bytes,
+        engine: EngineFile,
+        tensors: Mapping[str, Tensor],
+        driver: Driver,
+    ) -> None:
+        """Load it and hold it against what is expected."""
+        errors: list[str] = []
+
+        class Log(module.ILogger):  # type: ignore[misc]  # known when it is installed
+            def __init__(self) -> None:
+                module.ILogger.__init__(self)
+
+            def log(self, severity: Any, message: str) -> None:  # noqa: ANN401 - of the module's
+                if severity in (module.ILogger.Severity.ERROR, module.ILogger.Severity.INTERNAL_ERROR):
+                    errors.append(" ".join(message.split()))
+
+        log = Log()
+        runtime = module.Runtime(log)
+        loaded = runtime.deserialize_cuda_engine(content)
+        # The library wants them to outlive what is made of them.
+        self._kept: list[Any] = [log, runtime, loaded]
+        self.slots: list[_Slot] = []
+        if loaded is None:
+            raise IncompatibleEngine(f"{engine.file} cannot be loaded: {'; '.join(errors[-3:]) or 'it gave no reason'}")
+        _check_table(module, loaded, engine, tensors)
+        for _ in range(_SLOTS):
+            context = loaded.create_execution_context()
+            if context is None:
+                raise DeviceError(f"{engine.file}: no room on the GPU for it: {'; '.join(errors[-3:])}")
+            self.slots.append(_Slot(context, tensors, engine.batch[2], driver))
+
+    def release(self) -> None:
+        """Let go of it, in the order that the library wants."""
+        self.slots.clear()
+        while self._kept:
+            self._kept.pop()
+
+
+def _check_table(module: Any, loaded: Any, engine: EngineFile, tensors: Mapping[str, Tensor]) -> None:  # noqa: ANN401
+    """Inputs and outputs of the engine must be what the card promises."""
+    kinds = {module.DataType.UINT8: "uint8", module.DataType.FLOAT: "float32"}
+    inputs: dict[str, tuple[str, tuple[int, ...]]] = {}
+    outputs: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for name in (loaded.get_tensor_name(index) for index in range(loaded.num_io_tensors)):
+        found = (kinds.get(loaded.get_tensor_dtype(name), "another type"), tuple(loaded.get_tensor_shape(name)))
+        is_input = loaded.get_tensor_mode(name) == module.TensorIOMode.INPUT
+        (inputs if is_input else outputs)[name] = found
+    for what, got, names in (("inputs", inputs, INPUTS), ("outputs", outputs, OUTPUTS)):
+        # -1 is a batch of any size.
+        expected = {name: (tensors[name].kind, tensors[name].shape(-1)) for name in names}
+        fixed = {name: (tensors[name].kind, tensors[name].shape(engine.batch[2])) for name in names}
+        if got not in (expected, fixed):
+            raise IncompatibleEngine(f"{engine.file} has {what} {got}, expected {expected}")
+
+
+def _run(slots: Sequence[_Slot], batch: tuple[int, int, int], fed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    """All pictures, in batches that the engine takes; the slots take turns."""
+    least, _, most = batch
+    images, others = fed["images"], {name: fed[name] for name in INPUTS if name != "images"}
+    parts: list[dict[str, NDArray[Any]]] = []
+    waiting: list[tuple[_Slot, int]] = []
+    for number, start in enumerate(range(0, len(images), most)):
+        chunk = images[start : start + most]
+        if len(waiting) == len(slots):
+            parts.append(_collected(*waiting.pop(0)))
+        slot = slots[number % len(slots)]
+        slot.submit({"images": chunk, **others}, max(len(chunk), least))
+        waiting.append((slot, len(chunk)))
+    parts += [_collected(*one) for one in waiting]
+    return [np.concatenate([part[name] for part in parts]) for name in OUTPUTS]
+
+
+def _collected(slot: _Slot, count: int) -> dict[str, NDArray[Any]]:
+    return {name: values[:count] for name, values in slot.collect().items()}

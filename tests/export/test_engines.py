@@ -165,7 +165,12 @@ def test_the_command_builds_an_engine_again_without_torch(bundle, tmp_path):
         (("--from-onnx", str(bundle.path), "--target", "onnx"), "--from-onnx builds an engine: give --target"),
         (("--from-onnx", str(bundle.path), "--target", "rtx", "--batch", "1,2"), "--batch 1,2: expected three numbers"),
         (("C", "--out", "B", "--target", "onnx", "--compute-capability", "8.6"), "are of an engine"),
-        (("--from-onnx", str(bundle.path), "--name", "n"), "are of an export; --from-onnx takes the bundle"),
+        (
+            ("--from-onnx", str(bundle.path), "--name", "n"),
+            "are of an export; --from-onnx and --certify take the bundle",
+        ),
+        (("--certify", "B", "--target", "rtx"), "--certify compares the engine that the bundle has"),
+        (("--certify", "B"), "B: no such bundle"),
     ):
         done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr

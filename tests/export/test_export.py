@@ -160,6 +160,8 @@ def test_the_self_test_passes_and_fails_where_it_must(bundle):
     class Blind:
         """An engine that finds nothing."""
 
+        name = "blind"
+
         def infer(self, images, thresholds):
             result = open_engine(bundle, threads=1).infer(images, thresholds)
             return type(result)(result.labels * 0, result.confidence * 0, result.scores * 0)
@@ -368,7 +370,7 @@ def test_a_drop_of_iou_is_measured_for_each_class_against_the_labels(trained):
         half[1, 0, :missing] = 0
         # What has no label does not count.
         half[0] = 0
-        checks = iou_drops(card, labels, found, half)
+        checks = iou_drops("half", card, labels, found, half)
         assert [check.passed for check in checks] == [passed, True]
         assert checks[0].value == pytest.approx(0.01 * missing)
-    assert [check.value for check in iou_drops(card, [None, None], found, found)] == ["no labelled picture"] * 2
+    assert [check.value for check in iou_drops("half", card, [None, None], found, found)] == ["no labelled picture"] * 2

@@ -243,7 +243,7 @@ class GpuGraph:
         try:
             device = driver()
             engine, module, content = choose(device.capability)
-            loaded = _Loaded(module, content, engine, self._tensors, device)
+            ready = _Loaded(module, content, engine, self._tensors, device)
         except BaseException as error:  # noqa: BLE001 - it is for the thread that waits
             if device is not None:
                 device.close()
@@ -253,14 +253,14 @@ class GpuGraph:
         try:
             while (job := self._jobs.get()) is not None:
                 try:
-                    found = _run(loaded.slots, engine.batch, job.fed)
+                    found = _run(ready.slots, engine.batch, job.fed)
                 except BaseException as error:  # noqa: BLE001 - as above
                     job.answer.set_exception(_as_ours(error))
                     return
                 job.answer.set_result(found)
         finally:
             # Contexts of the library before the memory that they know.
-            loaded.release()
+            ready.release()
             device.close()
 
 

@@ -33,6 +33,8 @@ __all__ = ["write_overlays", "write_report"]
 
 _PLOT, _OVERLAYS = "report.png", "figure7.png"
 _COLOURS = ("#1f4e79", "#c0392b", "#2f7f4f", "#8e6c00", "#6c3483", "#555555")
+_DIAGNOSIS = ("best F1", "Pooled F1 at each network's best threshold: a diagnosis, chosen by what is measured")
+"""How much of a poor pooled F1 is a network that is too timid or too bold at its card's threshold."""
 _STRATEGIES = {"A": "A: real, in turn", "B": "B: real, with replacement", "C": "C: real and simulated"}
 
 
@@ -179,7 +181,7 @@ def _tables(grid: Grid, found: Found) -> list[Table]:
     shown = {entry: [figures(result) for result in results] for entry, results in found.items()}
     columns = tuple(dict.fromkeys(entry.column for entry in grid.entries if entry in found))
     tables = []
-    for figure in HEADLINE:
+    for figure, caption in (*((figure, figure) for figure in HEADLINE), _DIAGNOSIS):
         values: dict[str, dict[str, list[float | None]]] = {}
         for entry, results in shown.items():
             values.setdefault(_row(grid, entry), {})[entry.column] = [of[figure] for of in results]
@@ -188,7 +190,7 @@ def _tables(grid: Grid, found: Found) -> list[Table]:
         rows = compared(values, seeds, along_rows=grid.kind == "table1")
         if figure == HEADLINE[0]:
             rows += _paper_rows(grid, found, columns)
-        tables.append(Table(f"## {figure}", (corner, *columns), tuple(rows)))
+        tables.append(Table(f"## {caption}", (corner, *columns), tuple(rows)))
     types = sorted({name for results in shown.values() for of in results for name in of if name.startswith("F1 ")})
     by_type = {
         _label(grid, entry): {name.removeprefix("F1 "): [of.get(name) for of in results] for name in types}

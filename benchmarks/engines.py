@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from inspectd.bundle import ModelCard
 from inspectd.buttons import line_part
-from inspectd.cpu import CPU_WAYS, open_graph
+from inspectd.cpu import CPU_WAYS, INPUTS, open_graph
 from inspectd.errors import IncompatibleEngine, MissingDependencyError
-from inspectd.export.graph import INPUTS, Inspector, to_onnx
+from inspectd.export.graph import Inspector, to_onnx
 from inspectd.export.quantize import to_int8
 from inspectd.preprocess import Preprocess
 from inspectd.training.segmentation.buttonlab import Buttonlab

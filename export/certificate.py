@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from inspectd.bundle import ModelCard
+from inspectd.cpu import INPUTS, OUTPUTS
 from inspectd.optional import require
 
 from .checks import MASK_AGREEMENT, SCORE_DIFFERENCE, Certificate, Check, Outputs, iou_drops, joined, parity
-from .graph import INPUTS, OPSET, OUTPUTS, Inspector
+from .graph import OPSET, Inspector
 
 __all__ = ["HalfGraph", "certify", "certify_painter"]
 

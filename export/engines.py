@@ -42,7 +42,7 @@ from inspectd.bundle import (
 )
 from inspectd.cpu import CPU_WAYS, open_graph
 from inspectd.errors import BundleError, ConfigError, MissingDependencyError
-from inspectd.gpu import GpuGraph, open_gpu_graph
+from inspectd.gpu import EXTRAS, GpuGraph, error_log, open_gpu_graph
 from inspectd.optional import require
 
 from .checks import Certificate, Check, Outputs, joined, parity
@@ -65,11 +65,7 @@ Target = Literal["tensorrt", "rtx"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 Kind = Literal["seg", "dst"]
 
-_MODULES: dict[Target, tuple[Literal["tensorrt", "tensorrt_rtx"], str]] = {
-    "tensorrt": ("tensorrt", "tensorrt"),
-    "rtx": ("tensorrt_rtx", "tensorrt-rtx"),
-}
-"""Module and extra of each."""
+_FLAVOURS: dict[Target, Literal["tensorrt", "tensorrt_rtx"]] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 _WORKSPACE_BYTES = 1 << 30
 _TENSORS: dict[Kind, dict[str, str]] = {
     "seg": {"images": "UINT8", "thresholds": "FLOAT", "labels": "UINT8", "confidence": "UINT8", "scores": "FLOAT"},
@@ -134,7 +130,7 @@ def build_engine(
         KeyboardInterrupt: Ctrl-C.
     """
     trt, named = _load(target), prepared(EngineWish(target, tuple(capabilities), batch)).capabilities
-    log = _log(trt)
+    log = error_log(trt)
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
@@ -165,10 +161,10 @@ def build_engine(
         raise BundleError(f"{trt.__name__} {trt.__version__} could not build the engine: {log.text()}")
     data = bytes(serialized)
     where = f"{platform.system().lower()}-{platform.machine()}"
-    name = f"{_MODULES[target][0]}-{trt.__version__}-{where}-sm{'-'.join(named).replace('.', '')}"
+    name = f"{_FLAVOURS[target]}-{trt.__version__}-{where}-sm{'-'.join(named).replace('.', '')}"
     description = EngineFile(
         file=f"engines/{name}.engine",
-        flavour=_MODULES[target][0],
+        flavour=_FLAVOURS[target],
         version=trt.__version__,
         platform=where,
         compute_capabilities=named,
@@ -189,7 +185,7 @@ def with_engine(
     progress: Callable[[int, int], None] | None,
 ) -> tuple[dict[str, bytes], tuple[EngineFile, ...]]:
     """The files of a bundle with an engine more, and the list of its engines; one for the same machines is replaced."""
-    stage(f"building an engine of {_MODULES[wish.target][0]}")
+    stage(f"building an engine of {_FLAVOURS[wish.target]}")
     built = build_engine(
         files[HALF_MODEL], wish.target, kind=kind, capabilities=wish.capabilities, batch=wish.batch, progress=progress
     )
@@ -318,26 +314,7 @@ def _compared(bundle: Bundle, graph: GpuGraph, progress: Callable[[int, int], No
 
 
 def _load(target: Target) -> Any:  # noqa: ANN401 - the module, which has no types
-    module, extra = _MODULES[target]
-    return require(module, extra=extra)
-
-
-def _log(trt: Any) -> Any:  # noqa: ANN401 - a class of the module's
-    """Keeps the errors: an error recorder of Python's crashes TensorRT-RTX 1.7.1."""
-
-    class Log(trt.ILogger):  # type: ignore[misc]  # known when it is installed
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self._errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:  # noqa: ANN401 - of the module's
-            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-                self._errors.append(" ".join(message.split()))
-
-        def text(self) -> str:
-            return "; ".join(self._errors[-3:]) or "it gave no reason"
-
-    return Log()
+    return require(_FLAVOURS[target], extra=EXTRAS[_FLAVOURS[target]])
 
 
 def _monitor(trt: Any, progress: Callable[[int, int], None] | None, interrupted: Callable[[], bool]) -> Any:  # noqa: ANN401

@@ -12,14 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from inspectd.bundle import CARD_KEY, ModelCard
+from inspectd.cpu import OUTPUTS
 from inspectd.errors import BundleError
 from inspectd.optional import require
 
-__all__ = ["INPUTS", "OPSET", "OUTPUTS", "Inspector", "exported", "to_onnx"]
+__all__ = ["OPSET", "Inspector", "exported", "to_onnx"]
 
 OPSET = 18
-INPUTS = ("images", "thresholds")
-OUTPUTS = ("labels", "confidence", "scores")
 
 
 class Inspector(nn.Module):
@@ -70,7 +69,7 @@ def to_onnx(inspector: Inspector, card: ModelCard) -> bytes:
     """
     height, width = card.preprocess.size
     images = torch.zeros(2, height, width, card.preprocess.channels, dtype=torch.uint8)
-    return exported(inspector, {"images": images, "thresholds": torch.tensor(card.thresholds)}, OUTPUTS, card)
+    return exported(inspector, {"images": images, "thresholds": torch.tensor(card.thresholds)}, tuple(OUTPUTS), card)
 
 
 def exported(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], card: ModelCard) -> bytes:

@@ -58,7 +58,13 @@ CPU_WAYS = (
 
 
 class CpuGraph(Protocol):
-    """A graph that is ready to run; for one thread at a time."""
+    """A graph that is ready to run; for one thread at a time.
+
+    Attributes:
+        card: JSON of the card that travels in it, None where there is none.
+    """
+
+    card: str | None
 
     def run(self, fed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """The outputs, in the order of `OUTPUTS`. Raises whatever the library raises."""
@@ -93,7 +99,10 @@ def card_in(model: bytes) -> str | None:
     Raises:
         IncompatibleEngine: it is no graph that ONNX Runtime reads.
     """
-    session = _session(model, threads=1, optimised=False)
+    return _card_of(_session(model, threads=1, optimised=False))
+
+
+def _card_of(session: Any) -> str | None:  # noqa: ANN401 - it has no types
     found: str | None = session.get_modelmeta().custom_metadata_map.get(CARD_KEY)
     return found
 
@@ -121,6 +130,7 @@ class _OnnxRuntime:
 
     def __init__(self, model: bytes, threads: int) -> None:
         self._session = _session(model, threads=threads)
+        self.card = _card_of(self._session)
         # ONNX Runtime has its own words for the two types that there are.
         words = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
         _check_tensors(
@@ -170,6 +180,8 @@ class _OpenVino:
             for side in (compiled.inputs, compiled.outputs)
         )
         _check_tensors(*tensors)
+        # OpenVINO does not hand out what travels in a graph.
+        self.card = card_in(model)
 
     def run(self, fed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """See `CpuGraph.run`."""

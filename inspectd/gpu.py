@@ -29,10 +29,10 @@ from inspectd.cuda import Driver, PycudaDriver
 from inspectd.errors import DeviceError, IncompatibleEngine, InferenceError, InspectdError, MissingDependencyError
 from inspectd.optional import require
 
-__all__ = ["GpuGraph", "Tensor", "misfit", "open_gpu_graph"]
+__all__ = ["EXTRAS", "GpuGraph", "Tensor", "error_log", "misfit", "open_gpu_graph"]
 
-_MODULES = {"tensorrt": ("tensorrt", "tensorrt"), "tensorrt_rtx": ("tensorrt_rtx", "tensorrt-rtx")}
-"""Module and extra of each flavour."""
+EXTRAS = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
+"""The extra that installs each flavour; a flavour is the name of its module."""
 _SLOTS = 2
 _PROOF, _NOTHING = "scores", 0xFF
 """The output that shows whether it was written, and the bytes of a float that is no number."""
@@ -40,6 +40,24 @@ TIMEOUT_S = 10.0
 """A batch takes milliseconds; a device that is silent for so long hangs."""
 OPENING_S = 120.0
 """Loading an engine of TensorRT-RTX compiles its kernels."""
+
+
+def error_log(module: Any) -> Any:  # noqa: ANN401 - of the module's, which has no types
+    """A logger that keeps TensorRT's errors, `text()` telling the last: a recorder of Python's crashes RTX 1.7.1."""
+
+    class Log(module.ILogger):  # type: ignore[misc]  # known when it is installed
+        def __init__(self) -> None:
+            module.ILogger.__init__(self)
+            self._errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:  # noqa: ANN401 - of the module's
+            if severity in (module.ILogger.Severity.ERROR, module.ILogger.Severity.INTERNAL_ERROR):
+                self._errors.append(" ".join(message.split()))
+
+        def text(self) -> str:
+            return "; ".join(self._errors[-3:]) or "it gave no reason"
+
+    return Log()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +92,7 @@ def misfit(engine: EngineFile, bundle_graph: str, *, version: str | None, capabi
     if engine.platform != here:
         return f"it is for {engine.platform}, this is {here}"
     if version is None:
-        return f"{engine.flavour} is not installed: pip install 'inspectd[{_MODULES[engine.flavour][1]}]'"
+        return f"{engine.flavour} is not installed: pip install 'inspectd[{EXTRAS[engine.flavour]}]'"
     if engine.version != version:
         return f"it is of {engine.flavour} {engine.version}, this machine has {version}"
     if capability not in engine.compute_capabilities:
@@ -143,7 +161,7 @@ def _loaded(flavour: str, module: Callable[[str], Any] | None) -> Any:  # noqa: 
     if module is not None:
         return module(flavour)
     try:
-        return require(_MODULES[flavour][0], extra=_MODULES[flavour][1])
+        return require(flavour, extra=EXTRAS[flavour])
     except MissingDependencyError:
         return None
 
@@ -352,29 +370,19 @@ class _Loaded:
         driver: Driver,
     ) -> None:
         """Load it and hold it against what is expected."""
-        errors: list[str] = []
-
-        class Log(module.ILogger):  # type: ignore[misc]  # known when it is installed
-            def __init__(self) -> None:
-                module.ILogger.__init__(self)
-
-            def log(self, severity: Any, message: str) -> None:  # noqa: ANN401 - of the module's
-                if severity in (module.ILogger.Severity.ERROR, module.ILogger.Severity.INTERNAL_ERROR):
-                    errors.append(" ".join(message.split()))
-
-        log = Log()
+        log = error_log(module)
         runtime = module.Runtime(log)
         loaded = runtime.deserialize_cuda_engine(content)
         # The library wants them to outlive what is made of them.
         self._kept: list[Any] = [log, runtime, loaded]
         self.slots: list[_Slot] = []
         if loaded is None:
-            raise IncompatibleEngine(f"{engine.file} cannot be loaded: {'; '.join(errors[-3:]) or 'it gave no reason'}")
+            raise IncompatibleEngine(f"{engine.file} cannot be loaded: {log.text()}")
         _check_table(module, loaded, engine, tensors)
         for _ in range(_SLOTS):
             context = loaded.create_execution_context()
             if context is None:
-                raise DeviceError(f"{engine.file}: no room on the GPU for it: {'; '.join(errors[-3:])}")
+                raise DeviceError(f"{engine.file}: no room on the GPU for it: {log.text()}")
             self.slots.append(_Slot(context, tensors, engine.batch[2], driver))
 
     def release(self) -> None:

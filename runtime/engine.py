@@ -198,11 +198,10 @@ def _on_processor(bundle: Bundle, way: CpuWay, threads: int) -> GraphEngine:
     model = bundle.read(way.file)
     try:
         graph = open_graph(model, way, threads=threads)
-        card = card_in(model)
     except IncompatibleEngine as error:
         raise IncompatibleEngine(f"{bundle.path}: {way.file} {error}") from error
     # The graph is under a checksum, the card is not: it holds the checksums.
-    bundle.check_card(card)
+    bundle.check_card(graph.card)
     return GraphEngine(bundle, graph, str(way))
 
 

@@ -21,9 +21,9 @@ from .messaging import CameraStream, Publisher
 from .signals import stopping
 from .sources import make_source
 
-_log = logging.getLogger("inspectd.line")
-
 __all__ = ["check_station", "demo_bundle", "run_station"]
+
+_log = logging.getLogger("inspectd.line")
 
 
 def demo_bundle() -> Path:

@@ -17,28 +17,32 @@ from inspectd.bundle import (
     INT8_MODEL,
     MODEL,
     PARITY,
+    Bundle,
     EngineFile,
     Golden,
     GoldenPainting,
     GoldenPaintings,
     GoldenSample,
     ModelCard,
+    decode_png,
     encode_png,
+    is_bundle,
     load_bundle,
     write_bundle,
 )
-from inspectd.cpu import CPU_WAYS, CpuWay
+from inspectd.cpu import CPU_WAYS, CpuWay, open_graph
 from inspectd.errors import BundleError, ConfigError, DatasetError, IncompatibleEngine
 from inspectd.mask import ClassMap
 from inspectd.optional import require
 from inspectd.preprocess import SIZE_LIMIT, SIZE_STEP, nearest_size
 from inspectd.training.carded import kind_of
 from inspectd.training.data.dataset import Sample, open_dataset, read_image, read_labels
-from inspectd.training.segmentation.checkpoint import load_checkpoint
+from inspectd.training.segmentation.checkpoint import Checkpoint, load_checkpoint
+from inspectd.training.segmentation.unfold import unfold
 from inspectd.training.style.checkpoint import load_dst
 
 from .certificate import HalfGraph, certify, certify_painter
-from .checks import Certificate, Check, Outputs, certify_way
+from .checks import FULL, Certificate, Check, Outputs, certify_way, joined, parity
 from .engines import EngineWish, prepared, sizes_of, with_engine
 from .fold import Half, fold_batch_norms
 from .graph import Inspector, to_onnx
@@ -79,7 +83,8 @@ def export_bundle(
     """Export a checkpoint.
 
     Args:
-        checkpoint: the file, or the folder of its training.
+        checkpoint: the file, the folder of its training, or a bundle of a network that segments: its own network is
+            exported again, and held against the graph that the bundle had.
         out: folder of the bundle, or a name ending in .zip; replaced when it is a bundle already.
         name: what people will call it; the training's dataset if not given.
         calibration: a dataset whose pictures the certificate compares on, besides the checkpoint's golden ones.
@@ -154,7 +159,8 @@ class _Draft:
 
 def _segmenting(job: _Job) -> _Draft:
     """Of a network that segments."""
-    trained = load_checkpoint(job.checkpoint)
+    before = load_bundle(job.checkpoint) if is_bundle(job.checkpoint) else None
+    trained = load_checkpoint(job.checkpoint) if before is None else _unfolded(before)
     if (architecture := trained.card.network.get("architecture")) != "buttonlab":
         raise DatasetError(
             f"{job.checkpoint}: holds a {architecture}, which is there to be compared with; "
@@ -197,6 +203,10 @@ def _segmenting(job: _Job) -> _Draft:
         rounded=len(golden),
         progress=job.progress,
     )
+    if before is not None:
+        job.stage("comparing with the bundle before")
+        checks = _as_before(before, card, images, outputs)
+        certificate = certificate.model_copy(update={"checks": (*certificate.checks, *checks)})
     _require(certificate, job)
     graphs = {MODEL: model, HALF_MODEL: half.model}
     if job.ways:
@@ -209,6 +219,27 @@ def _segmenting(job: _Job) -> _Draft:
         **_golden(golden, outputs, card),
     }
     return _Draft(card, files, certificate)
+
+
+def _unfolded(bundle: Bundle) -> Checkpoint:
+    """The network of a bundle and its golden inputs, as its checkpoint would hold them."""
+    if bundle.card.kind != "seg":
+        raise DatasetError(
+            f"{bundle.path}: is a bundle of kind {bundle.card.kind!r}; one of those is exported from its checkpoint"
+        )
+    inputs = [np.atleast_3d(decode_png(bundle.read(sample.input), sample.input)) for sample in bundle.golden().samples]
+    golden = np.stack(inputs)
+    return Checkpoint(unfold(bundle, golden).eval(), bundle.card, golden)
+
+
+def _as_before(bundle: Bundle, card: ModelCard, images: NDArray[np.uint8], outputs: Outputs) -> tuple[Check, ...]:
+    """What a new graph gives, against the graph of the bundle that its network was taken from."""
+    if card.preprocess.size != bundle.card.preprocess.size:
+        # Other sizes are other pictures to a network; that its weights are the same is seen at its own.
+        return ()
+    graph, thresholds = open_graph(bundle.read(MODEL), CPU_WAYS[0]), np.asarray(card.thresholds, np.float32)
+    given = [graph.run({"images": image[None], "thresholds": thresholds}) for image in images]
+    return tuple(parity("the bundle before", joined(given), outputs, FULL))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

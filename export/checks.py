@@ -13,6 +13,7 @@ from inspectd.bundle import ModelCard
 from inspectd.cpu import INPUTS, CpuWay, open_graph
 
 __all__ = [
+    "FULL",
     "HALF",
     "MASK_AGREEMENT",
     "SCORE_DIFFERENCE",
@@ -47,9 +48,10 @@ class Bounds(NamedTuple):
     """Largest difference of a score; None where what it does to decisions is all that counts."""
 
 
+FULL = Bounds(MASK_AGREEMENT, 0.0, SCORE_DIFFERENCE)
 HALF = Bounds(HALF_MASK_AGREEMENT, HALF_FLIPS, HALF_SCORE_DIFFERENCE)
 _WAY_BOUNDS = {
-    "fp32": Bounds(MASK_AGREEMENT, 0.0, SCORE_DIFFERENCE),
+    "fp32": FULL,
     "bf16": HALF,
     # Far from a threshold a score may move and nothing follows: flips and IoU say what does.
     "int8": Bounds(HALF_MASK_AGREEMENT, HALF_FLIPS, None),

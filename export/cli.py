@@ -34,7 +34,11 @@ class TargetName(str, Enum):
 @app.command()
 def export(
     checkpoint: Annotated[
-        Path | None, typer.Argument(metavar="CHECKPOINT", help="Folder of a training, or its checkpoint.")
+        Path | None,
+        typer.Argument(
+            metavar="CHECKPOINT",
+            help="Folder of a training, or its checkpoint; or a bundle, to give it what this version adds.",
+        ),
     ] = None,
     out: Annotated[
         Path | None,

@@ -183,6 +183,8 @@ class ModelSettings(_Section):
     """What runs the network: a processor by ONNX Runtime or OpenVINO, a GPU by an engine of TensorRT (or -RTX)."""
     precision: Literal["fp32", "bf16", "int8", "fp16"] | None = None
     """Its arithmetic; without it fp32, of tensorrt fp16. bf16 is OpenVINO's, int8 needs a bundle of `--int8`."""
+    rebuild: bool = False
+    """Where no engine of the bundle can be used on this GPU: build one before the line starts, compare and keep it."""
     fallback: Literal["refuse", "cpu"] = "refuse"
     """Where the GPU or its engine cannot be used at the start: end with the reason, or run on the processor in fp32."""
     threads: int = Field(0, ge=0, le=1024)

@@ -165,7 +165,7 @@ def open_engine(
         MissingDependencyError: what it needs is not installed.
         DeviceError: there is no GPU, or it cannot be used.
         BundleError: its certificate failed or says nothing of this engine, and that is not allowed.
-        IncompatibleEngine: it cannot run this bundle.
+        IncompatibleEngine: it cannot run this bundle; of tensorrt also one that was never compared on a device.
         ChecksumError: the bundle's card is not the one that was exported.
     """
     if bundle.card.kind != "seg":
@@ -211,7 +211,7 @@ def _on_gpu(bundle: Bundle, *, allow_uncertified: bool) -> GraphEngine:
     graph, engine = open_gpu_graph(bundle)
     if engine.checked_on is None and not allow_uncertified:
         graph.close()
-        raise BundleError(
+        raise IncompatibleEngine(
             f"{bundle.path}: {engine.file} was never compared with the graph on a device; "
             f"run `export-trt --certify {bundle.path}` on this machine, {_ANSWER}"
         )

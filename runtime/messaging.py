@@ -19,6 +19,7 @@ from inspectd.inspection import Inspection
 from inspectd.wire import (
     MAX_PAYLOAD_BYTES,
     STATION_STREAM,
+    DeviceHealth,
     Flags,
     HeartbeatBody,
     MaskEncoding,
@@ -81,6 +82,7 @@ class Publisher:
 
     Attributes:
         drops: frames lost before inspection since the start; the line counts them, the heartbeat tells them.
+        health, health_reason: how the station is, and why it is not NORMAL; the heartbeat tells it.
         endpoint: the address; after `open` with the port that was chosen.
     """
 
@@ -103,6 +105,7 @@ class Publisher:
         self.endpoint = endpoint
         self.epoch = epoch
         self.drops = 0
+        self.health, self.health_reason = DeviceHealth.NORMAL, ""
         self._cameras = dict(cameras)
         self._streams = {camera: stream for stream, camera in enumerate(self._cameras)}
         self._station = station
@@ -240,6 +243,8 @@ class Publisher:
                 epoch=self.epoch,
                 uptime_s=(now_ns - self._opened_ns) / 1e9,
                 drops=self.drops,
+                health=self.health,
+                health_reason=self.health_reason,
             )
         )
 

@@ -6,18 +6,20 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from inspectd.bundle import Bundle, load_bundle
-from inspectd.config import Config, FolderCamera, GenicamCamera, ModelSettings, effective_rule
+from inspectd.config import Config, FolderCamera, GenicamCamera, effective_rule
 from inspectd.errors import ConfigError, DeviceError, IncompatibleEngine, InspectdError, MissingDependencyError
 from inspectd.inspection import AcceptanceRule
-from inspectd.wire import MaskEncoding
+from inspectd.wire import DeviceHealth, MaskEncoding
 
 from .engine import Engine, open_engine, self_test
 from .epoch import EpochCounter
 from .line import Line, Summary
 from .messaging import CameraStream, Publisher
+from .own_engine import open_own
 from .signals import stopping
 from .sources import make_source
 
@@ -75,6 +77,8 @@ def run_station(
             preview=publish.preview,
             heartbeat_s=publish.heartbeat_ms / 1000,
         )
+        if found.fallback:
+            publisher.health, publisher.health_reason = DeviceHealth.OFF_SPEC, found.fallback
         stack.enter_context(publisher)
         sources = [make_source(name, camera) for name, camera in config.cameras.items()]
         line = Line(config, bundle, engine, sources, publisher, frames=frames)
@@ -132,6 +136,8 @@ class _Found:
     bundle: Bundle | None
     rule: AcceptanceRule | None
     engine: Engine | None
+    fallback: str
+    """Why the engine is not the one that the configuration names; empty where it is."""
     cameras: Mapping[str, str]
     faults: Sequence[InspectdError]
 
@@ -139,7 +145,7 @@ class _Found:
 def _survey(config: Config) -> _Found:
     """Look at everything, without touching a camera or a port; what `check` finds, `run` finds."""
     faults: list[InspectdError] = []
-    bundle, rule, engine = None, None, None
+    bundle, rule, engine, fallback = None, None, None, ""
     with _noted(faults):
         _epochs(config).check()
     with _noted(faults):
@@ -149,29 +155,34 @@ def _survey(config: Config) -> _Found:
         with _noted(faults):
             rule = effective_rule(config.acceptance, bundle.class_map, thresholds)
         with _noted(faults):
-            engine = _engine(bundle, config.model)
+            engine, fallback = _engine(bundle, config)
     cameras = {}
     for name, camera in config.cameras.items():
         with _noted(faults):
             cameras[name] = _look(name, camera)
-    return _Found(bundle, rule, engine, cameras, faults)
+    return _Found(bundle, rule, engine, fallback, cameras, faults)
 
 
-def _engine(bundle: Bundle, model: ModelSettings) -> Engine:
-    """The engine of a configuration, or the processor's where that is allowed."""
+def _engine(bundle: Bundle, config: Config) -> tuple[Engine, str]:
+    """The engine of a configuration; or the processor's where that is allowed, and why."""
+    model = config.model
+    on_processor = partial(open_engine, threads=model.threads, allow_uncertified=model.allow_uncertified)
+    as_set = partial(on_processor, backend=model.backend, precision=model.precision)
+    if model.backend != "tensorrt":
+        return as_set(bundle), ""
     try:
-        return open_engine(
-            bundle,
-            backend=model.backend,
-            precision=model.precision,
-            threads=model.threads,
-            allow_uncertified=model.allow_uncertified,
-        )
+        try:
+            return as_set(bundle), ""
+        except IncompatibleEngine as error:
+            if not model.rebuild:
+                raise
+            _log.warning("%s", error)
+            return open_own(bundle, config.station.state_dir, as_set), ""
     except (DeviceError, IncompatibleEngine, MissingDependencyError) as error:
-        if model.backend != "tensorrt" or model.fallback != "cpu":
+        if model.fallback != "cpu":
             raise
         _log.warning("RUNNING ON THE PROCESSOR INSTEAD OF THE GPU: %s", error)
-        return open_engine(bundle, threads=model.threads, allow_uncertified=model.allow_uncertified)
+        return on_processor(bundle), f"running on the processor instead of the GPU: {error}"
 
 
 @contextmanager

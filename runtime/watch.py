@@ -25,6 +25,7 @@ from inspectd.errors import ConfigError, ProtocolError
 from inspectd.inspection import Verdict
 from inspectd.mask import Mask
 from inspectd.wire import (
+    DeviceHealth,
     Flags,
     Header,
     HeartbeatBody,
@@ -255,6 +256,7 @@ class _TableView:
         self._rows: deque[tuple[Text, ...]] = deque(maxlen=_ROWS)
         self._station = ""
         self._state = ""
+        self._health = ""
         self._uptime_s = 0.0
         self._heartbeat_s: float | None = None
         self._now_s = 0.0
@@ -279,6 +281,8 @@ class _TableView:
             case MessageType.HEARTBEAT:
                 beat = read_body(message, HeartbeatBody)
                 self._station, self._state, self._uptime_s = beat.station, beat.state, beat.uptime_s
+                healthy = beat.device_health is DeviceHealth.NORMAL
+                self._health = "" if healthy else f"{beat.device_health.value}: {beat.health_reason}"
                 self._heartbeat_s = now_s
             case MessageType.STATE:
                 # The last word of a line that stops: no heartbeat need follow it.
@@ -339,6 +343,8 @@ class _TableView:
         lost = self._subscriber.lost.total()
         caption.append(f" · {self._results} results · ", style="default")
         caption.append(f"{lost} lost", style="bold red" if lost else "default")
+        if self._health:
+            caption.append_text(_plain(f"\n{self._health}", style="bold red"))
         if self._fault:
             caption.append_text(_plain(f"\n{self._faults} refused, the latest: {self._fault}", style="red"))
         return caption

@@ -8,6 +8,7 @@ Whatever does not follow the format raises `ProtocolError` and nothing else.
 from .bodies import (
     Body,
     DefectBody,
+    DeviceHealth,
     HeartbeatBody,
     MaskBody,
     MaskEncoding,
@@ -62,6 +63,7 @@ __all__ = [
     "VERSION_MINOR",
     "Body",
     "DefectBody",
+    "DeviceHealth",
     "Flags",
     "Header",
     "HeartbeatBody",

@@ -13,6 +13,7 @@ from .header import MessageType
 __all__ = [
     "Body",
     "DefectBody",
+    "DeviceHealth",
     "HeartbeatBody",
     "MaskBody",
     "MaskEncoding",
@@ -34,6 +35,17 @@ class MaskEncoding(str, Enum):
     RLE8 = "rle8"
     RLE8_ZLIB = "rle8+zlib"
     PNG8 = "png8"
+
+
+class DeviceHealth(str, Enum):
+    """How a station is, by the names of OPC 10000-100 (DeviceHealthEnumeration), which are those of NAMUR NE 107."""
+
+    NORMAL = "NORMAL"
+    FAILURE = "FAILURE"
+    CHECK_FUNCTION = "CHECK_FUNCTION"
+    OFF_SPEC = "OFF_SPEC"
+    """It works, but not as it is meant to: on the processor instead of the GPU, for one."""
+    MAINTENANCE_REQUIRED = "MAINTENANCE_REQUIRED"
 
 
 class _Model(BaseModel):
@@ -159,6 +171,9 @@ class HeartbeatBody(Body):
     """Frames lost before inspection since the start."""
     journal_lag: int = Field(ge=0)
     """Results that are not yet in the journal; 0 without a journal."""
+    device_health: DeviceHealth = Field(DeviceHealth.NORMAL, alias="deviceHealth", strict=False)
+    health_reason: str = Field("", alias="healthReason")
+    """Why it is not NORMAL, for people; empty otherwise."""
 
 
 class StateBody(Body):

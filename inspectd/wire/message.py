@@ -21,6 +21,7 @@ from inspectd.mask import ClassMap, Mask
 from .bodies import (
     Body,
     DefectBody,
+    DeviceHealth,
     HeartbeatBody,
     MaskBody,
     MaskEncoding,
@@ -216,6 +217,8 @@ def heartbeat_message(
     uptime_s: float,
     drops: int = 0,
     journal_lag: int = 0,
+    health: DeviceHealth = DeviceHealth.NORMAL,
+    health_reason: str = "",
 ) -> Message:
     """The sign of life: how far each stream has come, and what the station is doing.
 
@@ -229,6 +232,8 @@ def heartbeat_message(
         "uptime_s": round(uptime_s, 3),
         "drops": drops,
         "journal_lag": journal_lag,
+        "deviceHealth": health,
+        "healthReason": health_reason,
     }
     with _refusing("heartbeat"):
         body = HeartbeatBody.model_validate(values)

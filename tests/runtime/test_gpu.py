@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
+import shutil
 import sys
 import threading
 
@@ -13,6 +14,7 @@ import pytest
 
 from inspectd import gpu
 from inspectd.bundle import ENGINES, HALF_MODEL, EngineFile, Engines, load_bundle, write_bundle
+from inspectd.config import load_config
 from inspectd.cuda import PycudaDriver
 from inspectd.errors import (
     BundleError,
@@ -27,8 +29,11 @@ from inspectd.export.cli import main as export_main
 from inspectd.export.engines import certify_engine
 from inspectd.gpu import misfit, open_gpu_graph
 from inspectd.runtime import engine as runtime_engine
+from inspectd.runtime import own_engine
 from inspectd.runtime.engine import GraphEngine, open_engine, self_test
-from inspectd.runtime.station import check_station
+from inspectd.runtime.messaging import Subscriber
+from inspectd.runtime.station import check_station, run_station
+from inspectd.wire import DeviceHealth, HeartbeatBody, Message, read_body
 
 from .conftest import SIZE
 from .simulated_gpu import SimulatedDriver, SimulatedTensorRT, engine_content
@@ -350,8 +355,6 @@ def test_the_line_takes_engines_that_were_compared_on_a_device_and_no_others(wit
 def test_a_station_without_its_gpu_refuses_or_says_loudly_that_it_runs_on_the_processor(
     with_engine, write_config, monkeypatch, caplog
 ):
-    from inspectd.config import load_config
-
     bundle = with_engine()
     monkeypatch.setitem(sys.modules, "pycuda", None)
     monkeypatch.setitem(sys.modules, "pycuda.driver", None)
@@ -444,3 +447,127 @@ def test_tensors_know_their_bytes():
     tensor = gpu.Tensor("float32", (3,), batched=True)
     assert (tensor.shape(5), tensor.size(5)) == ((5, 3), 60)
     assert dataclasses.replace(tensor, batched=False).size(5) == 12
+
+
+REBUILT = """
+import shutil, sys
+option, bundle, *rest = sys.argv[1:]
+with open({log!r}, "a") as log:
+    print(option, file=log)
+if option == "--from-onnx":
+    shutil.copytree({ready!r}, rest[1], dirs_exist_ok=True)
+elif {refused!r}:
+    print("export-trt: error: it does not give what the graph gives", file=sys.stderr)
+    sys.exit(2)
+"""
+
+
+@pytest.fixture
+def builder(tmp_path, monkeypatch):
+    """Takes the place of `export-trt`, which would need a GPU: what it builds is there already."""
+
+    def make(ready, *, refused=False):
+        script, log = tmp_path / "builder.py", tmp_path / "builder.log"
+        script.write_text(REBUILT.format(ready=str(ready.path), refused=refused, log=str(log)))
+        monkeypatch.setattr(own_engine, "COMMAND", (sys.executable, str(script)))
+        return lambda: log.read_text().split() if log.exists() else []
+
+    return make
+
+
+def station_of(bundle, write_config, tmp_path, **changes):
+    model = {"bundle": str(bundle.path), "backend": "tensorrt", "rebuild": True, **changes}
+    config = load_config(write_config('source = "buttons"'))
+    station = config.station.model_copy(update={"state_dir": tmp_path / "state"})
+    return config.model_copy(update={"station": station, "model": config.model.model_copy(update=model)})
+
+
+def checked(config):
+    said = []
+    check_station(config, announce=said.append)
+    return said
+
+
+def test_an_engine_that_does_not_fit_is_built_anew_once_and_the_bundle_stays(
+    with_engine, builder, write_config, monkeypatch, tmp_path
+):
+    on_this_machine(monkeypatch, Machine())
+    ready = with_engine()
+    shutil.move(ready.path, tmp_path / "ready")
+    calls = builder(load_bundle(tmp_path / "ready"))
+    bundle = with_engine({"version": "1.0.0"})
+    config = station_of(bundle, write_config, tmp_path)
+    for _ in range(2):
+        said = checked(config)
+        assert any(
+            f"({bundle.digest[:12]}) on tensorrt_rtx 1.7.1 fp16, Simulated GPU, self-test passed" in line
+            for line in said
+        )
+        assert calls() == ["--from-onnx", "--certify"], "the second start takes what the first built"
+    assert load_bundle(bundle.path).digest == bundle.digest
+    kept = tmp_path / "state" / "engines" / bundle.digest[:16]
+    for number, damaged in enumerate(("engines/simulated.engine", "bundle.json"), 2):
+        (kept / damaged).write_bytes(b"{}")
+        assert checked(config)
+        assert calls() == ["--from-onnx", "--certify"] * number, f"a damaged {damaged} is replaced"
+
+
+def test_an_engine_of_another_graph_is_not_taken_for_it(with_engine, builder, write_config, monkeypatch, tmp_path):
+    on_this_machine(monkeypatch, Machine())
+    bundle = with_engine({"version": "1.0.0"})
+    files = {name: bundle.read(name) for name in bundle.files} | {HALF_MODEL: b"another"}
+    write_bundle(tmp_path / "other", bundle.card, files, version="test")
+    builder(load_bundle(tmp_path / "other"))
+    with pytest.raises(IncompatibleEngine, match="was made of another bundle; delete it"):
+        checked(station_of(bundle, write_config, tmp_path))
+
+
+def test_an_engine_that_fails_its_comparison_is_not_run(with_engine, builder, write_config, monkeypatch, tmp_path):
+    on_this_machine(monkeypatch, Machine())
+    unproven = with_engine({"checked_on": None})
+    shutil.move(unproven.path, tmp_path / "ready")
+    builder(load_bundle(tmp_path / "ready"), refused=True)
+    bundle = with_engine({"version": "1.0.0"})
+    with pytest.raises(IncompatibleEngine, match=r"--certify .* failed: export-trt: error: it does not give what"):
+        checked(station_of(bundle, write_config, tmp_path))
+    config = station_of(bundle, write_config, tmp_path, fallback="cpu")
+    assert any("on ONNX Runtime fp32" in line for line in checked(config))
+    with pytest.raises(IncompatibleEngine, match="--certify"):
+        checked(station_of(bundle, write_config, tmp_path))
+
+
+def test_where_nothing_can_be_built_the_reason_is_told(with_engine, write_config, monkeypatch, tmp_path):
+    """By the real `export-trt`, which finds no GPU here."""
+    on_this_machine(monkeypatch, Machine())
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    bundle = with_engine({"version": "1.0.0"})
+    with pytest.raises(IncompatibleEngine, match=r"`export-trt --from-onnx .*` failed: export-trt: error: ") as caught:
+        checked(station_of(bundle, write_config, tmp_path))
+    assert not list((tmp_path / "state" / "engines").iterdir()), str(caught.value)
+
+
+def test_a_station_that_runs_on_the_processor_instead_says_so_in_every_heartbeat(
+    with_engine, write_config, monkeypatch, tmp_path
+):
+    monkeypatch.setitem(sys.modules, "pycuda", None)
+    monkeypatch.setitem(sys.modules, "pycuda.driver", None)
+    config = station_of(with_engine(), write_config, tmp_path, rebuild=False, fallback="cpu")
+    beats = []
+
+    def listen(address):
+        def receive():
+            with Subscriber(address, topics=["ins1/hb/"]) as subscriber:
+                while len(beats) < 2:
+                    message = subscriber.receive(5)
+                    if isinstance(message, Message):
+                        beats.append(read_body(message, HeartbeatBody))
+
+        thread = threading.Thread(target=receive, daemon=True)
+        thread.start()
+        listening.append(thread)
+
+    listening = []
+    run_station(config, frames=20, wait_s=5, opened=listen, announce=lambda _: None, report=lambda _: None)
+    listening[0].join(10)
+    assert [beat.device_health for beat in beats] == [DeviceHealth.OFF_SPEC] * 2
+    assert beats[0].health_reason.startswith("running on the processor instead of the GPU: 'pycuda.driver' cannot be")

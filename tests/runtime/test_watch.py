@@ -24,7 +24,7 @@ from inspectd.inspection import Inspection, Verdict
 from inspectd.mask import ClassMap, Mask
 from inspectd.runtime.messaging import CameraStream, Publisher
 from inspectd.runtime.watch import _file_part, overlay, watch
-from inspectd.wire import MessageType, State
+from inspectd.wire import DeviceHealth, MessageType, State
 
 CLASSES = ClassMap(("scratch", "stain"))
 
@@ -199,6 +199,26 @@ def test_the_table_shows_a_line_that_has_stopped_as_stopped(capsys):
     assert "press: Halted, heartbeat" in out.getvalue()
     assert "ContinuousExecution" not in out.getvalue()
     assert "after 1 of 2 verdicts" in capsys.readouterr().err
+
+
+def test_a_line_that_is_not_well_says_so_under_the_table():
+    out, heard = io.StringIO(), threading.Event()
+
+    def run() -> None:
+        publisher.wait_for_subscriber(20)
+        publisher.health, publisher.health_reason = DeviceHealth.OFF_SPEC, "no GPU [bold]"
+        while not heard.wait(0.02):
+            publisher.tick()
+        publisher.publish(inspection(1, Verdict.OK))
+
+    with Publisher("tcp://127.0.0.1:*", epoch=3, cameras={"cam1": CameraStream()}, station="press") as publisher:
+        thread = threading.Thread(target=run)
+        thread.start()
+        threading.Timer(0.7, heard.set).start()
+        console = Console(file=out, width=100, force_terminal=True, color_system="truecolor")
+        assert watch(publisher.endpoint, count=1, console=console) == 0
+        thread.join()
+    assert "\x1b[1;31mOFF_SPEC: no GPU [bold]" in out.getvalue()
 
 
 def test_a_complaint_has_a_line_of_its_own_where_there_is_no_terminal():

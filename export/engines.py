@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import importlib
 import platform
 import re
 import signal
@@ -41,7 +40,8 @@ from inspectd.bundle import (
     write_bundle,
 )
 from inspectd.cpu import CPU_WAYS, open_graph
-from inspectd.errors import BundleError, ConfigError, MissingDependencyError
+from inspectd.cuda import open_driver
+from inspectd.errors import BundleError, ConfigError, DeviceError, MissingDependencyError
 from inspectd.gpu import EXTRAS, GpuGraph, error_log, open_gpu_graph
 from inspectd.optional import require
 
@@ -418,11 +418,9 @@ def _own_capability(remedy: str) -> str:
         ConfigError: there is none that a driver tells of.
     """
     try:
-        # By its name: `require` would hide which of pycuda and the driver is missing.
-        driver = importlib.import_module("pycuda.driver")
-        driver.init()
-        major, minor = driver.Device(0).compute_capability()
-    except Exception as error:
-        # Without a GPU pycuda raises an error of its own, which has no name where pycuda is missing.
-        raise ConfigError(f"no GPU of this machine answers through pycuda ({error}); {remedy}") from error
-    return f"{major}.{minor}"
+        device = open_driver()
+    except (MissingDependencyError, DeviceError) as error:
+        raise ConfigError(f"no GPU of this machine answers ({error}); {remedy}") from error
+    capability = device.capability
+    device.close()
+    return capability

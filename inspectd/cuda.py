@@ -1,7 +1,8 @@
 """The few calls of the CUDA driver that running an engine takes, behind a small interface.
 
-A context belongs to a thread, so whoever opens a driver makes all its calls from that one thread. `PycudaDriver` shares
-the device's primary context with everything else in the process (torch, the CUDA runtime).
+A context belongs to a thread, so whoever opens a driver makes all its calls from that one thread. `PycudaDriver` and
+`CudaPythonDriver`, which needs no compiler to be installed, share the device's primary context with everything else in
+the process (torch, the CUDA runtime).
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from inspectd.errors import DeviceError
+from inspectd.errors import DeviceError, MissingDependencyError
 from inspectd.optional import require
 
-__all__ = ["Driver", "PycudaDriver"]
+__all__ = ["DRIVERS", "CudaPythonDriver", "Driver", "PycudaDriver", "open_driver"]
 
 _THREAD_LOCAL = 1
 """CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: what other threads call does not spoil a capture."""
@@ -65,7 +66,18 @@ class Driver(Protocol):
         """Free everything and let go of the device."""
 
 
-class PycudaDriver:
+class _OneThread:
+    """Remembers who opened the device."""
+
+    def __init__(self) -> None:
+        self._thread = threading.get_ident()
+
+    def _check_thread(self) -> None:
+        if threading.get_ident() != self._thread:
+            raise DeviceError("a CUDA context was used from another thread than the one that opened it")
+
+
+class PycudaDriver(_OneThread):
     """A device through pycuda. Its graphs, which pycuda does not have, are a few calls of the driver itself."""
 
     def __init__(self, index: int = 0) -> None:
@@ -78,8 +90,8 @@ class PycudaDriver:
             MissingDependencyError: pycuda or the driver is not installed.
             DeviceError: there is no such device, or it cannot be used.
         """
+        super().__init__()
         self._cuda: Any = require("pycuda.driver", extra="tensorrt")
-        self._thread = threading.get_ident()
         try:
             self._cuda.init()
             device = self._cuda.Device(index)
@@ -131,9 +143,13 @@ class PycudaDriver:
         self._direct("cuStreamBeginCapture_v2", handle, ctypes.c_int(_THREAD_LOCAL))
         try:
             enqueue()
-        finally:
-            # Also after a failure: the stream would stay in capture and take nothing else.
-            self._direct("cuStreamEndCapture", handle, ctypes.byref(graph))
+        except BaseException:
+            # The stream would stay in capture and take nothing else; a capture that was spoilt gives no graph.
+            with contextlib.suppress(DeviceError):
+                self._direct("cuStreamEndCapture", handle, ctypes.byref(graph))
+                self._direct("cuGraphDestroy", graph)
+            raise
+        self._direct("cuStreamEndCapture", handle, ctypes.byref(graph))
         try:
             self._direct("cuGraphInstantiateWithFlags", ctypes.byref(ready), graph, ctypes.c_ulonglong(0))
         finally:
@@ -174,6 +190,141 @@ class PycudaDriver:
         if status := getattr(self._library, name)(*arguments):
             raise DeviceError(f"{self.name}: {name} failed with CUDA error {status}")
 
-    def _check_thread(self) -> None:
-        if threading.get_ident() != self._thread:
-            raise DeviceError("a CUDA context was used from another thread than the one that opened it")
+
+class CudaPythonDriver(_OneThread):
+    """A device through NVIDIA's own cuda-python, which comes as a wheel."""
+
+    def __init__(self, index: int = 0) -> None:
+        """Open a device in this thread; see `PycudaDriver`."""
+        super().__init__()
+        self._cuda: Any = require("cuda.bindings.driver", extra="cuda-python")
+        self.name, self._context = f"GPU {index}", None
+        try:
+            self._called("cuInit", 0)
+        except RuntimeError as error:
+            # The bindings are there without the driver, which they look for at the first call.
+            raise MissingDependencyError(
+                f"NVIDIA's driver cannot be loaded ({' '.join(str(error).split())}); install it, or run on a machine "
+                "with a GPU"
+            ) from error
+        device = self._called("cuDeviceGet", index)
+        self._device = device
+        self.name = self._called("cuDeviceGetName", 128, device).split(b"\0")[0].decode(errors="replace")
+        attributes = self._cuda.CUdevice_attribute
+        major, minor = (
+            self._called("cuDeviceGetAttribute", attribute, device)
+            for attribute in (
+                attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
+                attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+            )
+        )
+        self.capability = f"{major}.{minor}"
+        self._streams: list[int] = []
+        self._pinned: list[int] = []
+        self._memory: list[int] = []
+        self._graphs: list[int] = []
+        context = self._called("cuDevicePrimaryCtxRetain", device)
+        try:
+            self._called("cuCtxPushCurrent", context)
+        except DeviceError:
+            self._called("cuDevicePrimaryCtxRelease", device)
+            raise
+        self._context = context
+
+    def stream(self) -> int:
+        """See `Driver.stream`."""
+        self._streams.append(int(self._called("cuStreamCreate", 0)))
+        return self._streams[-1]
+
+    def pinned(self, size: int) -> NDArray[np.uint8]:
+        """See `Driver.pinned`."""
+        address = int(self._called("cuMemHostAlloc", size, 0))
+        self._pinned.append(address)
+        return np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(ctypes.c_uint8)), (size,))
+
+    def memory(self, size: int) -> int:
+        """See `Driver.memory`."""
+        self._memory.append(int(self._called("cuMemAlloc", size)))
+        return self._memory[-1]
+
+    def copy_in(self, address: int, host: NDArray[np.uint8], stream: int) -> None:
+        """See `Driver.copy_in`."""
+        self._called("cuMemcpyHtoDAsync", address, host.ctypes.data, host.nbytes, stream)
+
+    def copy_out(self, host: NDArray[np.uint8], address: int, stream: int) -> None:
+        """See `Driver.copy_out`."""
+        self._called("cuMemcpyDtoHAsync", host.ctypes.data, address, host.nbytes, stream)
+
+    def wait(self, stream: int) -> None:
+        """See `Driver.wait`."""
+        self._called("cuStreamSynchronize", stream)
+
+    def capture(self, stream: int, enqueue: Callable[[], None]) -> int:
+        """See `Driver.capture`."""
+        mode = self._cuda.CUstreamCaptureMode(_THREAD_LOCAL)
+        self._called("cuStreamBeginCapture", stream, mode)
+        try:
+            enqueue()
+        except BaseException:
+            # As above.
+            with contextlib.suppress(DeviceError):
+                self._called("cuGraphDestroy", self._called("cuStreamEndCapture", stream))
+            raise
+        graph = self._called("cuStreamEndCapture", stream)
+        try:
+            self._graphs.append(int(self._called("cuGraphInstantiate", graph, 0)))
+        finally:
+            self._called("cuGraphDestroy", graph)
+        return self._graphs[-1]
+
+    def launch(self, graph: int, stream: int) -> None:
+        """See `Driver.launch`."""
+        self._called("cuGraphLaunch", graph, stream)
+
+    def close(self) -> None:
+        """See `Driver.close`."""
+        if self._context is None:
+            return
+        self._context = None
+        for free, handles in (
+            ("cuGraphExecDestroy", self._graphs),
+            ("cuStreamDestroy", self._streams),
+            ("cuMemFree", self._memory),
+            ("cuMemFreeHost", self._pinned),
+        ):
+            for handle in handles:
+                # A device that has failed refuses this too, and has nothing left to free.
+                with contextlib.suppress(DeviceError):
+                    self._called(free, handle)
+            handles.clear()
+        with contextlib.suppress(DeviceError):
+            self._called("cuCtxPopCurrent")
+        with contextlib.suppress(DeviceError):
+            self._called("cuDevicePrimaryCtxRelease", self._device)
+
+    def _called(self, name: str, *arguments: object) -> Any:  # noqa: ANN401 - the bindings' own kinds
+        self._check_thread()
+        status, *values = getattr(self._cuda, name)(*arguments)
+        if status:
+            raise DeviceError(f"{self.name}: {name} failed: {getattr(status, 'name', status)}")
+        return values[0] if values else None
+
+
+DRIVERS: tuple[Callable[[], Driver], ...] = (PycudaDriver, CudaPythonDriver)
+"""In the order of preference."""
+
+
+def open_driver() -> Driver:
+    """The device by the first of `DRIVERS` that is installed.
+
+    Raises:
+        MissingDependencyError: none is, or NVIDIA's driver is not.
+        DeviceError: there is no device, or it cannot be used.
+    """
+    missing = []
+    for driver in DRIVERS:
+        try:
+            return driver()
+        except MissingDependencyError as error:  # noqa: PERF203 - there are two
+            missing.append(str(error))
+    raise MissingDependencyError("; or: ".join(missing))

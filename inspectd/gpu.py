@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from inspectd.bundle import HALF_MODEL, Bundle, EngineFile
 from inspectd.cpu import INPUTS, OUTPUTS
-from inspectd.cuda import Driver, PycudaDriver
+from inspectd.cuda import Driver, open_driver
 from inspectd.errors import DeviceError, IncompatibleEngine, InferenceError, InspectdError, MissingDependencyError
 from inspectd.optional import require
 
@@ -103,7 +103,7 @@ def misfit(engine: EngineFile, bundle_graph: str, *, version: str | None, capabi
 def open_gpu_graph(
     bundle: Bundle,
     *,
-    driver: Callable[[], Driver] = PycudaDriver,
+    driver: Callable[[], Driver] = open_driver,
     module: Callable[[str], Any] | None = None,
     timeout_s: float = TIMEOUT_S,
 ) -> tuple[GpuGraph, EngineFile]:
@@ -116,7 +116,7 @@ def open_gpu_graph(
         timeout_s: after which a batch is given up.
 
     Raises:
-        MissingDependencyError: pycuda or the driver is not installed.
+        MissingDependencyError: neither pycuda nor cuda-python, or no driver, is installed.
         IncompatibleEngine: the bundle has no engine that fits; each is named with the reason.
         DeviceError: there is no GPU, or it failed.
     """

@@ -17,6 +17,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests for a GPU are skipped where NVIDIA's driver is not loaded."""
+    if not Path("/dev/nvidiactl").exists():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU"))
+
+
 def write_dataset(root: Path, *, size: int = 64, defective: int = 6, good: int = 6, role: str = "extra") -> Path:
     """A small dataset of rendered buttons with the roles extra (or another), free, test and ok_test."""
     from inspectd.buttons import DEFECTS, LINES, render

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
@@ -42,7 +43,7 @@ from inspectd.training.segmentation.unfold import unfold
 from inspectd.training.style.checkpoint import load_dst
 
 from .certificate import HalfGraph, certify, certify_painter
-from .checks import FULL, Certificate, Check, Outputs, certify_way, joined, parity
+from .checks import FULL, Certificate, Check, Outputs, certify_painting_way, certify_way, joined, parity
 from .engines import EngineWish, prepared, sizes_of, with_engine
 from .fold import Half, fold_batch_norms
 from .graph import Inspector, to_onnx
@@ -117,8 +118,8 @@ def export_bundle(
     if openvino:
         require("openvino", extra="openvino")
     if kind_of(checkpoint) == "dst":
-        if ways:
-            raise ConfigError("--target openvino and --int8 are for networks that segment; this one paints defects")
+        if int8:
+            raise ConfigError("--int8 is for networks that segment; this one paints defects")
         drafted = _painting(job)
     else:
         drafted = _segmenting(job)
@@ -262,18 +263,30 @@ def _other_ways(job: _Job, certificate: Certificate, compared: _Compared) -> tup
         graphs[INT8_MODEL] = to_int8(
             compared.model, images, np.asarray(card.thresholds, np.float32), progress=job.progress
         )
-    ways: dict[str, tuple[Check, ...]] = {}
+    ways = {}
     for way in job.ways:
-        job.stage(f"comparing {way}")
-        try:
-            ways[str(way)] = certify_way(
-                way, graphs[way.file], card, images, compared.outputs, labels=compared.labels, progress=job.progress
-            )
-        except IncompatibleEngine as error:
-            ways[str(way)] = (Check(name=f"{way}: compared", value=str(error), bound="compared", passed=False),)
+        compare = partial(
+            certify_way,
+            model=graphs[way.file],
+            card=card,
+            images=images,
+            exported=compared.outputs,
+            labels=compared.labels,
+            progress=job.progress,
+        )
+        ways[str(way)] = _compared_by(way, job, compare)
     vouched = {way.file for way in job.ways if all(check.passed for check in ways[str(way)])}
     kept = {INT8_MODEL: graphs[INT8_MODEL]} if INT8_MODEL in vouched else {}
     return certificate.model_copy(update={"ways": ways}), kept
+
+
+def _compared_by(way: CpuWay, job: _Job, compare: Callable[[CpuWay], tuple[Check, ...]]) -> tuple[Check, ...]:
+    """The checks of a way, of which there is one where this processor does not calculate so."""
+    job.stage(f"comparing {way}")
+    try:
+        return compare(way)
+    except IncompatibleEngine as error:
+        return (Check(name=f"{way}: compared", value=str(error), bound="compared", passed=False),)
 
 
 def _painting(job: _Job) -> _Draft:
@@ -304,6 +317,12 @@ def _painting(job: _Job) -> _Draft:
         progress=job.progress,
     )
     _require(certificate, job)
+    compare = partial(
+        certify_painting_way, model=models[0], windows=windows.inputs, exported=painted, progress=job.progress
+    )
+    certificate = certificate.model_copy(
+        update={"ways": {str(way): _compared_by(way, job, compare) for way in job.ways}}
+    )
     files = {
         MODEL: models[0],
         HALF_MODEL: models[1],

@@ -22,13 +22,20 @@ from inspectd.bundle import ModelCard
 from inspectd.cpu import INPUTS, OUTPUTS
 from inspectd.optional import require
 
-from .checks import MASK_AGREEMENT, SCORE_DIFFERENCE, Certificate, Check, Outputs, iou_drops, joined, parity
+from .checks import (
+    HALF_LEVELS,
+    MASK_AGREEMENT,
+    SCORE_DIFFERENCE,
+    Certificate,
+    Check,
+    Outputs,
+    iou_drops,
+    joined,
+    parity,
+)
 from .graph import OPSET, Inspector
 
 __all__ = ["HalfGraph", "certify", "certify_painter"]
-
-HALF_LEVELS = 2
-"""How far a level of half precision may be off."""
 
 # Low, so that a graph with the card's thresholds built in shows: they are an input, and a station sets its own.
 OTHER_THRESHOLD = 1e-3
@@ -40,7 +47,7 @@ _SEG_IO = {
     "confidence": ("UINT8", 3),
     "scores": ("FLOAT", 2),
 }
-_DST_IO = {"good": ("UINT8", 4), "coarse": ("UINT8", 4), "mask": ("UINT8", 3), "painted": ("UINT8", 4)}
+_DST_IO = {"beneath": ("UINT8", 4), "coarse": ("UINT8", 4), "mask": ("UINT8", 3), "painted": ("UINT8", 4)}
 
 
 class HalfGraph(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,20 +10,23 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from inspectd.bundle import ModelCard
-from inspectd.cpu import INPUTS, CpuWay, open_graph
+from inspectd.cpu import INPUTS, TABLES, CpuWay, open_graph
 
 __all__ = [
     "FULL",
     "HALF",
+    "HALF_LEVELS",
     "MASK_AGREEMENT",
     "SCORE_DIFFERENCE",
     "Bounds",
     "Certificate",
     "Check",
     "Outputs",
+    "certify_painting_way",
     "certify_way",
     "iou_drops",
     "joined",
+    "levels",
     "parity",
 ]
 
@@ -35,6 +38,8 @@ HALF_MASK_AGREEMENT = 0.999
 HALF_SCORE_DIFFERENCE = 0.02
 HALF_FLIPS = 0.01
 IOU_DROP = 0.005
+HALF_LEVELS = 2
+"""How far a grey level of half precision may be off."""
 
 
 class Bounds(NamedTuple):
@@ -140,6 +145,41 @@ def certify_way(
         *parity(str(way), exported, found, bounds),
         *iou_drops(str(way), card, labels, exported.labels, found.labels, must=way.precision == "int8"),
     )
+
+
+def certify_painting_way(
+    way: CpuWay,
+    model: bytes,
+    windows: Mapping[str, NDArray[np.uint8]],
+    exported: NDArray[np.uint8],
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Check, ...]:
+    """Compare another way to run a network that paints with its graph in fp32, in grey levels.
+
+    Args:
+        way: library and arithmetic.
+        model: the graph that it runs.
+        windows: its inputs by name, uint8 [N, ...].
+        exported: what the graph in fp32 painted, uint8 [N, H, W, 3].
+        progress: called with (done, all) windows.
+
+    Raises:
+        MissingDependencyError: the library is not installed.
+        IncompatibleEngine: this processor does not calculate so.
+    """
+    graph, painted = open_graph(model, way, table=TABLES["dst"]), []
+    for index in range(len(exported)):
+        painted += graph.run({name: array[index : index + 1] for name, array in windows.items()})
+        if progress is not None:
+            progress(index + 1, len(exported))
+    return (levels(str(way), exported, np.concatenate(painted), 1 if way.precision == "fp32" else HALF_LEVELS),)
+
+
+def levels(what: str, expected: NDArray[np.uint8], painted: NDArray[np.uint8], bound: int) -> Check:
+    """How far paintings are off, grey levels."""
+    off = int(np.abs(painted.astype(np.int16) - expected.astype(np.int16)).max())
+    return Check(name=f"{what}: largest difference, grey levels", value=off, bound=f"<= {bound}", passed=off <= bound)
 
 
 def parity(what: str, trained: Outputs, half: Outputs, bounds: Bounds = HALF) -> list[Check]:

@@ -39,13 +39,13 @@ from inspectd.bundle import (
     load_bundle,
     write_bundle,
 )
-from inspectd.cpu import CPU_WAYS, open_graph
+from inspectd.cpu import CPU_WAYS, TABLES, open_graph
 from inspectd.cuda import open_driver
 from inspectd.errors import BundleError, ConfigError, DeviceError, MissingDependencyError
 from inspectd.gpu import EXTRAS, GpuGraph, error_log, open_gpu_graph
 from inspectd.optional import require
 
-from .checks import Certificate, Check, Outputs, joined, parity
+from .checks import HALF_LEVELS, Certificate, Check, Outputs, joined, levels, parity
 
 __all__ = [
     "TARGETS",
@@ -69,7 +69,7 @@ _FLAVOURS: dict[Target, Literal["tensorrt", "tensorrt_rtx"]] = {"tensorrt": "ten
 _WORKSPACE_BYTES = 1 << 30
 _TENSORS: dict[Kind, dict[str, str]] = {
     "seg": {"images": "UINT8", "thresholds": "FLOAT", "labels": "UINT8", "confidence": "UINT8", "scores": "FLOAT"},
-    "dst": {"good": "UINT8", "coarse": "UINT8", "mask": "UINT8", "painted": "UINT8"},
+    "dst": {"beneath": "UINT8", "coarse": "UINT8", "mask": "UINT8", "painted": "UINT8"},
 }
 """Inputs and outputs of the graph of each kind."""
 
@@ -249,7 +249,7 @@ def certify_engine(
     """Compare the engine that fits this machine with the graph in fp32, on the bundle's golden pictures.
 
     Args:
-        bundle: of a network that segments, with an engine that fits.
+        bundle: of either kind, with an engine that fits.
         out: the bundle to write; may be the same.
         stage: called with the name of each stage as it begins.
         progress: called with (done, all) pictures.
@@ -265,14 +265,12 @@ def certify_engine(
     stage = stage or (lambda _: None)
     stage("reading the bundle")
     found = load_bundle(bundle)
-    if found.card.kind != "seg":
-        raise ConfigError(f"{bundle}: is of kind {found.card.kind!r}; engines of that kind are not run yet")
     files = {name: found.read(name) for name in found.files}
     stage("loading the engine")
     graph, engine = open_gpu_graph(found)
     try:
         stage("comparing with the graph")
-        checks = _compared(found, graph, progress)
+        checks = (_compared if found.card.kind == "seg" else _compared_paintings)(found, graph, progress)
     finally:
         graph.close()
     if failed := [check for check in checks if not check.passed]:
@@ -311,6 +309,32 @@ def _compared(bundle: Bundle, graph: GpuGraph, progress: Callable[[int, int], No
     labels, confidence, scores = together
     batched = Outputs(labels=labels, confidence=confidence, scores=scores)
     return (*parity("one by one", truth, joined(single)), *parity("all in one call", truth, batched))
+
+
+def _compared_paintings(
+    bundle: Bundle, graph: GpuGraph, progress: Callable[[int, int], None] | None
+) -> tuple[Check, ...]:
+    """The same for a network that paints."""
+    samples = bundle.paintings().samples
+    table = TABLES["dst"]
+    windows = {
+        name: np.stack([decode_png(bundle.read(getattr(one, name)), getattr(one, name)) for one in samples])
+        for name in table.inputs
+    }
+    windows["mask"] = (windows["mask"] > 0).astype(np.uint8)
+    reference = open_graph(bundle.read(MODEL), CPU_WAYS[0], table=table)
+    expected, single = [], []
+    for index in range(len(samples)):
+        fed = {name: array[index : index + 1] for name, array in windows.items()}
+        expected += reference.run(fed)
+        single += graph.run(fed)
+        if progress is not None:
+            progress(index + 1, len(samples))
+    truth, (together,) = np.concatenate(expected), graph.run(windows)
+    return (
+        levels("one by one", truth, np.concatenate(single), HALF_LEVELS),
+        levels("all in one call", truth, together, HALF_LEVELS),
+    )
 
 
 def _load(target: Target) -> Any:  # noqa: ANN401 - the module, which has no types

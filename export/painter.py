@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from inspectd.bundle import ModelCard
 from inspectd.training.data.dataset import open_dataset
 from inspectd.training.style.checkpoint import DstCheckpoint
-from inspectd.training.style.coarse import EDGED
-from inspectd.training.style.painting import coarse_scene, needed_region, painted_by
+from inspectd.training.style.painting import beneath, coarse_scene, needed_region, painted_by
 from inspectd.training.style.parts import Backgrounds, as_reference
 from inspectd.training.style.planning import plan
 from inspectd.training.style.transfernet import GaussianFusion
@@ -26,8 +25,8 @@ from .graph import exported
 
 __all__ = ["PAINTER_INPUTS", "Painter", "Windows", "painter_to_onnx", "windows_of"]
 
-PAINTER_INPUTS = ("good", "coarse", "mask")
-_PICTURES = ("good", "coarse")
+PAINTER_INPUTS = ("beneath", "coarse", "mask")
+_PICTURES = ("beneath", "coarse")
 
 
 class Painter(nn.Module):
@@ -40,13 +39,12 @@ class Painter(nn.Module):
         self.half_precision = half
         self.network = network.half() if half else network
         self.fusion = GaussianFusion(checkpoint.settings.sigma_px)
-        self.edged = checkpoint.settings.coarse in EDGED
 
-    def forward(self, good: Tensor, coarse: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, beneath: Tensor, coarse: Tensor, mask: Tensor) -> Tensor:
         """Paint defects.
 
         Args:
-            good: S, uint8 [N, H, W, 3].
+            beneath: what the painting is fused with, uint8 [N, H, W, 3]: S, or y where it has an edge of its own.
             coarse: y, S with the coarse defect, uint8 [N, H, W, 3].
             mask: L, uint8 [N, H, W], 1 where the defect goes and 0 elsewhere.
 
@@ -54,9 +52,9 @@ class Painter(nn.Module):
             uint8 [N, H, W, 3], in grey levels as `window.put_back` gives them.
         """
         y = coarse.float().permute(0, 3, 1, 2) / 127.5 - 1.0  # [N, 3, H, W]
-        beneath = y if self.edged else good.float().permute(0, 3, 1, 2) / 127.5 - 1.0
+        under = beneath.float().permute(0, 3, 1, 2) / 127.5 - 1.0
         painted = self.network(y.half() if self.half_precision else y).float()
-        fused = self.fusion(painted, beneath, mask.float().unsqueeze(1))
+        fused = self.fusion(painted, under, mask.float().unsqueeze(1))
         levels: Tensor = ((fused + 1.0) * 127.5).round().clamp(0, 255)  # [N, 3, H, W]
         return levels.permute(0, 2, 3, 1).to(torch.uint8)
 
@@ -76,9 +74,10 @@ def painter_to_onnx(painter: Painter, card: ModelCard) -> bytes:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Windows:
-    """Windows to compare on: the painter's inputs by name, and what `simulate` paints in those at their own scale."""
+    """Windows to compare on: the painter's inputs, S, and what `simulate` paints in those at their own scale."""
 
     inputs: Mapping[str, NDArray[np.uint8]]
+    good: NDArray[np.uint8]
     own: tuple[NDArray[np.uint8] | None, ...]
 
 
@@ -100,16 +99,18 @@ def windows_of(checkpoint: DstCheckpoint, data: Path, side: int, count: int) -> 
     placements = plan([as_reference(exemplar)], backgrounds, count, settings.placement, settings.seed).placements
     inputs: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in PAINTER_INPUTS}
     own: list[NDArray[np.uint8] | None] = []
+    goods: list[NDArray[np.uint8]] = []
     for placement in placements:
         good = backgrounds.picture(placement.background)
         region = needed_region(settings.coarse, exemplar, backgrounds, placement)
         scene, coarse = coarse_scene(good, exemplar, placement, settings, region)
         fitted = fit(scene, coarse, side)
-        inputs["good"].append(fitted.good)
+        goods.append(fitted.good)
+        inputs["beneath"].append(beneath(settings, fitted.good, fitted.coarse))
         inputs["coarse"].append(fitted.coarse)
         inputs["mask"].append(fitted.label.astype(np.uint8))
         if fitted.size == scene.label.shape == (side, side):
             own.append(coloured(painted_by(checkpoint.network, settings, [(scene, coarse)])[0]))
         else:
             own.append(None)
-    return Windows({name: np.stack(arrays) for name, arrays in inputs.items()}, tuple(own))
+    return Windows({name: np.stack(arrays) for name, arrays in inputs.items()}, np.stack(goods), tuple(own))

@@ -148,8 +148,8 @@ class GoldenPainting(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    good: str
-    """S, the good surface."""
+    beneath: str
+    """What the painting is fused with: S, the good surface, or y where it has an edge of its own."""
     coarse: str
     """y, with the coarse defect."""
     mask: str

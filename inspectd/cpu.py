@@ -17,7 +17,18 @@ from inspectd.bundle import CARD_KEY, INT8_MODEL, MODEL
 from inspectd.errors import ConfigError, IncompatibleEngine
 from inspectd.optional import require
 
-__all__ = ["CPU_WAYS", "INPUTS", "OUTPUTS", "CpuGraph", "CpuWay", "Precision", "card_in", "open_graph"]
+__all__ = [
+    "CPU_WAYS",
+    "INPUTS",
+    "OUTPUTS",
+    "TABLES",
+    "CpuGraph",
+    "CpuWay",
+    "Precision",
+    "Table",
+    "card_in",
+    "open_graph",
+]
 
 Library = Literal["onnxruntime", "openvino"]
 Precision = Literal["fp32", "bf16", "int8"]
@@ -25,6 +36,21 @@ Precision = Literal["fp32", "bf16", "int8"]
 INPUTS = {"images": "uint8", "thresholds": "float32"}
 OUTPUTS = {"labels": "uint8", "confidence": "uint8", "scores": "float32"}
 """Tensors of a graph that segments, and their types."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Tensors of a graph in their order, and their types; the first input says how many pictures a call has."""
+
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+
+
+TABLES = {
+    "seg": Table(INPUTS, OUTPUTS),
+    "dst": Table({"beneath": "uint8", "coarse": "uint8", "mask": "uint8"}, {"painted": "uint8"}),
+}
+"""By the kind of network."""
 
 _OPENVINO_TYPES = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 """What the layers that are not quantised are calculated in."""
@@ -67,19 +93,20 @@ class CpuGraph(Protocol):
     card: str | None
 
     def run(self, fed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """The outputs, in the order of `OUTPUTS`. Raises whatever the library raises."""
+        """The outputs, in the order of the table. Raises whatever the library raises."""
 
     def close(self) -> None:
         """Nothing to let go of: a graph on a processor ends with its object."""
 
 
-def open_graph(model: bytes, way: CpuWay, *, threads: int = 0) -> CpuGraph:
+def open_graph(model: bytes, way: CpuWay, *, threads: int = 0, table: Table = TABLES["seg"]) -> CpuGraph:
     """Make a graph ready.
 
     Args:
-        model: the graph, of a network that segments.
+        model: the graph.
         way: library and arithmetic.
         threads: for one call; 0 takes all cores that this process may use.
+        table: its tensors, by the kind of network.
 
     Raises:
         MissingDependencyError: OpenVINO is not installed.
@@ -90,7 +117,9 @@ def open_graph(model: bytes, way: CpuWay, *, threads: int = 0) -> CpuGraph:
     if way not in CPU_WAYS:
         raise ConfigError(f"{way}: the ways of a processor are {', '.join(map(str, CPU_WAYS))}")
     threads = threads or len(os.sched_getaffinity(0))
-    return _OnnxRuntime(model, threads) if way.library == "onnxruntime" else _OpenVino(model, way, threads)
+    if way.library == "onnxruntime":
+        return _OnnxRuntime(model, threads, table)
+    return _OpenVino(model, way, threads, table)
 
 
 def card_in(model: bytes) -> str | None:
@@ -128,19 +157,21 @@ def _session(model: bytes, *, threads: int, optimised: bool = True) -> Any:  # n
 class _OnnxRuntime:
     """The graph as it is: the arithmetic is written into it."""
 
-    def __init__(self, model: bytes, threads: int) -> None:
+    def __init__(self, model: bytes, threads: int, table: Table) -> None:
         self._session = _session(model, threads=threads)
         self.card = _card_of(self._session)
         # ONNX Runtime has its own words for the two types that there are.
         words = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
+        self._outputs = list(table.outputs)
         _check_tensors(
+            table,
             {node.name: words.get(node.type, node.type) for node in self._session.get_inputs()},
             {node.name: words.get(node.type, node.type) for node in self._session.get_outputs()},
         )
 
     def run(self, fed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """See `CpuGraph.run`."""
-        found: list[NDArray[Any]] = self._session.run(list(OUTPUTS), dict(fed))
+        found: list[NDArray[Any]] = self._session.run(self._outputs, dict(fed))
         return found
 
     def close(self) -> None:
@@ -150,7 +181,7 @@ class _OnnxRuntime:
 class _OpenVino:
     """Always told its arithmetic: left to itself it chooses bf16 where a processor is fast in it."""
 
-    def __init__(self, model: bytes, way: CpuWay, threads: int) -> None:
+    def __init__(self, model: bytes, way: CpuWay, threads: int, table: Table) -> None:
         openvino = require("openvino", extra="openvino")
         wanted = _OPENVINO_TYPES[way.precision]
         settings = {
@@ -179,20 +210,21 @@ class _OpenVino:
             {port.any_name: words.get(port.element_type.get_type_name(), "another type") for port in side}
             for side in (compiled.inputs, compiled.outputs)
         )
-        _check_tensors(*tensors)
+        _check_tensors(table, *tensors)
+        self._outputs = list(table.outputs)
         # OpenVINO does not hand out what travels in a graph.
         self.card = card_in(model)
 
     def run(self, fed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """See `CpuGraph.run`."""
         found = self._request.infer(dict(fed), share_outputs=False)
-        return [np.asarray(found[name]) for name in OUTPUTS]
+        return [np.asarray(found[name]) for name in self._outputs]
 
     def close(self) -> None:
         """See `CpuGraph.close`."""
 
 
-def _check_tensors(inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
-    for kind, expected, got in (("inputs", INPUTS, inputs), ("outputs", OUTPUTS, outputs)):
+def _check_tensors(table: Table, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
+    for kind, expected, got in (("inputs", table.inputs, inputs), ("outputs", table.outputs, outputs)):
         if got != expected:
-            raise IncompatibleEngine(f"has {kind} {dict(got)}, expected {expected}")
+            raise IncompatibleEngine(f"has {kind} {dict(got)}, expected {dict(expected)}")

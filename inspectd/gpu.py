@@ -23,19 +23,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inspectd.bundle import HALF_MODEL, Bundle, EngineFile
-from inspectd.cpu import INPUTS, OUTPUTS
+from inspectd.bundle import HALF_MODEL, Bundle, EngineFile, ModelCard
+from inspectd.cpu import TABLES
 from inspectd.cuda import Driver, open_driver
 from inspectd.errors import DeviceError, IncompatibleEngine, InferenceError, InspectdError, MissingDependencyError
 from inspectd.optional import require
 
-__all__ = ["EXTRAS", "GpuGraph", "Tensor", "error_log", "misfit", "open_gpu_graph"]
+__all__ = ["EXTRAS", "GpuGraph", "Tensor", "Tensors", "error_log", "misfit", "open_gpu_graph"]
 
 EXTRAS = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
 """The extra that installs each flavour; a flavour is the name of its module."""
 _SLOTS = 2
-_PROOF, _NOTHING = "scores", 0xFF
-"""The output that shows whether it was written, and the bytes of a float that is no number."""
+_NOTHING = 0xFF
+"""What the last output is full of before each call: bytes of floats that are no numbers, or a window all white."""
 TIMEOUT_S = 10.0
 """A batch takes milliseconds; a device that is silent for so long hangs."""
 OPENING_S = 120.0
@@ -77,6 +77,24 @@ class Tensor:
         return math.prod(self.shape(count)) * np.dtype(self.kind).itemsize
 
 
+@dataclass(frozen=True, slots=True)
+class Tensors:
+    """What an engine takes and gives, in this order."""
+
+    inputs: Mapping[str, Tensor]
+    outputs: Mapping[str, Tensor]
+
+    @property
+    def both(self) -> dict[str, Tensor]:
+        """All by name."""
+        return {**self.inputs, **self.outputs}
+
+    @property
+    def proof(self) -> str:
+        """The output that shows whether it was written."""
+        return list(self.outputs)[-1]
+
+
 def misfit(engine: EngineFile, bundle_graph: str, *, version: str | None, capability: str) -> str | None:
     """Why an engine does not run here; None where it does.
 
@@ -110,7 +128,7 @@ def open_gpu_graph(
     """The first engine of a bundle that fits this machine, ready to run.
 
     Args:
-        bundle: of a network that segments.
+        bundle: of either kind of network.
         driver: opens the device, in the worker's thread.
         module: gives TensorRT's module of a flavour.
         timeout_s: after which a batch is given up.
@@ -142,19 +160,24 @@ def open_gpu_graph(
             f"build one here: export-trt --from-onnx {bundle.path}"
         )
 
-    preprocess = bundle.card.preprocess
-    sides = {
-        "images": (*preprocess.size, preprocess.channels),
-        "labels": preprocess.size,
-        "confidence": preprocess.size,
-    }
-    classes = (len(bundle.card.classes),)
-    tensors = {
-        name: Tensor(kind, sides.get(name, classes), batched=name != "thresholds")
-        for name, kind in {**INPUTS, **OUTPUTS}.items()
-    }
-    made = GpuGraph(driver, choose, tensors, timeout_s=timeout_s)
+    made = GpuGraph(driver, choose, _tensors(bundle.card), timeout_s=timeout_s)
     return made, made.engine
+
+
+def _tensors(card: ModelCard) -> Tensors:
+    """What an engine of a card takes and gives."""
+    preprocess, table = card.preprocess, TABLES[card.kind]
+    picture, map_ = (*preprocess.size, preprocess.channels), preprocess.size
+    classes = (len(card.classes),)
+    coloured = dict.fromkeys(("beneath", "coarse", "painted"), (*preprocess.size, 3))
+    sides = {"images": picture, "labels": map_, "confidence": map_, "mask": map_, **coloured}
+
+    def of(kinds: Mapping[str, str]) -> dict[str, Tensor]:
+        return {
+            name: Tensor(kind, sides.get(name, classes), batched=name != "thresholds") for name, kind in kinds.items()
+        }
+
+    return Tensors(of(table.inputs), of(table.outputs))
 
 
 def _loaded(flavour: str, module: Callable[[str], Any] | None) -> Any:  # noqa: ANN401 - the module, which has no types
@@ -189,7 +212,7 @@ class GpuGraph:
         self,
         driver: Callable[[], Driver],
         choose: Callable[[str], tuple[EngineFile, Any, bytes]],
-        tensors: Mapping[str, Tensor],
+        tensors: Tensors,
         *,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
@@ -198,13 +221,13 @@ class GpuGraph:
         Args:
             driver: opens the device, in the worker's thread.
             choose: gives the engine for a compute capability, its module and its content.
-            tensors: inputs and outputs that are expected, by name.
+            tensors: inputs and outputs that are expected.
             timeout_s: after which a batch is given up.
 
         Raises:
             InspectdError: whatever keeps it from being ready.
         """
-        self._tensors, self._timeout_s = dict(tensors), timeout_s
+        self._tensors, self._timeout_s = tensors, timeout_s
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._broken: str | None = None
         opened: Future[tuple[EngineFile, str]] = Future()
@@ -218,21 +241,22 @@ class GpuGraph:
             raise DeviceError(f"the GPU was not ready after {OPENING_S:g} s") from None
 
     def run(self, fed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """The outputs for any number of pictures, in the order of `cpu.OUTPUTS`.
+        """The outputs for any number of pictures, in the order of the table.
 
         Raises:
             InferenceError: the input does not fit, the device failed, or it did not come back in time.
         """
         if self._broken is not None:
             raise InferenceError(f"the GPU is not used any more since it failed: {self._broken}")
-        for name in INPUTS:
-            tensor, got = self._tensors[name], fed[name]
-            if got.shape != tensor.shape(len(got)) or got.dtype != np.dtype(tensor.kind) or not len(got):
+        inputs = self._tensors.inputs
+        count = len(fed[next(iter(inputs))]) or 1
+        for name, tensor in inputs.items():
+            got = fed[name]
+            if got.shape != tensor.shape(count) or got.dtype != np.dtype(tensor.kind):
                 raise InferenceError(
-                    f"expected {name} of {tensor.kind} {list(tensor.shape(len(got) or 1))}, "
-                    f"got {got.dtype} {list(got.shape)}"
+                    f"expected {name} of {tensor.kind} {list(tensor.shape(count))}, got {got.dtype} {list(got.shape)}"
                 )
-        job = _Job({name: np.array(fed[name], order="C") for name in INPUTS})
+        job = _Job({name: np.array(fed[name], order="C") for name in inputs})
         self._jobs.put(job)
         try:
             return job.answer.result(self._timeout_s)
@@ -271,7 +295,7 @@ class GpuGraph:
         try:
             while (job := self._jobs.get()) is not None:
                 try:
-                    found = _run(ready.slots, engine.batch, job.fed)
+                    found = _run(ready.slots, engine.batch, job.fed, self._tensors)
                 except BaseException as error:  # noqa: BLE001 - as above
                     job.answer.set_exception(_as_ours(error))
                     return
@@ -292,14 +316,14 @@ class _Slot:
     def __init__(
         self,
         context: Any,  # noqa: ANN401 - of the module's
-        tensors: Mapping[str, Tensor],
+        tensors: Tensors,
         largest: int,
         driver: Driver,
     ) -> None:
         self._context, self._tensors, self._driver = context, tensors, driver
         self._stream = driver.stream()
-        self._host = {name: driver.pinned(tensor.size(largest)) for name, tensor in tensors.items()}
-        self._device = {name: driver.memory(tensor.size(largest)) for name, tensor in tensors.items()}
+        self._host = {name: driver.pinned(tensor.size(largest)) for name, tensor in tensors.both.items()}
+        self._device = {name: driver.memory(tensor.size(largest)) for name, tensor in tensors.both.items()}
         self._graphs: dict[int, int | None] = {}
         """By batch size; None after the first run, which is not captured since the library sets itself up in it."""
         self._count = 0
@@ -310,12 +334,12 @@ class _Slot:
     def submit(self, fed: Mapping[str, NDArray[Any]], count: int) -> None:
         """Give a batch of `count` to the stream; pictures that are missing to it are black."""
         for name, values in fed.items():
-            room = self._host[name][: self._tensors[name].size(count)]
+            room = self._host[name][: self._tensors.inputs[name].size(count)]
             flat = values.reshape(-1).view(np.uint8)
             room[: flat.size] = flat
             room[flat.size :] = 0
-        # If nothing is written there, no score is a probability, and the answer is refused.
-        self._host[_PROOF][:] = _NOTHING
+        # If nothing is written there, it is no answer, and is refused.
+        self._host[self._tensors.proof][:] = _NOTHING
         self._count = count
         graph = self._graphs.get(count)
         if graph is not None:
@@ -333,28 +357,27 @@ class _Slot:
         """Wait for the batch: its outputs, which are the caller's own."""
         self._driver.wait(self._stream)
         found = {}
-        for name in OUTPUTS:
-            tensor = self._tensors[name]
+        for name, tensor in self._tensors.outputs.items():
             raw = self._host[name][: tensor.size(self._count)]
             found[name] = raw.view(tensor.kind).reshape(tensor.shape(self._count)).copy()
         return found
 
     def _shape(self, count: int) -> None:
-        for name in INPUTS:
-            if not self._context.set_input_shape(name, self._tensors[name].shape(count)):
-                raise DeviceError(f"the engine takes no {name} of {list(self._tensors[name].shape(count))}")
+        for name, tensor in self._tensors.inputs.items():
+            if not self._context.set_input_shape(name, tensor.shape(count)):
+                raise DeviceError(f"the engine takes no {name} of {list(tensor.shape(count))}")
         if missing := self._context.infer_shapes():
             raise DeviceError(f"the engine does not know the shapes of {', '.join(missing)}")
 
     def _enqueue(self) -> None:
-        # The scores too, which are no numbers yet.
-        for name in (*INPUTS, _PROOF):
-            size = self._tensors[name].size(self._count)
+        # The last output too, which is nothing yet.
+        for name in (*self._tensors.inputs, self._tensors.proof):
+            size = self._tensors.both[name].size(self._count)
             self._driver.copy_in(self._device[name], self._host[name][:size], self._stream)
         if not self._context.execute_async_v3(self._stream):
             raise DeviceError("the engine did not start")
-        for name in OUTPUTS:
-            size = self._tensors[name].size(self._count)
+        for name, tensor in self._tensors.outputs.items():
+            size = tensor.size(self._count)
             self._driver.copy_out(self._host[name][:size], self._device[name], self._stream)
 
 
@@ -366,7 +389,7 @@ class _Loaded:
         module: Any,  # noqa: ANN401
         content: bytes,
         engine: EngineFile,
-        tensors: Mapping[str, Tensor],
+        tensors: Tensors,
         driver: Driver,
     ) -> None:
         """Load it and hold it against what is expected."""
@@ -392,7 +415,12 @@ class _Loaded:
             self._kept.pop()
 
 
-def _check_table(module: Any, loaded: Any, engine: EngineFile, tensors: Mapping[str, Tensor]) -> None:  # noqa: ANN401
+def _check_table(
+    module: Any,  # noqa: ANN401 - it has no types
+    loaded: Any,  # noqa: ANN401
+    engine: EngineFile,
+    tensors: Tensors,
+) -> None:
     """Inputs and outputs of the engine must be what the card promises."""
     kinds = {module.DataType.UINT8: "uint8", module.DataType.FLOAT: "float32"}
     inputs: dict[str, tuple[str, tuple[int, ...]]] = {}
@@ -401,29 +429,38 @@ def _check_table(module: Any, loaded: Any, engine: EngineFile, tensors: Mapping[
         found = (kinds.get(loaded.get_tensor_dtype(name), "another type"), tuple(loaded.get_tensor_shape(name)))
         is_input = loaded.get_tensor_mode(name) == module.TensorIOMode.INPUT
         (inputs if is_input else outputs)[name] = found
-    for what, got, names in (("inputs", inputs, INPUTS), ("outputs", outputs, OUTPUTS)):
+    for what, got, its in (("inputs", inputs, tensors.inputs), ("outputs", outputs, tensors.outputs)):
         # -1 is a batch of any size.
-        expected = {name: (tensors[name].kind, tensors[name].shape(-1)) for name in names}
-        fixed = {name: (tensors[name].kind, tensors[name].shape(engine.batch[2])) for name in names}
+        expected = {name: (tensor.kind, tensor.shape(-1)) for name, tensor in its.items()}
+        fixed = {name: (tensor.kind, tensor.shape(engine.batch[2])) for name, tensor in its.items()}
         if got not in (expected, fixed):
             raise IncompatibleEngine(f"{engine.file} has {what} {got}, expected {expected}")
 
 
-def _run(slots: Sequence[_Slot], batch: tuple[int, int, int], fed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+def _run(
+    slots: Sequence[_Slot],
+    batch: tuple[int, int, int],
+    fed: Mapping[str, NDArray[Any]],
+    tensors: Tensors,
+) -> list[NDArray[Any]]:
     """All pictures, in batches that the engine takes; the slots take turns."""
     least, _, most = batch
-    images, others = fed["images"], {name: fed[name] for name in INPUTS if name != "images"}
+    pictures = len(fed[next(iter(tensors.inputs))])
     parts: list[dict[str, NDArray[Any]]] = []
     waiting: list[tuple[_Slot, int]] = []
-    for number, start in enumerate(range(0, len(images), most)):
-        chunk = images[start : start + most]
+    for number, start in enumerate(range(0, pictures, most)):
+        count = min(most, pictures - start)
         if len(waiting) == len(slots):
             parts.append(_collected(*waiting.pop(0)))
         slot = slots[number % len(slots)]
-        slot.submit({"images": chunk, **others}, max(len(chunk), least))
-        waiting.append((slot, len(chunk)))
+        chunk = {
+            name: fed[name][start : start + count] if tensor.batched else fed[name]
+            for name, tensor in tensors.inputs.items()
+        }
+        slot.submit(chunk, max(count, least))
+        waiting.append((slot, count))
     parts += [_collected(*one) for one in waiting]
-    return [np.concatenate([part[name] for part in parts]) for name in OUTPUTS]
+    return [np.concatenate([part[name] for part in parts]) for name in tensors.outputs]
 
 
 def _collected(slot: _Slot, count: int) -> dict[str, NDArray[Any]]:

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inspectd.bundle import HALF_MODEL, Bundle, decode_png
-from inspectd.cpu import CPU_WAYS, CpuWay, card_in, open_graph
+from inspectd.cpu import CPU_WAYS, TABLES, CpuWay, card_in, open_graph
 from inspectd.errors import BundleError, ConfigError, IncompatibleEngine, InferenceError
 from inspectd.gpu import open_gpu_graph
 
-__all__ = ["BACKENDS", "Engine", "EngineResult", "Graph", "GraphEngine", "open_engine", "self_test"]
+__all__ = ["BACKENDS", "Engine", "EngineResult", "Graph", "GraphEngine", "open_certified", "open_engine", "self_test"]
 
 BACKENDS: Mapping[str, tuple[str, ...]] = {
     "onnxruntime": ("fp32", "int8"),
@@ -76,7 +76,7 @@ class Graph(Protocol):
     """What runs the tensors of a bundle's graph (`cpu.CpuGraph`, `gpu.GpuGraph`)."""
 
     def run(self, fed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """The outputs, in the order of `cpu.OUTPUTS`. Raises whatever it raises."""
+        """The outputs, in the order of `cpu.TABLES`. Raises whatever it raises."""
 
     def close(self) -> None:
         """Let go of what it holds."""
@@ -170,6 +170,14 @@ def open_engine(
     """
     if bundle.card.kind != "seg":
         raise ConfigError(f"{bundle.path}: is a bundle of kind {bundle.card.kind!r}; the line runs kind 'seg'")
+    graph, name = open_certified(bundle, backend, precision, threads=threads, allow_uncertified=allow_uncertified)
+    return GraphEngine(bundle, graph, name)
+
+
+def open_certified(
+    bundle: Bundle, backend: str, precision: str | None, *, threads: int, allow_uncertified: bool
+) -> tuple[Graph, str]:
+    """The graph of a bundle of either kind, ready to run, and what people call what runs it; see `open_engine`."""
     if backend not in BACKENDS:
         raise ConfigError(f"backend {backend!r} is not one of {', '.join(BACKENDS)}")
     known = BACKENDS[backend]
@@ -194,18 +202,18 @@ def open_engine(
     return _on_processor(bundle, way, threads)
 
 
-def _on_processor(bundle: Bundle, way: CpuWay, threads: int) -> GraphEngine:
+def _on_processor(bundle: Bundle, way: CpuWay, threads: int) -> tuple[Graph, str]:
     model = bundle.read(way.file)
     try:
-        graph = open_graph(model, way, threads=threads)
+        graph = open_graph(model, way, threads=threads, table=TABLES[bundle.card.kind])
     except IncompatibleEngine as error:
         raise IncompatibleEngine(f"{bundle.path}: {way.file} {error}") from error
     # The graph is under a checksum, the card is not: it holds the checksums.
     bundle.check_card(graph.card)
-    return GraphEngine(bundle, graph, str(way))
+    return graph, str(way)
 
 
-def _on_gpu(bundle: Bundle, *, allow_uncertified: bool) -> GraphEngine:
+def _on_gpu(bundle: Bundle, *, allow_uncertified: bool) -> tuple[Graph, str]:
     # An engine has no card: it is of the graph that it was built from.
     bundle.check_card(card_in(bundle.read(HALF_MODEL)))
     graph, engine = open_gpu_graph(bundle)
@@ -215,7 +223,7 @@ def _on_gpu(bundle: Bundle, *, allow_uncertified: bool) -> GraphEngine:
             f"{bundle.path}: {engine.file} was never compared with the graph on a device; "
             f"run `export-trt --certify {bundle.path}` on this machine, {_ANSWER}"
         )
-    return GraphEngine(bundle, graph, f"{engine.flavour} {engine.version} fp16, {graph.device}")
+    return graph, f"{engine.flavour} {engine.version} fp16, {graph.device}"
 
 
 def self_test(engine: Engine, bundle: Bundle) -> None:

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from inspectd.cpu import CPU_WAYS, INPUTS, OUTPUTS, open_graph
+from inspectd.cpu import CPU_WAYS, TABLES, open_graph
 from inspectd.errors import DeviceError
 
 RUBBISH = 0xCD
@@ -134,7 +134,8 @@ class _Engine:
         said |= module.changed
         self._module, self._names = module, list(said["shapes"])
         self._shapes, self._types = said["shapes"], said["types"]
-        self.graph = open_graph(graph, CPU_WAYS[0], threads=1)
+        self.table = TABLES[said["kind"]]
+        self.graph = open_graph(graph, CPU_WAYS[0], threads=1, table=self.table)
         self.num_io_tensors = len(self._names)
 
     def get_tensor_name(self, index):
@@ -147,7 +148,7 @@ class _Engine:
         return self._shapes[name]
 
     def get_tensor_mode(self, name):
-        return "in" if name in INPUTS else "out"
+        return "in" if name in self.table.inputs else "out"
 
     def create_execution_context(self):
         return None if self._module.faults.get("no_room") else _Context(self._module, self)
@@ -170,7 +171,7 @@ class _Context:
         return True
 
     def infer_shapes(self):
-        return [name for name in INPUTS if name not in self._shape]
+        return [name for name in self._engine.table.inputs if name not in self._shape]
 
     def execute_async_v3(self, stream):
         if self._module.faults.get("does_not_start"):
@@ -184,11 +185,11 @@ class _Context:
                 name: driver.memories[self._at[name]][: int(np.prod(shape[name])) * np.dtype(kind).itemsize]
                 .view(kind)
                 .reshape(shape[name])
-                for name, kind in INPUTS.items()
+                for name, kind in self._engine.table.inputs.items()
             }
             if self._module.faults.get("writes_nothing"):
                 return
-            for name, values in zip(OUTPUTS, self._engine.graph.run(fed), strict=True):
+            for name, values in zip(self._engine.table.outputs, self._engine.graph.run(fed), strict=True):
                 raw = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
                 driver.memories[self._at[name]][: raw.size] = raw
 
@@ -200,12 +201,17 @@ def engine_content(bundle):
     """What the simulated library loads: a graph and its tensors."""
     preprocess, classes = bundle.card.preprocess, len(bundle.card.classes)
     height, width = preprocess.size
-    shapes = {
-        "images": [-1, height, width, preprocess.channels],
+    table, picture = TABLES[bundle.card.kind], [-1, height, width, preprocess.channels]
+    sides = {
+        **dict.fromkeys(("images", "beneath", "coarse", "painted"), picture),
+        **dict.fromkeys(("labels", "confidence", "mask"), picture[:3]),
         "thresholds": [classes],
-        "labels": [-1, height, width],
-        "confidence": [-1, height, width],
         "scores": [-1, classes],
     }
-    types = {name: "u8" if kind == "uint8" else "f32" for name, kind in {**INPUTS, **OUTPUTS}.items()}
-    return json.dumps({"shapes": shapes, "types": types}).encode() + b"\n" + bundle.read("model.onnx")
+    tensors = {**table.inputs, **table.outputs}
+    said = {
+        "kind": bundle.card.kind,
+        "shapes": {name: sides[name] for name in tensors},
+        "types": {name: "u8" if kind == "uint8" else "f32" for name, kind in tensors.items()},
+    }
+    return json.dumps(said).encode() + b"\n" + bundle.read("model.onnx")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import threading
+import warnings
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -91,7 +92,10 @@ class PycudaDriver(_OneThread):
             DeviceError: there is no such device, or it cannot be used.
         """
         super().__init__()
-        self._cuda: Any = require("pycuda.driver", extra="tensorrt")
+        with warnings.catch_warnings():
+            # Without NVIDIA's driver it warns first, and then raises what tells the same.
+            warnings.simplefilter("ignore")
+            self._cuda: Any = require("pycuda.driver", extra="tensorrt")
         try:
             self._cuda.init()
             device = self._cuda.Device(index)
@@ -116,7 +120,7 @@ class PycudaDriver(_OneThread):
     def pinned(self, size: int) -> NDArray[np.uint8]:
         """See `Driver.pinned`."""
         made: NDArray[np.uint8] = self._called(self._cuda.pagelocked_empty, size, np.uint8)
-        self._kept.append(made)
+        self._kept.append(made.base)
         return made
 
     def memory(self, size: int) -> int:
@@ -169,7 +173,11 @@ class PycudaDriver(_OneThread):
             # A device that has failed refuses this too, and has nothing left to free.
             with contextlib.suppress(DeviceError):
                 self._direct("cuGraphExecDestroy", ctypes.c_void_p(graph))
-        # They free themselves when nothing names them, and must do so before the context goes.
+        for allocation in self._kept:
+            # Whoever still holds an array of it would keep it beyond the context, which can free it no more.
+            with contextlib.suppress(self._cuda.Error):
+                allocation.free()
+        # Streams have no call for it, and go when nothing names them.
         self._graphs.clear()
         self._streams.clear()
         self._kept.clear()

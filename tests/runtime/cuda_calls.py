@@ -131,5 +131,21 @@ def no_device(open_driver):
         open_driver()
 
 
+def main(driver, name):
+    """One of the above; a device that it leaves open after a failure is closed, as the runner does."""
+    opened = []
+
+    def open_driver():
+        opened[:] = [getattr(cuda, driver)()]
+        return opened[0]
+
+    try:
+        globals()[name](open_driver)
+    except BaseException:
+        for device in opened:
+            device.close()
+        raise
+
+
 if __name__ == "__main__":
-    globals()[sys.argv[2]](getattr(cuda, sys.argv[1]))
+    main(*sys.argv[1:])

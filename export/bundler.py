@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 import inspectd
 from inspectd.bundle import (
     GOLDEN,
+    GPU_INT8_MODEL,
     HALF_MODEL,
     INT8_MODEL,
     MODEL,
@@ -31,7 +32,7 @@ from inspectd.bundle import (
     load_bundle,
     write_bundle,
 )
-from inspectd.cpu import CPU_WAYS, CpuWay, open_graph
+from inspectd.cpu import CPU_WAYS, GPU_INT8, CpuWay, open_graph
 from inspectd.errors import BundleError, ConfigError, DatasetError, IncompatibleEngine
 from inspectd.mask import ClassMap
 from inspectd.optional import require
@@ -53,6 +54,8 @@ from .quantize import to_int8
 __all__ = ["Exported", "export_bundle"]
 
 _GOLDEN_PAINTINGS = 8
+_GPU_INT8_AS = CpuWay("onnxruntime", "int8")
+"""What runs the graph of engines in integers where there is no GPU."""
 CALIBRATION_ROLES = ("ok_calibration", "free", "ref", "extra", "simulated")
 
 
@@ -92,7 +95,8 @@ def export_bundle(
         limit: number of them.
         engine: to be built as well.
         openvino: compare with OpenVINO too, which a station may then run it by.
-        int8: make a graph in integers for processors too; left out where its checks fail.
+        int8: make a graph in integers for processors too, and with `engine` a graph and an engine in integers for
+            GPUs; left out where its checks fail.
         size: height and width that the graph takes, px; those of the training if not given.
         allow_uncertified: write the bundle also where a check failed; `inspectd run` refuses it unless it is told.
         stage: called with the name of each stage as it begins.
@@ -114,7 +118,19 @@ def export_bundle(
     stage("reading the checkpoint")
     libraries = ("onnxruntime", "openvino") if openvino else ("onnxruntime",)
     ways = tuple(way for way in CPU_WAYS[1:] if way.library in libraries and (int8 or way.precision != "int8"))
-    job = _Job(checkpoint, out, name, calibration, limit, ways, size, allow_uncertified, stage, progress)
+    job = _Job(
+        checkpoint,
+        out,
+        name,
+        calibration,
+        limit,
+        ways,
+        size,
+        int8 and engine is not None,
+        allow_uncertified,
+        stage,
+        progress,
+    )
     if openvino:
         require("openvino", extra="openvino")
     if kind_of(checkpoint) == "dst":
@@ -125,8 +141,11 @@ def export_bundle(
         drafted = _segmenting(job)
     files = drafted.files
     engines: tuple[EngineFile, ...] = ()
-    if engine is not None:
-        files, engines = with_engine(files, (), engine, kind=drafted.card.kind, stage=stage, progress=progress)
+    wishes = [] if engine is None else [engine]
+    if engine is not None and GPU_INT8_MODEL in files:
+        wishes.append(replace(engine, precision="int8"))
+    for wish in wishes:
+        files, engines = with_engine(files, engines, wish, kind=drafted.card.kind, stage=stage, progress=progress)
     stage("writing the bundle")
     write_bundle(out, drafted.card, files, version=inspectd.__version__)
     load_bundle(out)
@@ -144,6 +163,7 @@ class _Job:
     limit: int
     ways: tuple[CpuWay, ...]
     size: tuple[int, int] | None
+    gpu_int8: bool
     allow_uncertified: bool
     stage: Callable[[str], None]
     progress: Callable[[int, int], None] | None
@@ -275,8 +295,15 @@ def _other_ways(job: _Job, certificate: Certificate, compared: _Compared) -> tup
             progress=job.progress,
         )
         ways[str(way)] = _compared_by(way, job, compare)
-    vouched = {way.file for way in job.ways if all(check.passed for check in ways[str(way)])}
-    kept = {INT8_MODEL: graphs[INT8_MODEL]} if INT8_MODEL in vouched else {}
+    files = {str(way): way.file for way in job.ways}
+    if job.gpu_int8:
+        job.stage("measuring the ranges of int8 for GPUs")
+        at = np.asarray(card.thresholds, np.float32)
+        graphs[GPU_INT8_MODEL] = to_int8(compared.model, images, at, gpu=True, progress=job.progress)
+        compare = partial(compare, model=graphs[GPU_INT8_MODEL], name=GPU_INT8)
+        files[GPU_INT8], ways[GPU_INT8] = GPU_INT8_MODEL, _compared_by(_GPU_INT8_AS, job, compare)
+    vouched = {file for way, file in files.items() if all(check.passed for check in ways[way])}
+    kept = {file: graphs[file] for file in (INT8_MODEL, GPU_INT8_MODEL) if file in vouched}
     return certificate.model_copy(update={"ways": ways}), kept
 
 

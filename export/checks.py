@@ -16,6 +16,7 @@ __all__ = [
     "FULL",
     "HALF",
     "HALF_LEVELS",
+    "INTEGERS",
     "MASK_AGREEMENT",
     "SCORE_DIFFERENCE",
     "Bounds",
@@ -54,12 +55,13 @@ class Bounds(NamedTuple):
 
 
 FULL = Bounds(MASK_AGREEMENT, 0.0, SCORE_DIFFERENCE)
+# Far from a threshold a score may move and nothing follows: flips and IoU say what does.
+INTEGERS = Bounds(HALF_MASK_AGREEMENT, HALF_FLIPS, None)
 HALF = Bounds(HALF_MASK_AGREEMENT, HALF_FLIPS, HALF_SCORE_DIFFERENCE)
 _WAY_BOUNDS = {
     "fp32": FULL,
     "bf16": HALF,
-    # Far from a threshold a score may move and nothing follows: flips and IoU say what does.
-    "int8": Bounds(HALF_MASK_AGREEMENT, HALF_FLIPS, None),
+    "int8": INTEGERS,
 }
 
 
@@ -116,6 +118,7 @@ def certify_way(
     exported: Outputs,
     *,
     labels: Sequence[NDArray[np.uint8] | None] = (),
+    name: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Check, ...]:
     """Compare another way to run a network on a processor with its graph in fp32, which `certify` compared with torch.
@@ -127,6 +130,7 @@ def certify_way(
         images: uint8 [N, H, W, C] at the network's size.
         exported: what the graph in fp32 gave for them.
         labels: as for `certify`; integers are certified only where there are some.
+        name: what the checks call it, if not by the way.
         progress: called with (done, all) pictures.
 
     Raises:
@@ -142,8 +146,8 @@ def certify_way(
     found = joined(parts)
     bounds = _WAY_BOUNDS[way.precision]
     return (
-        *parity(str(way), exported, found, bounds),
-        *iou_drops(str(way), card, labels, exported.labels, found.labels, must=way.precision == "int8"),
+        *parity(name or str(way), exported, found, bounds),
+        *iou_drops(name or str(way), card, labels, exported.labels, found.labels, must=way.precision == "int8"),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +16,7 @@ from inspectd.optional import require
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from inspectd.bundle import EngineFile
+    from inspectd.bundle import EngineFile, EnginePrecision
 
     from .checks import Check
 
@@ -60,7 +61,10 @@ def export(
     ] = None,
     int8: Annotated[
         bool,
-        typer.Option("--int8", help="A graph in integers for processors too, if its masks stay what they were."),
+        typer.Option(
+            "--int8",
+            help="Graphs in integers for processors too, and an engine in integers, if masks stay what they were.",
+        ),
     ] = False,
     from_onnx: Annotated[
         Path | None,
@@ -112,9 +116,9 @@ def export(
         raise ConfigError("give a CHECKPOINT, or a bundle by --from-onnx or --certify")
     if checkpoint is not None and out is None:
         raise ConfigError("say where the bundle goes: --out BUNDLE")
-    if checkpoint is None and (name or calibration or size or int8 or target is TargetName.openvino):
+    if checkpoint is None and (name or calibration or size or target is TargetName.openvino):
         raise ConfigError(
-            "--name, --calibration, --size, --int8 and --target openvino are of an export; "
+            "--name, --calibration, --size and --target openvino are of an export; "
             "--from-onnx and --certify take the bundle as it is"
         )
     if certify is not None and (target or compute_capability or batch):
@@ -152,7 +156,8 @@ def export(
             from .engines import certify_engine
 
             out = out or certify
-            engine, checks = certify_engine(certify, out, stage=stage, progress=progress)
+            precision: EnginePrecision = "int8" if int8 else "fp16"
+            engine, checks = certify_engine(certify, out, precision=precision, stage=stage, progress=progress)
             engines = (engine,)
         elif checkpoint is not None and out is not None:
             from .bundler import export_bundle
@@ -179,6 +184,7 @@ def export(
             if wish is None:
                 raise ConfigError("--from-onnx builds an engine: give --target tensorrt or rtx")
             source = from_onnx or Path()
+            wish = replace(wish, precision="int8") if int8 else wish
             out = out or source
             sizes, engines = rebuild(source, out, wish, stage=stage, progress=progress)
     for check in checks:
@@ -196,7 +202,7 @@ def export(
     for engine in engines:
         gpus = ", ".join(engine.compute_capabilities)
         checked = f"checked on {engine.checked_on}" if engine.checked_on else "not run on a device"
-        made = f"built in {engine.built_s:g} s, {checked}"
+        made = f"{engine.precision}, built in {engine.built_s:g} s, {checked}"
         print(f"{engine.flavour} {engine.version} for compute capability {gpus}: {made}", file=sys.stderr)
     print(out)
 

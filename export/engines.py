@@ -27,12 +27,13 @@ from pydantic import ValidationError
 
 import inspectd
 from inspectd.bundle import (
+    ENGINE_GRAPHS,
     ENGINES,
-    HALF_MODEL,
     MODEL,
     PARITY,
     Bundle,
     EngineFile,
+    EnginePrecision,
     Engines,
     decode_png,
     explain,
@@ -45,7 +46,7 @@ from inspectd.errors import BundleError, ConfigError, DeviceError, MissingDepend
 from inspectd.gpu import EXTRAS, GpuGraph, error_log, open_gpu_graph
 from inspectd.optional import require
 
-from .checks import HALF_LEVELS, Certificate, Check, Outputs, joined, levels, parity
+from .checks import HALF, HALF_LEVELS, INTEGERS, Bounds, Certificate, Check, Outputs, joined, levels, parity
 
 __all__ = [
     "TARGETS",
@@ -81,6 +82,7 @@ class EngineWish:
     target: Target
     capabilities: tuple[str, ...] = ()
     batch: tuple[int, int, int] = (1, 1, 8)
+    precision: EnginePrecision = "fp16"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,22 +104,17 @@ def installed_target() -> Target | None:
 
 def build_engine(
     graph: bytes,
-    target: Target,
+    wish: EngineWish,
     *,
     kind: Kind = "seg",
-    capabilities: Sequence[str] = (),
-    batch: tuple[int, int, int] = (1, 1, 8),
     progress: Callable[[int, int], None] | None = None,
 ) -> BuiltEngine:
     """Build an engine of a graph; Ctrl-C ends it.
 
     Args:
         graph: a strongly typed ONNX graph with the tensors of `graph.to_onnx` or `painter.painter_to_onnx`.
-        target: whose engine.
+        wish: the engine.
         kind: of the network.
-        capabilities: GPUs that it is for, as 8.6; of others than this machine's, TensorRT-RTX alone. Without any,
-            the GPU of this machine.
-        batch: pictures of one call: least, optimised for, most.
         progress: called with (steps done, steps known by now).
 
     Returns:
@@ -129,7 +126,7 @@ def build_engine(
         BundleError: the library refuses the graph, or could not build.
         KeyboardInterrupt: Ctrl-C.
     """
-    trt, named = _load(target), prepared(EngineWish(target, tuple(capabilities), batch)).capabilities
+    trt, named = _load(wish.target), prepared(wish).capabilities
     log = error_log(trt)
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -140,7 +137,7 @@ def build_engine(
     _check_tensors(trt, network, _TENSORS[kind])
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, _WORKSPACE_BYTES)
-    if target == "rtx":
+    if wish.target == "rtx":
         config.num_compute_capabilities = len(named)
         for index, text in enumerate(named):
             config.set_compute_capability(_known_capabilities(trt)[text], index)
@@ -149,7 +146,7 @@ def build_engine(
         # What is uint8 is pictures, of which a call takes some.
         if tensor.dtype == trt.DataType.UINT8:
             sides = tuple(tensor.shape)[1:]
-            profile.set_shape(tensor.name, *((pictures, *sides) for pictures in batch))
+            profile.set_shape(tensor.name, *((pictures, *sides) for pictures in wish.batch))
     config.add_optimization_profile(profile)
     begun = time.monotonic()
     with _interruptible() as interrupted:
@@ -161,14 +158,17 @@ def build_engine(
         raise BundleError(f"{trt.__name__} {trt.__version__} could not build the engine: {log.text()}")
     data = bytes(serialized)
     where = f"{platform.system().lower()}-{platform.machine()}"
-    name = f"{_FLAVOURS[target]}-{trt.__version__}-{where}-sm{'-'.join(named).replace('.', '')}"
+    name = f"{_FLAVOURS[wish.target]}-{trt.__version__}-{where}-sm{'-'.join(named).replace('.', '')}"
+    if wish.precision != "fp16":
+        name += f"-{wish.precision}"
     description = EngineFile(
         file=f"engines/{name}.engine",
-        flavour=_FLAVOURS[target],
+        flavour=_FLAVOURS[wish.target],
         version=trt.__version__,
         platform=where,
         compute_capabilities=named,
-        batch=batch,
+        batch=wish.batch,
+        precision=wish.precision,
         graph_sha256=hashlib.sha256(graph).hexdigest(),
         built_s=round(time.monotonic() - begun, 2),
     )
@@ -185,10 +185,8 @@ def with_engine(
     progress: Callable[[int, int], None] | None,
 ) -> tuple[dict[str, bytes], tuple[EngineFile, ...]]:
     """The files of a bundle with an engine more, and the list of its engines; one for the same machines is replaced."""
-    stage(f"building an engine of {_FLAVOURS[wish.target]}")
-    built = build_engine(
-        files[HALF_MODEL], wish.target, kind=kind, capabilities=wish.capabilities, batch=wish.batch, progress=progress
-    )
+    stage(f"building an engine of {_FLAVOURS[wish.target]} in {wish.precision}")
+    built = build_engine(files[ENGINE_GRAPHS[wish.precision]], wish, kind=kind, progress=progress)
     kept = tuple(engine for engine in before if engine.file != built.description.file)
     engines = (*kept, built.description)
     listed = (Engines(engines=engines).model_dump_json(indent=2) + "\n").encode()
@@ -211,7 +209,7 @@ def rebuild(
     """Build an engine from a bundle's own graph, on the machine that it is for; needs neither torch nor onnx.
 
     Args:
-        bundle: that holds model-fp16.onnx.
+        bundle: that holds the graph which such engines are built from.
         out: the bundle to write; may be the same.
         wish: the engine.
         stage: called with the name of each stage as it begins.
@@ -230,8 +228,9 @@ def rebuild(
     stage("reading the bundle")
     found = load_bundle(bundle)
     files = {name: found.read(name) for name in found.files}
-    if HALF_MODEL not in files:
-        raise BundleError(f"{bundle}: has no {HALF_MODEL}, which engines are built from; export it again")
+    if (graph := ENGINE_GRAPHS[wish.precision]) not in files:
+        again = " with --int8" if wish.precision == "int8" else ""
+        raise BundleError(f"{bundle}: has no {graph}, which such engines are built from; export it again{again}")
     files, engines = with_engine(files, found.engines(), wish, kind=found.card.kind, stage=stage, progress=progress)
     stage("writing the bundle")
     write_bundle(out, found.card, files, version=inspectd.__version__)
@@ -243,6 +242,7 @@ def certify_engine(
     bundle: Path,
     out: Path,
     *,
+    precision: EnginePrecision = "fp16",
     stage: Callable[[str], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[EngineFile, tuple[Check, ...]]:
@@ -251,6 +251,7 @@ def certify_engine(
     Args:
         bundle: of either kind, with an engine that fits.
         out: the bundle to write; may be the same.
+        precision: of the engine.
         stage: called with the name of each stage as it begins.
         progress: called with (done, all) pictures.
 
@@ -267,10 +268,13 @@ def certify_engine(
     found = load_bundle(bundle)
     files = {name: found.read(name) for name in found.files}
     stage("loading the engine")
-    graph, engine = open_gpu_graph(found)
+    graph, engine = open_gpu_graph(found, precision=precision)
     try:
         stage("comparing with the graph")
-        checks = (_compared if found.card.kind == "seg" else _compared_paintings)(found, graph, progress)
+        if found.card.kind == "seg":
+            checks = _compared(found, graph, INTEGERS if precision == "int8" else HALF, progress)
+        else:
+            checks = _compared_paintings(found, graph, progress)
     finally:
         graph.close()
     if failed := [check for check in checks if not check.passed]:
@@ -291,7 +295,9 @@ def certify_engine(
     return checked, checks
 
 
-def _compared(bundle: Bundle, graph: GpuGraph, progress: Callable[[int, int], None] | None) -> tuple[Check, ...]:
+def _compared(
+    bundle: Bundle, graph: GpuGraph, bounds: Bounds, progress: Callable[[int, int], None] | None
+) -> tuple[Check, ...]:
     """One picture at a time, and then all in one call, which takes batches and both slots."""
     golden = bundle.golden()
     pictures = [np.atleast_3d(decode_png(bundle.read(one.input), one.input)) for one in golden.samples]
@@ -308,7 +314,10 @@ def _compared(bundle: Bundle, graph: GpuGraph, progress: Callable[[int, int], No
     truth = joined(expected)
     labels, confidence, scores = together
     batched = Outputs(labels=labels, confidence=confidence, scores=scores)
-    return (*parity("one by one", truth, joined(single)), *parity("all in one call", truth, batched))
+    return (
+        *parity("one by one", truth, joined(single), bounds),
+        *parity("all in one call", truth, batched, bounds),
+    )
 
 
 def _compared_paintings(

@@ -1,8 +1,9 @@
-"""The graph in 8-bit integers, for processors: explicit quantisation, so that what was measured is what runs.
+"""The graph in 8-bit integers: explicit quantisation (QDQ format), so that what was measured is what runs.
 
-Convolutions take unsigned activations and signed weights with a scale for each output channel (QDQ format), which is
+For processors, convolutions take unsigned activations and signed weights with a scale for each output channel, which is
 what ONNX Runtime and OpenVINO calculate in integers. Weights have 7 bits: processors without VNNI add pairs of
-products in 16 bits, where 8 would overflow without a word.
+products in 16 bits, where 8 would overflow without a word. TensorRT takes neither unsigned activations nor zero points,
+nor a bias in integers: for GPUs both sides are signed and symmetric, weights have 8 bits, and the bias stays in fp32.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ def to_int8(
     images: NDArray[np.uint8],
     thresholds: NDArray[np.float32],
     *,
+    gpu: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> bytes:
     """Quantise the convolutions of a graph that segments.
@@ -33,6 +35,7 @@ def to_int8(
         model: the graph in fp32.
         images: what the ranges of the activations are measured on, uint8 [N, H, W, C].
         thresholds: any, float32 [classes].
+        gpu: for engines of TensorRT, not for processors.
         progress: called with (done, all) pictures.
 
     Returns:
@@ -68,9 +71,10 @@ def to_int8(
             Pictures(),
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=["Conv"],
-            activation_type=quantization.QuantType.QUInt8,
+            activation_type=quantization.QuantType.QInt8 if gpu else quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
             per_channel=True,
-            reduce_range=True,
+            reduce_range=not gpu,
+            extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False} if gpu else {},
         )
         return after.read_bytes()

@@ -5,6 +5,7 @@
     model-fp16.onnx      the same graph with the network in half precision, which engines are built from
     parity.json          the certificate: what was compared at export, and how it came out
     model-int8.onnx      the graph with the network in integers, for processors
+    model-int8-gpu.onnx  the same for engines in integers, whose builder wants other ones
     engines.json         what engines there are, and which machines each is for
     engines/*.engine     engines of TensorRT or TensorRT-RTX
     reference/*.png      picture, mask and part of the reference; of a network that paints defects
@@ -40,9 +41,11 @@ from inspectd.mask import ClassMap
 from inspectd.preprocess import Preprocess
 
 __all__ = [
+    "ENGINE_GRAPHS",
     "FORMAT",
     "Bundle",
     "EngineFile",
+    "EnginePrecision",
     "Engines",
     "Golden",
     "GoldenPainting",
@@ -57,6 +60,7 @@ __all__ = [
     "write_bundle",
 ]
 
+EnginePrecision = Literal["fp16", "int8"]
 FORMAT = 1
 MANIFEST = "bundle.json"
 MODEL = "model.onnx"
@@ -64,7 +68,10 @@ PARITY = "parity.json"
 GOLDEN = "golden/golden.json"
 HALF_MODEL = "model-fp16.onnx"
 INT8_MODEL = "model-int8.onnx"
+GPU_INT8_MODEL = "model-int8-gpu.onnx"
 ENGINES = "engines.json"
+ENGINE_GRAPHS: Mapping[EnginePrecision, str] = {"fp16": HALF_MODEL, "int8": GPU_INT8_MODEL}
+"""What an engine of each arithmetic is built from."""
 _ABSENT = "nothing"
 CARD_KEY = "inspectd.card"
 """Key of the graph's metadata under which the card travels in it."""
@@ -185,8 +192,10 @@ class EngineFile(BaseModel):
     """GPUs that it runs on: 8.6 and so on."""
     batch: tuple[int, int, int]
     """Pictures of one call: least, optimised for, most."""
+    precision: EnginePrecision = "fp16"
+    """Its arithmetic."""
     graph_sha256: str
-    """Digest of the model-fp16.onnx that it was built from."""
+    """Digest of the graph that it was built from."""
     built_s: float
     """Seconds that the library took."""
     checked_on: str | None = None

@@ -19,6 +19,7 @@ from inspectd.optional import require
 
 __all__ = [
     "CPU_WAYS",
+    "GPU_INT8",
     "INPUTS",
     "OUTPUTS",
     "TABLES",
@@ -81,6 +82,10 @@ CPU_WAYS = (
     CpuWay("openvino", "int8"),
 )
 """All that there are. The first is what `model.onnx` is compared by, and needs no further certificate."""
+
+
+GPU_INT8 = "TensorRT int8"
+"""What the certificate calls the graph of engines in integers; it is compared by ONNX Runtime before they are built."""
 
 
 class CpuGraph(Protocol):

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inspectd.bundle import HALF_MODEL, Bundle, EngineFile, ModelCard
+from inspectd.bundle import ENGINE_GRAPHS, Bundle, EngineFile, EnginePrecision, ModelCard
 from inspectd.cpu import TABLES
 from inspectd.cuda import Driver, open_driver
 from inspectd.errors import DeviceError, IncompatibleEngine, InferenceError, InspectdError, MissingDependencyError
@@ -95,12 +95,12 @@ class Tensors:
         return list(self.outputs)[-1]
 
 
-def misfit(engine: EngineFile, bundle_graph: str, *, version: str | None, capability: str) -> str | None:
+def misfit(engine: EngineFile, bundle_graph: str | None, *, version: str | None, capability: str) -> str | None:
     """Why an engine does not run here; None where it does.
 
     Args:
         engine: as the bundle lists it.
-        bundle_graph: sha256 of the bundle's graph in half precision.
+        bundle_graph: sha256 of the bundle's graph in its arithmetic, None where it has none.
         version: of its library on this machine, None where it is not installed.
         capability: of the GPU.
     """
@@ -121,6 +121,7 @@ def misfit(engine: EngineFile, bundle_graph: str, *, version: str | None, capabi
 def open_gpu_graph(
     bundle: Bundle,
     *,
+    precision: EnginePrecision = "fp16",
     driver: Callable[[], Driver] = open_driver,
     module: Callable[[str], Any] | None = None,
     timeout_s: float = TIMEOUT_S,
@@ -129,6 +130,7 @@ def open_gpu_graph(
 
     Args:
         bundle: of either kind of network.
+        precision: its arithmetic.
         driver: opens the device, in the worker's thread.
         module: gives TensorRT's module of a flavour.
         timeout_s: after which a batch is given up.
@@ -138,13 +140,13 @@ def open_gpu_graph(
         IncompatibleEngine: the bundle has no engine that fits; each is named with the reason.
         DeviceError: there is no GPU, or it failed.
     """
-    listed = bundle.engines()
+    listed = [engine for engine in bundle.engines() if engine.precision == precision]
+    build = f"export-trt --from-onnx {bundle.path}{' --int8' if precision == 'int8' else ''}"
     if not listed:
-        raise IncompatibleEngine(
-            f"{bundle.path}: holds no engine; build one on this machine: export-trt --from-onnx {bundle.path}"
-        )
+        raise IncompatibleEngine(f"{bundle.path}: holds no engine in {precision}; build one on this machine: {build}")
     modules = {flavour: _loaded(flavour, module) for flavour in {engine.flavour for engine in listed}}
-    graph = bundle.sha256(HALF_MODEL)
+    file = ENGINE_GRAPHS[precision]
+    graph = bundle.sha256(file) if file in bundle.files else None
 
     def choose(capability: str) -> tuple[EngineFile, Any, bytes]:
         reasons = []
@@ -156,8 +158,7 @@ def open_gpu_graph(
                 return engine, found, bundle.read(engine.file)
             reasons.append(f"{engine.file}: {why}")
         raise IncompatibleEngine(
-            f"{bundle.path}: no engine fits this machine: {'; '.join(reasons)}; "
-            f"build one here: export-trt --from-onnx {bundle.path}"
+            f"{bundle.path}: no engine fits this machine: {'; '.join(reasons)}; build one here: {build}"
         )
 
     made = GpuGraph(driver, choose, _tensors(bundle.card), timeout_s=timeout_s)

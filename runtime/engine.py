@@ -9,17 +9,27 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from inspectd.bundle import HALF_MODEL, Bundle, decode_png
-from inspectd.cpu import CPU_WAYS, TABLES, CpuWay, card_in, open_graph
+from inspectd.bundle import ENGINE_GRAPHS, Bundle, EnginePrecision, decode_png
+from inspectd.cpu import CPU_WAYS, GPU_INT8, TABLES, CpuWay, card_in, open_graph
 from inspectd.errors import BundleError, ConfigError, IncompatibleEngine, InferenceError
 from inspectd.gpu import open_gpu_graph
 
-__all__ = ["BACKENDS", "Engine", "EngineResult", "Graph", "GraphEngine", "open_certified", "open_engine", "self_test"]
+__all__ = [
+    "BACKENDS",
+    "Engine",
+    "EngineResult",
+    "Graph",
+    "GraphEngine",
+    "Opened",
+    "open_certified",
+    "open_engine",
+    "self_test",
+]
 
 BACKENDS: Mapping[str, tuple[str, ...]] = {
     "onnxruntime": ("fp32", "int8"),
     "openvino": ("fp32", "bf16", "int8"),
-    "tensorrt": ("fp16",),
+    "tensorrt": ("fp16", "int8"),
 }
 """What may run a network, and in which arithmetic; the first is its own. `tensorrt` is TensorRT-RTX too."""
 _ANSWER = "or set allow_uncertified in [model] and answer for it"
@@ -47,9 +57,11 @@ class Engine(Protocol):
 
     Attributes:
         name: what people and the certificate call it.
+        precision: its arithmetic.
     """
 
     name: str
+    precision: str
 
     def infer(self, images: NDArray[np.uint8], thresholds: NDArray[np.float32]) -> EngineResult:
         """Segment pictures.
@@ -82,18 +94,21 @@ class Graph(Protocol):
         """Let go of what it holds."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Opened:
+    """A graph that is ready to run, what people call what runs it, and its arithmetic."""
+
+    graph: Graph
+    name: str
+    precision: str
+
+
 class GraphEngine:
     """A bundle's graph, wherever it runs, with what goes in and comes out checked."""
 
-    def __init__(self, bundle: Bundle, graph: Graph, name: str) -> None:
-        """Wrap a graph.
-
-        Args:
-            bundle: whose graph it is.
-            graph: ready to run.
-            name: what people call it.
-        """
-        self._graph, self.name = graph, name
+    def __init__(self, bundle: Bundle, opened: Opened) -> None:
+        """Wrap a graph of a bundle that is ready to run."""
+        self._graph, self.name, self.precision = opened.graph, opened.name, opened.precision
         preprocess = bundle.card.preprocess
         self._shape = (*preprocess.size, preprocess.channels)
         self._classes = len(bundle.card.classes)
@@ -170,14 +185,14 @@ def open_engine(
     """
     if bundle.card.kind != "seg":
         raise ConfigError(f"{bundle.path}: is a bundle of kind {bundle.card.kind!r}; the line runs kind 'seg'")
-    graph, name = open_certified(bundle, backend, precision, threads=threads, allow_uncertified=allow_uncertified)
-    return GraphEngine(bundle, graph, name)
+    opened = open_certified(bundle, backend, precision, threads=threads, allow_uncertified=allow_uncertified)
+    return GraphEngine(bundle, opened)
 
 
 def open_certified(
     bundle: Bundle, backend: str, precision: str | None, *, threads: int, allow_uncertified: bool
-) -> tuple[Graph, str]:
-    """The graph of a bundle of either kind, ready to run, and what people call what runs it; see `open_engine`."""
+) -> Opened:
+    """The graph of a bundle of either kind, ready to run; see `open_engine`."""
     if backend not in BACKENDS:
         raise ConfigError(f"backend {backend!r} is not one of {', '.join(BACKENDS)}")
     known = BACKENDS[backend]
@@ -191,7 +206,7 @@ def open_certified(
             f"export it again, {_ANSWER}"
         )
     if backend == "tensorrt":
-        return _on_gpu(bundle, allow_uncertified=allow_uncertified)
+        return _on_gpu(bundle, "int8" if precision == "int8" else "fp16", allow_uncertified=allow_uncertified)
     way = next(way for way in CPU_WAYS if (way.library, way.precision) == (backend, precision))
     if way != CPU_WAYS[0] and not allow_uncertified and (why := bundle.unproven(str(way))):
         wanted = "--int8" if precision == "int8" else "--target openvino"
@@ -202,7 +217,7 @@ def open_certified(
     return _on_processor(bundle, way, threads)
 
 
-def _on_processor(bundle: Bundle, way: CpuWay, threads: int) -> tuple[Graph, str]:
+def _on_processor(bundle: Bundle, way: CpuWay, threads: int) -> Opened:
     model = bundle.read(way.file)
     try:
         graph = open_graph(model, way, threads=threads, table=TABLES[bundle.card.kind])
@@ -210,20 +225,26 @@ def _on_processor(bundle: Bundle, way: CpuWay, threads: int) -> tuple[Graph, str
         raise IncompatibleEngine(f"{bundle.path}: {way.file} {error}") from error
     # The graph is under a checksum, the card is not: it holds the checksums.
     bundle.check_card(graph.card)
-    return graph, str(way)
+    return Opened(graph, str(way), way.precision)
 
 
-def _on_gpu(bundle: Bundle, *, allow_uncertified: bool) -> tuple[Graph, str]:
+def _on_gpu(bundle: Bundle, precision: EnginePrecision, *, allow_uncertified: bool) -> Opened:
+    if precision == "int8" and not allow_uncertified and (why := bundle.unproven(GPU_INT8)):
+        raise BundleError(
+            f"{bundle.path}: its certificate does not vouch for {GPU_INT8}: {'; '.join(why)}; "
+            f"export it again with `export-trt --int8 --target tensorrt`, take fp16, {_ANSWER}"
+        )
     # An engine has no card: it is of the graph that it was built from.
-    bundle.check_card(card_in(bundle.read(HALF_MODEL)))
-    graph, engine = open_gpu_graph(bundle)
+    bundle.check_card(card_in(bundle.read(ENGINE_GRAPHS[precision])))
+    graph, engine = open_gpu_graph(bundle, precision=precision)
     if engine.checked_on is None and not allow_uncertified:
         graph.close()
         raise IncompatibleEngine(
             f"{bundle.path}: {engine.file} was never compared with the graph on a device; "
-            f"run `export-trt --certify {bundle.path}` on this machine, {_ANSWER}"
+            f"run `export-trt --certify {bundle.path}{' --int8' if precision == 'int8' else ''}` on this machine, "
+            f"{_ANSWER}"
         )
-    return graph, f"{engine.flavour} {engine.version} fp16, {graph.device}"
+    return Opened(graph, f"{engine.flavour} {engine.version} {precision}, {graph.device}", precision)
 
 
 def self_test(engine: Engine, bundle: Bundle) -> None:
@@ -236,7 +257,7 @@ def self_test(engine: Engine, bundle: Bundle) -> None:
     golden = bundle.golden()
     thresholds = np.asarray(golden.thresholds, np.float32)
     pixels, score = golden.pixel_tolerance, golden.score_tolerance
-    if engine.name.endswith("int8"):
+    if engine.precision == "int8":
         pixels, score = max(pixels, _INT8_PIXELS), max(score, _INT8_SCORE)
     for sample in golden.samples:
         picture = decode_png(bundle.read(sample.input), sample.input)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from inspectd.bundle import Bundle, decode_png
 from inspectd.errors import BundleError, ConfigError, InferenceError
 
-from .engine import Graph, open_certified
+from .engine import Opened, open_certified
 
 __all__ = ["Painter", "check_paintings", "open_painter"]
 
@@ -26,9 +26,9 @@ class Painter:
         side: of its windows, px.
     """
 
-    def __init__(self, bundle: Bundle, graph: Graph, name: str) -> None:
+    def __init__(self, bundle: Bundle, opened: Opened) -> None:
         """Wrap a graph that is ready to run; `open_painter` makes one."""
-        self._graph, self.name = graph, name
+        self._graph, self.name = opened.graph, opened.name
         self.side = bundle.card.preprocess.height
 
     def paint(
@@ -97,8 +97,8 @@ def open_painter(
     """The painter of a bundle, by a name of `engine.BACKENDS`; arguments and errors as for `engine.open_engine`."""
     if bundle.card.kind != "dst":
         raise ConfigError(f"{bundle.path}: is a bundle of kind {bundle.card.kind!r}; defects are painted by kind 'dst'")
-    graph, name = open_certified(bundle, backend, precision, threads=threads, allow_uncertified=allow_uncertified)
-    return Painter(bundle, graph, name)
+    opened = open_certified(bundle, backend, precision, threads=threads, allow_uncertified=allow_uncertified)
+    return Painter(bundle, opened)
 
 
 def check_paintings(painter: Painter, bundle: Bundle) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from inspectd.bundle import Bundle, load_bundle
+from inspectd.bundle import Bundle, EnginePrecision, load_bundle
 from inspectd.config import Config, FolderCamera, GenicamCamera, effective_rule
 from inspectd.errors import ConfigError, DeviceError, IncompatibleEngine, InspectdError, MissingDependencyError
 from inspectd.inspection import AcceptanceRule
@@ -177,7 +177,8 @@ def _engine(bundle: Bundle, config: Config) -> tuple[Engine, str]:
             if not model.rebuild:
                 raise
             _log.warning("%s", error)
-            return open_own(bundle, config.station.state_dir, as_set), ""
+            precision: EnginePrecision = "int8" if model.precision == "int8" else "fp16"
+            return open_own(bundle, config.station.state_dir, as_set, precision=precision), ""
     except (DeviceError, IncompatibleEngine, MissingDependencyError) as error:
         if model.fallback != "cpu":
             raise

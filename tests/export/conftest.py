@@ -30,3 +30,14 @@ def bundle(buttons, trained, tmp_path_factory):
     out = tmp_path_factory.mktemp("bundle") / "bundle"
     export_bundle(trained, out, calibration=buttons, limit=5)
     return load_bundle(out)
+
+
+@pytest.fixture(scope="session")
+def learnt(buttons, tmp_path_factory):
+    """A network that finds the defects of its pictures: of one that finds nothing all ways say the same."""
+    settings = SegmentSettings(
+        backbone="slim", height=64, width=64, batch=8, steps=150, rate=4e-3, schedule="onecycle", precision="32-true",
+        augment="flips", defect_share=0.7, defect_weight=6.0, crop_bias=1.0,
+    )  # fmt: skip
+    out = tmp_path_factory.mktemp("learnt") / "out"
+    return train(buttons, out, settings, hardware=Hardware(accelerator="cpu"), console=Console(quiet=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -9,11 +10,15 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import numpy as np
+import onnx
 import pytest
 
-from inspectd.bundle import ENGINES, HALF_MODEL, MODEL, load_bundle, write_bundle
+from inspectd.bundle import ENGINES, GPU_INT8_MODEL, HALF_MODEL, MODEL, PARITY, load_bundle, write_bundle
 from inspectd.errors import BundleError, ChecksumError, ConfigError, MissingDependencyError
+from inspectd.export import bundler, checks
 from inspectd.export.bundler import export_bundle
+from inspectd.export.cli import main
 from inspectd.export.engines import EngineWish, build_engine, prepared, rebuild
 from inspectd.runtime.engine import open_engine, self_test
 
@@ -33,7 +38,7 @@ def alone(monkeypatch):
 def test_an_engine_is_built_for_the_gpus_that_it_is_told(bundle, capabilities, batch):
     seen = []
     graph = bundle.read(HALF_MODEL)
-    built = build_engine(graph, "rtx", capabilities=capabilities, batch=batch, progress=lambda *at: seen.append(at))
+    built = build_engine(graph, EngineWish("rtx", capabilities, batch), progress=lambda *at: seen.append(at))
     # Weights in half precision, and code for each GPU.
     assert len(built.data) > 0.9 * len(graph)
     description = built.description
@@ -48,16 +53,16 @@ def test_an_engine_is_built_for_the_gpus_that_it_is_told(bundle, capabilities, b
 def test_what_cannot_be_built_is_answered(bundle, alone):
     graph = bundle.read(HALF_MODEL)
     with pytest.raises(ConfigError, match=r"no GPU of .* by --compute-capability; .* has 7\.5, .*12\.0"):
-        build_engine(graph, "rtx")
+        build_engine(graph, EngineWish("rtx"))
     with pytest.raises(ConfigError, match=r"compute capability 8\.7: tensorrt_rtx .* has 7\.5, 8\.0"):
-        build_engine(graph, "rtx", capabilities=("8.7",))
+        build_engine(graph, EngineWish("rtx", ("8.7",)))
     with pytest.raises(ConfigError, match="--batch 4,1,8: expected three rising numbers"):
-        build_engine(graph, "rtx", capabilities=("8.6",), batch=(4, 1, 8))
+        build_engine(graph, EngineWish("rtx", ("8.6",), (4, 1, 8)))
     with pytest.raises(BundleError, match=r"tensorrt_rtx .* does not take the graph"):
-        build_engine(b"nothing", "rtx", capabilities=("8.6",))
+        build_engine(b"nothing", EngineWish("rtx", ("8.6",)))
     other = bundle.read(HALF_MODEL).replace(b"confidence", b"confidenCe")
     with pytest.raises(BundleError, match=r"reads inputs and outputs .*confidenCe.*expected"):
-        build_engine(other, "rtx", capabilities=("8.6",))
+        build_engine(other, EngineWish("rtx", ("8.6",)))
 
 
 def test_faults_in_the_wish_come_before_the_work(bundle, tmp_path, alone):
@@ -79,13 +84,13 @@ def test_tensorrt_without_a_gpu_is_an_error_before_its_builder_is_made(bundle, m
     """TensorRT's builder gives a bare TypeError there."""
     monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__name__="tensorrt", __version__="10.3.0"))
     with pytest.raises(ConfigError, match=r"no GPU of this machine answers .*TensorRT builds on the machine"):
-        build_engine(bundle.read(HALF_MODEL), "tensorrt")
+        build_engine(bundle.read(HALF_MODEL), EngineWish("tensorrt"))
 
 
 def test_tensorrt_that_is_missing_is_answered_with_the_pip_command(bundle, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'inspectd\[tensorrt\]'"):
-        build_engine(bundle.read(HALF_MODEL), "tensorrt")
+        build_engine(bundle.read(HALF_MODEL), EngineWish("tensorrt"))
 
 
 def test_a_bundle_takes_engines_more_and_stays_what_it_was(bundle, tmp_path):
@@ -154,7 +159,7 @@ def test_the_command_builds_an_engine_again_without_torch(bundle, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{out}\n"
-    assert "for compute capability 8.6: built in" in done.stderr
+    assert "for compute capability 8.6: fp16, built in" in done.stderr
     assert "not run on a device" in done.stderr
     found = load_bundle(out)
     assert json.loads(found.read(ENGINES))["engines"][0]["batch"] == [1, 1, 2]
@@ -163,7 +168,10 @@ def test_the_command_builds_an_engine_again_without_torch(bundle, tmp_path):
         (("CHECKPOINT", "--from-onnx", "B"), "give a CHECKPOINT, or a bundle by --from-onnx"),
         (("CHECKPOINT",), "say where the bundle goes: --out BUNDLE"),
         (("--from-onnx", str(bundle.path), "--target", "onnx"), "--from-onnx builds an engine: give --target"),
-        (("--from-onnx", str(bundle.path), "--target", "rtx", "--batch", "1,2"), "--batch 1,2: expected three numbers"),
+        (
+            ("--from-onnx", str(bundle.path), "--target", "rtx", "--batch", "1,2"),
+            "--batch 1,2: expected three numbers",
+        ),
         (("C", "--out", "B", "--target", "onnx", "--compute-capability", "8.6"), "are of an engine"),
         (
             ("--from-onnx", str(bundle.path), "--name", "n"),
@@ -175,3 +183,48 @@ def test_the_command_builds_an_engine_again_without_torch(bundle, tmp_path):
         done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
         assert message in done.stderr
+
+
+def test_integers_for_gpus_are_built_too_where_the_certificate_vouches_for_them(learnt, buttons, tmp_path, monkeypatch):
+    # Without a zero point half of the numbers are for what is below zero, where nothing is: it costs this one 0.05.
+    monkeypatch.setattr(checks, "IOU_DROP", 0.1)
+    out = tmp_path / "bundle"
+    exported = export_bundle(learnt, out, calibration=buttons, limit=12, engine=WISH, int8=True)
+    bundle = load_bundle(out)
+    assert [engine.precision for engine in exported.engines] == ["fp16", "int8"]
+    assert [engine.file.endswith("-int8.engine") for engine in bundle.engines()] == [False, True]
+    digests = {"fp16": bundle.sha256(HALF_MODEL), "int8": bundle.sha256(GPU_INT8_MODEL)}
+    assert {engine.precision: engine.graph_sha256 for engine in bundle.engines()} == digests
+    measured = json.loads(bundle.read(PARITY))["ways"]["TensorRT int8"]
+    assert all(check["passed"] for check in measured)
+    assert {check["name"].partition(":")[0] for check in measured} == {"TensorRT int8"}
+    graph = onnx.load_from_string(bundle.read(GPU_INT8_MODEL))
+    kinds = {tensor.name: tensor.data_type for tensor in graph.graph.initializer}
+    zeros = {node.input[2] for node in graph.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")}
+    assert {kinds[name] for name in zeros} == {onnx.TensorProto.INT8}, "no unsigned numbers, no bias in integers"
+    again = tmp_path / "again"
+    main_of("--from-onnx", str(out), "--int8", "--target", "rtx", "--compute-capability", "8.9", "--out", str(again))
+    assert [engine.precision for engine in load_bundle(again).engines()] == ["fp16", "int8", "int8"]
+
+
+def main_of(*arguments):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["export-trt", *arguments])
+        with pytest.raises(SystemExit, match="0"):
+            main()
+
+
+def test_integers_that_lose_defects_get_no_engine(learnt, buttons, tmp_path, monkeypatch):
+    quantise = bundler.to_int8
+    monkeypatch.setattr(
+        bundler, "to_int8", lambda model, images, at, **kwargs: quantise(model, np.zeros_like(images), at, **kwargs)
+    )
+    exported = export_bundle(learnt, tmp_path / "b", calibration=buttons, limit=12, engine=WISH, int8=True)
+    assert [engine.precision for engine in exported.engines] == ["fp16"]
+    bundle = load_bundle(tmp_path / "b")
+    assert GPU_INT8_MODEL not in bundle.files
+    assert bundle.unproven("TensorRT int8")
+    with pytest.raises(BundleError, match="its certificate does not vouch for TensorRT int8"):
+        open_engine(bundle, backend="tensorrt", precision="int8")
+    with pytest.raises(BundleError, match=r"has no model-int8-gpu.onnx.*export it again with --int8"):
+        rebuild(bundle.path, tmp_path / "c", dataclasses.replace(WISH, precision="int8"))

@@ -23,7 +23,7 @@ from inspectd.bundle import (
 )
 from inspectd.errors import BundleError, ConfigError, DatasetError, IncompatibleEngine, InferenceError
 from inspectd.export.bundler import export_bundle
-from inspectd.export.engines import build_engine, certify_engine
+from inspectd.export.engines import EngineWish, build_engine, certify_engine
 from inspectd.export.painter import windows_of
 from inspectd.runtime.engine import open_engine
 from inspectd.runtime.painter import check_paintings, open_painter
@@ -201,10 +201,10 @@ def test_windows_that_a_gpu_did_not_write_are_refused(painting, windows, tmp_pat
 def test_an_engine_is_built_of_it(painting):
     pytest.importorskip("tensorrt_rtx", reason="engines are built by pip install 'inspectd[tensorrt-rtx]'")
     graph = painting.read(HALF_MODEL)
-    built = build_engine(graph, "rtx", kind="dst", capabilities=("8.9",), batch=(1, 4, 8))
+    built = build_engine(graph, EngineWish("rtx", ("8.9",), (1, 4, 8)), kind="dst")
     assert len(built.data) > len(graph) / 2
     with pytest.raises(BundleError, match="reads inputs and outputs"):
-        build_engine(graph, "rtx", capabilities=("8.9",))
+        build_engine(graph, EngineWish("rtx", ("8.9",)))
 
 
 def test_another_size_is_another_graph(painter, trained, parts, buttons, tmp_path):

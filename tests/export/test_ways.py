@@ -7,7 +7,6 @@ import sys
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from inspectd.bundle import INT8_MODEL, MODEL, decode_png, load_bundle
 from inspectd.cpu import CPU_WAYS, CpuWay, card_in, open_graph
@@ -17,8 +16,6 @@ from inspectd.export.bundler import export_bundle
 from inspectd.export.checks import Outputs, certify_way
 from inspectd.export.cli import main
 from inspectd.runtime.engine import open_engine, self_test
-from inspectd.training.segmentation.settings import SegmentSettings
-from inspectd.training.segmentation.train import Hardware, train
 
 OPENVINO = [way for way in CPU_WAYS if way.library == "openvino"]
 pytest.importorskip("openvino", reason="these need OpenVINO: pip install 'inspectd[openvino]'")
@@ -28,17 +25,6 @@ def calculates_bf16():
     import openvino
 
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-
-
-@pytest.fixture(scope="session")
-def learnt(buttons, tmp_path_factory):
-    """A network that finds the defects of its pictures: of one that finds nothing all ways say the same."""
-    settings = SegmentSettings(
-        backbone="slim", height=64, width=64, batch=8, steps=150, rate=4e-3, schedule="onecycle", precision="32-true",
-        augment="flips", defect_share=0.7, defect_weight=6.0, crop_bias=1.0,
-    )  # fmt: skip
-    out = tmp_path_factory.mktemp("learnt") / "out"
-    return train(buttons, out, settings, hardware=Hardware(accelerator="cpu"), console=Console(quiet=True))
 
 
 @pytest.fixture(scope="session")

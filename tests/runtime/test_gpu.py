@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from inspectd import gpu
-from inspectd.bundle import ENGINES, HALF_MODEL, EngineFile, Engines, load_bundle, write_bundle
+from inspectd.bundle import ENGINES, GPU_INT8_MODEL, HALF_MODEL, EngineFile, Engines, load_bundle, write_bundle
 from inspectd.config import load_config
 from inspectd.cuda import PycudaDriver
 from inspectd.errors import (
@@ -30,7 +30,7 @@ from inspectd.export.engines import certify_engine
 from inspectd.gpu import misfit, open_gpu_graph
 from inspectd.runtime import engine as runtime_engine
 from inspectd.runtime import own_engine
-from inspectd.runtime.engine import GraphEngine, open_engine, self_test
+from inspectd.runtime.engine import GraphEngine, Opened, open_engine, self_test
 from inspectd.runtime.messaging import Subscriber
 from inspectd.runtime.station import check_station, run_station
 from inspectd.wire import DeviceHealth, HeartbeatBody, Message, read_body
@@ -95,7 +95,7 @@ class Machine:
         return open_gpu_graph(bundle, driver=self.open, module=module, **kwargs)[0]
 
     def engine(self, bundle, **kwargs):
-        return GraphEngine(bundle, self.graph(bundle, **kwargs), "simulated fp16")
+        return GraphEngine(bundle, Opened(self.graph(bundle, **kwargs), "simulated fp16", "fp16"))
 
 
 def noise(count, seed=0):
@@ -310,7 +310,7 @@ def test_the_first_engine_that_fits_is_taken(with_engine):
 
 
 def test_a_bundle_without_engines_is_refused_with_the_command(bundle_path):
-    with pytest.raises(IncompatibleEngine, match="holds no engine; build one on this machine: export-trt --from-onnx"):
+    with pytest.raises(IncompatibleEngine, match="holds no engine in fp16; build one on this machine: export-trt"):
         Machine().graph(load_bundle(bundle_path))
 
 
@@ -331,8 +331,8 @@ def test_contexts_belong_to_the_thread_that_opened_them():
 
 
 def on_this_machine(monkeypatch, machine):
-    def opened(bundle):
-        return open_gpu_graph(bundle, driver=machine.open, module=lambda _: machine.module)
+    def opened(bundle, **wanted):
+        return open_gpu_graph(bundle, driver=machine.open, module=lambda _: machine.module, **wanted)
 
     for module in (runtime_engine, export_engines):
         monkeypatch.setattr(module, "open_gpu_graph", opened)
@@ -393,7 +393,7 @@ def test_certify_compares_the_engine_on_the_device_and_the_line_takes_it_then(wi
     with pytest.raises(SystemExit, match="0"):
         export_main()
     told = capsys.readouterr().err
-    assert "tensorrt_rtx 1.7.1 for compute capability 8.6, 8.9: built in 1 s, checked on Simulated GPU" in told
+    assert "tensorrt_rtx 1.7.1 for compute capability 8.6, 8.9: fp16, built in 1 s, checked on Simulated GPU" in told
     assert "all in one call: pixels with the same class: 1 (>= 0.999)" in told
     found = load_bundle(bundle.path)
     assert found.engines()[0].checked_on == "Simulated GPU"
@@ -505,7 +505,7 @@ def test_an_engine_that_does_not_fit_is_built_anew_once_and_the_bundle_stays(
         )
         assert calls() == ["--from-onnx", "--certify"], "the second start takes what the first built"
     assert load_bundle(bundle.path).digest == bundle.digest
-    kept = tmp_path / "state" / "engines" / bundle.digest[:16]
+    kept = tmp_path / "state" / "engines" / f"{bundle.digest[:16]}-fp16"
     for number, damaged in enumerate(("engines/simulated.engine", "bundle.json"), 2):
         (kept / damaged).write_bytes(b"{}")
         assert checked(config)
@@ -571,3 +571,33 @@ def test_a_station_that_runs_on_the_processor_instead_says_so_in_every_heartbeat
     listening[0].join(10)
     assert [beat.device_health for beat in beats] == [DeviceHealth.OFF_SPEC] * 2
     assert beats[0].health_reason.startswith("running on the processor instead of the GPU: 'pycuda.driver' cannot be")
+
+
+def test_an_engine_in_integers_is_its_own(with_engine, monkeypatch, capsys):
+    machine = Machine()
+    on_this_machine(monkeypatch, machine)
+    bundle = with_engine({"file": "engines/half.engine"}, {"precision": "int8", "checked_on": None})
+    files = {name: bundle.read(name) for name in bundle.files}
+    files[GPU_INT8_MODEL] = files[HALF_MODEL]
+    certificate = Certificate(images=1, images_from="golden", thresholds=(0.6,), versions={}, checks=())
+    files["parity.json"] = certificate.model_dump_json().encode()
+    write_bundle(bundle.path, bundle.card, files, version="test")
+    with pytest.raises(BundleError, match="does not vouch for TensorRT int8: it was not compared"):
+        open_engine(load_bundle(bundle.path), backend="tensorrt", precision="int8")
+    vouched = certificate.model_copy(update={"ways": {"TensorRT int8": ()}})
+    files["parity.json"] = vouched.model_dump_json().encode()
+    write_bundle(bundle.path, bundle.card, files, version="test")
+    with pytest.raises(IncompatibleEngine, match=r"run `export-trt --certify .* --int8`"):
+        open_engine(load_bundle(bundle.path), backend="tensorrt", precision="int8")
+    monkeypatch.setattr(sys, "argv", ["export-trt", "--certify", str(bundle.path), "--int8"])
+    with pytest.raises(SystemExit, match="0"):
+        export_main()
+    assert "int8, built in 1 s, checked on Simulated GPU" in capsys.readouterr().err
+    found = load_bundle(bundle.path)
+    with open_engine(found, backend="tensorrt", precision="int8") as engine:
+        assert (engine.name, engine.precision) == ("tensorrt_rtx 1.7.1 int8, Simulated GPU", "int8")
+        self_test(engine, found)
+    with open_engine(found, backend="tensorrt") as engine:
+        assert engine.precision == "fp16"
+    with pytest.raises(IncompatibleEngine, match=r"holds no engine in int8; build one .* --from-onnx .* --int8"):
+        open_gpu_graph(with_engine(), precision="int8")

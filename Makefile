@@ -39,6 +39,7 @@ bench: $(VENV)/.dev
 # Processors' engines side by side: torch, ONNX Runtime, OpenVINO.
 bench-engines: $(VENV)/.dev
 	$(BIN)/python -m benchmarks engines --threads 1
+	$(BIN)/python -m benchmarks painter
 
 # The shipped bundle, made again; its card says how long the trainings took.
 demo-bundle: $(VENV)/.dev

@@ -13,7 +13,7 @@ from inspectd.errors import InspectdError
 
 from .measure import Report, machine, machine_text
 
-BENCHMARKS = ("render", "line", "training", "dst", "engines")
+BENCHMARKS = ("render", "line", "training", "dst", "engines", "painter")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,6 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
         "training": _training,
         "dst": _dst,
         "engines": _engines,
+        "painter": _painter,
     }
     # Asked before anything is measured: the benchmarks are a load themselves.
     found: dict[str, Any] = {"machine": machine()}
@@ -147,6 +148,18 @@ def _engines(options: argparse.Namespace) -> Report:
 
     sizes = (options.size, 2 * options.size)
     return run(backbone=options.backbone, sizes=sizes, rounds=options.repeats, threads=options.threads)
+
+
+def _painter(options: argparse.Namespace) -> Report:
+    from inspectd.optional import require
+
+    for module in ("torch", "onnx", "onnxscript"):
+        require(module, extra="export")
+    from .painter import run
+
+    window = 64
+    sizes = tuple(dict.fromkeys((window, options.size, 2 * options.size)))
+    return run(sizes=sizes, rounds=options.repeats, threads=options.threads)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,13 +27,14 @@ from inspectd.training.segmentation.buttonlab import Buttonlab
 
 from .measure import Report, table
 
-__all__ = ["BOUND", "run"]
+__all__ = ["BOUND", "in_turns", "run"]
 
 PICTURES = 4
 _BASELINE = "torch fp32"
 BOUND = 1.0
 """The engine that a station has by default is at least so many times as fast as torch."""
 Pictures = NDArray[np.uint8]
+Fed = TypeVar("Fed")
 
 
 def run(*, backbone: str, sizes: tuple[int, ...], rounds: int, threads: int) -> Report:
@@ -49,8 +50,8 @@ def run(*, backbone: str, sizes: tuple[int, ...], rounds: int, threads: int) -> 
     for size in sizes:
         ways, absent = _ways(backbone, size, threads)
         missing |= absent
-        pictures = [line_part(index, 0, 0.5, size=size).image for index in range(PICTURES)]
-        times = _measured(ways, pictures, rounds)
+        pictures = [line_part(index, 0, 0.5, size=size).image[None] for index in range(PICTURES)]
+        times = in_turns(ways, pictures, rounds, time.process_time)
         base = times[_BASELINE]
         for name, its in times.items():
             ratios = [reference / taken for reference, taken in zip(base, its, strict=True)]
@@ -111,18 +112,25 @@ def _ways(backbone: str, size: int, threads: int) -> tuple[dict[str, Callable[[P
     return found, absent
 
 
-def _measured(
-    ways: dict[str, Callable[[Pictures], object]], pictures: list[Pictures], rounds: int
+def in_turns(
+    ways: Mapping[str, Callable[[Fed], object]], inputs: Sequence[Fed], rounds: int, clock: Callable[[], float]
 ) -> dict[str, list[float]]:
-    """Processor ms a picture of each way in each round; they take turns, and who begins changes."""
+    """Milliseconds a call of each way in each round; they take turns, and who begins changes.
+
+    Args:
+        ways: what is called, by name.
+        inputs: what each is called with, one after the other.
+        rounds: how many, after one that does not count.
+        clock: seconds, `time.process_time` for those of the processor.
+    """
     times: dict[str, list[float]] = {name: [] for name in ways}
     names = itertools.cycle(ways)
     for number in range(rounds + 1):
         for name in itertools.islice(names, len(ways)):
-            begun = time.process_time()
-            for picture in pictures:
-                ways[name](picture[None])
+            begun = clock()
+            for fed in inputs:
+                ways[name](fed)
             if number:
-                times[name].append(1000 * (time.process_time() - begun) / len(pictures))
+                times[name].append(1000 * (clock() - begun) / len(inputs))
         next(names)
     return times

@@ -329,7 +329,8 @@ def _painting(job: _Job) -> _Draft:
         raise ConfigError(f"--size {job.size[0]}x{job.size[1]}: windows of a network that paints defects are square")
     card = _renamed(trained.card, job.name, job.size)
     windows = windows_of(trained, job.calibration, card.preprocess.height, job.limit)
-    painters = Painter(trained).eval(), Painter(trained, half=True).eval()
+    own = trained.network, trained.settings.sigma_px
+    painters = Painter(*own).eval(), Painter(*own, half=True).eval()
     models = []
     for painter, precision in zip(painters, ("fp32", "fp16"), strict=True):
         job.stage(f"exporting ONNX in {precision}")

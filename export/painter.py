@@ -32,13 +32,13 @@ _PICTURES = ("beneath", "coarse")
 class Painter(nn.Module):
     """A transfer network and its fusion between uint8 pictures; the coarse defect is painted before, in NumPy."""
 
-    def __init__(self, checkpoint: DstCheckpoint, *, half: bool = False) -> None:
-        """Take a trained network; in half precision, if that is asked for, but for norms, tanh and fusion."""
+    def __init__(self, network: nn.Module, sigma_px: float, *, half: bool = False) -> None:
+        """Take a copy of a network and the sigma of its fusion; in half precision but for norms, tanh and fusion."""
         super().__init__()
-        network = copy.deepcopy(checkpoint.network).eval()
+        network = copy.deepcopy(network).eval()
         self.half_precision = half
         self.network = network.half() if half else network
-        self.fusion = GaussianFusion(checkpoint.settings.sigma_px)
+        self.fusion = GaussianFusion(sigma_px)
 
     def forward(self, beneath: Tensor, coarse: Tensor, mask: Tensor) -> Tensor:
         """Paint defects.

@@ -171,6 +171,14 @@ def test_engines(tmp_path: Path) -> None:
         assert its["times_as_fast"] == pytest.approx(median(base["ms"]) / median(its["ms"]))
 
 
+def test_painter(tmp_path: Path) -> None:
+    painters = figures("painter", "--repeats", "2", json_file=tmp_path / "figures.json")["painters"]
+    for size in (64, SIZE, 2 * SIZE):
+        assert {f"{name}, {size} px" for name in ("torch fp32", "ONNX Runtime fp32", "OpenVINO fp32")} <= set(painters)
+    for its in painters.values():
+        assert its["windows_a_second"] == pytest.approx(8000 / median(its["ms"]))
+
+
 def test_render(tmp_path: Path) -> None:
     values = figures("render", "--repeats", "1", json_file=tmp_path / "out.json")
     times = [ms for kind in ("good_ms", "defective_ms") for group in values[kind].values() for ms in group]

@@ -73,7 +73,7 @@ def test_nothing_newer_than_10_3_is_called(file):
 
 def test_what_is_rtx_alone_is_called_for_rtx_alone():
     source = (ROOT / "export" / "engines.py").read_text(encoding="utf-8")
-    head, guarded = source.split('    if target == "rtx":\n', 1)
+    head, guarded = source.split('    if wish.target == "rtx":\n', 1)
     assert not any(f"config.{name}" in head for name in RTX["config"])
     after = guarded.split("    profile = builder.", 1)[1]
     assert not any(f"config.{name}" in after for name in RTX["config"])

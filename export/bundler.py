@@ -32,7 +32,7 @@ from inspectd.bundle import (
     load_bundle,
     write_bundle,
 )
-from inspectd.cpu import CPU_WAYS, GPU_INT8, CpuWay, open_graph
+from inspectd.cpu import CPU_WAYS, GPU_INT8, CpuWay, card_in, open_graph
 from inspectd.errors import BundleError, ConfigError, DatasetError, IncompatibleEngine
 from inspectd.mask import ClassMap
 from inspectd.optional import require
@@ -43,7 +43,7 @@ from inspectd.training.segmentation.checkpoint import Checkpoint, load_checkpoin
 from inspectd.training.segmentation.unfold import unfold
 from inspectd.training.style.checkpoint import load_dst
 
-from .certificate import HalfGraph, certify, certify_painter
+from .certificate import HalfGraph, certify, certify_painter, in_torch
 from .checks import FULL, Certificate, Check, Outputs, certify_painting_way, certify_way, joined, parity
 from .engines import EngineWish, prepared, sizes_of, with_engine
 from .fold import Half, fold_batch_norms
@@ -226,7 +226,7 @@ def _segmenting(job: _Job) -> _Draft:
     )
     if before is not None:
         job.stage("comparing with the bundle before")
-        checks = _as_before(before, card, images, outputs)
+        checks = _as_before(before, trained, images if job.size is None else trained.golden)
         certificate = certificate.model_copy(update={"checks": (*certificate.checks, *checks)})
     _require(certificate, job)
     graphs = {MODEL: model, HALF_MODEL: half.model}
@@ -243,24 +243,39 @@ def _segmenting(job: _Job) -> _Draft:
 
 
 def _unfolded(bundle: Bundle) -> Checkpoint:
-    """The network of a bundle and its golden inputs, as its checkpoint would hold them."""
+    """The network of a bundle and its golden inputs, as its checkpoint would hold them.
+
+    Compared with nothing but its own graph, a bundle that is not the network that was trained would come out certified:
+    so it must be one that a station takes.
+    """
     if bundle.card.kind != "seg":
         raise DatasetError(
             f"{bundle.path}: is a bundle of kind {bundle.card.kind!r}; one of those is exported from its checkpoint"
+        )
+    bundle.check_card(card_in(bundle.read(MODEL)))
+    if failed := bundle.uncertified():
+        raise BundleError(
+            f"{bundle.path}: its certificate says that it is not the network that was trained: {'; '.join(failed)}; "
+            "export the checkpoint again"
         )
     inputs = [np.atleast_3d(decode_png(bundle.read(sample.input), sample.input)) for sample in bundle.golden().samples]
     golden = np.stack(inputs)
     return Checkpoint(unfold(bundle, golden).eval(), bundle.card, golden)
 
 
-def _as_before(bundle: Bundle, card: ModelCard, images: NDArray[np.uint8], outputs: Outputs) -> tuple[Check, ...]:
-    """What a new graph gives, against the graph of the bundle that its network was taken from."""
-    if card.preprocess.size != bundle.card.preprocess.size:
-        # Other sizes are other pictures to a network; that its weights are the same is seen at its own.
-        return ()
-    graph, thresholds = open_graph(bundle.read(MODEL), CPU_WAYS[0]), np.asarray(card.thresholds, np.float32)
+def _as_before(bundle: Bundle, network: Checkpoint, images: NDArray[np.uint8]) -> tuple[Check, ...]:
+    """What the network that was taken from a bundle gives, against the graph that it was taken from.
+
+    Args:
+        bundle: the bundle.
+        network: taken from it.
+        images: uint8 [N, H, W, C] at the bundle's own size, whatever the new graph's is.
+    """
+    graph, thresholds = open_graph(bundle.read(MODEL), CPU_WAYS[0]), np.asarray(bundle.card.thresholds, np.float32)
+    inspector = Inspector(network.network, network.card).eval()
     given = [graph.run({"images": image[None], "thresholds": thresholds}) for image in images]
-    return tuple(parity("the bundle before", joined(given), outputs, FULL))
+    taken = [in_torch(inspector, image[None], thresholds) for image in images]
+    return tuple(parity("the bundle before", joined(given), joined(taken), FULL))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -300,7 +315,7 @@ def _other_ways(job: _Job, certificate: Certificate, compared: _Compared) -> tup
         job.stage("measuring the ranges of int8 for GPUs")
         at = np.asarray(card.thresholds, np.float32)
         graphs[GPU_INT8_MODEL] = to_int8(compared.model, images, at, gpu=True, progress=job.progress)
-        compare = partial(compare, model=graphs[GPU_INT8_MODEL], name=GPU_INT8)
+        compare = partial(compare, model=graphs[GPU_INT8_MODEL], name=GPU_INT8, fused=False)
         files[GPU_INT8], ways[GPU_INT8] = GPU_INT8_MODEL, _compared_by(_GPU_INT8_AS, job, compare)
     vouched = {file for way, file in files.items() if all(check.passed for check in ways[way])}
     kept = {file: graphs[file] for file in (INT8_MODEL, GPU_INT8_MODEL) if file in vouched}

@@ -35,7 +35,7 @@ from .checks import (
 )
 from .graph import OPSET, Inspector
 
-__all__ = ["HalfGraph", "certify", "certify_painter"]
+__all__ = ["HalfGraph", "certify", "certify_painter", "in_torch"]
 
 # Low, so that a graph with the card's thresholds built in shows: they are an input, and a station sets its own.
 OTHER_THRESHOLD = 1e-3
@@ -94,19 +94,19 @@ def certify(
     parts: dict[str, list[list[NDArray[Any]]]] = {"torch": [], "graph": [], "half graph": [], "half torch": []}
     for index, image in enumerate(images):
         picture = image[None]
-        parts["torch"].append(_in_torch(inspector, picture, thresholds))
+        parts["torch"].append(in_torch(inspector, picture, thresholds))
         parts["graph"].append(_in_graph(graph, picture, thresholds))
         if half is not None and half_graph is not None:
             parts["half graph"].append(_in_graph(half_graph, picture, thresholds))
             if index < rounded:
-                parts["half torch"].append(_in_torch(half.inspector, picture, thresholds))
+                parts["half torch"].append(in_torch(half.inspector, picture, thresholds))
         if progress is not None:
             progress(index + 1, len(images))
     found = {name: joined(of) for name, of in parts.items() if of}
     checks += _parity(found["torch"], found["graph"])
     pair = images[[0, -1]]
     low = np.full_like(thresholds, OTHER_THRESHOLD)
-    checks.append(_elsewhere(_in_torch(inspector, pair, low), _in_graph(graph, pair, low)))
+    checks.append(_elsewhere(in_torch(inspector, pair, low), _in_graph(graph, pair, low)))
     if half is not None:
         checks += _half_structure(onnx, half.model)
         checks += parity("ONNX Runtime fp16", found["torch"], found["half graph"])
@@ -194,7 +194,8 @@ def _session(onnxruntime: Any, model: bytes) -> Any:  # noqa: ANN401 - of the mo
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def _in_torch(inspector: Inspector, pictures: NDArray[np.uint8], at: NDArray[np.float32]) -> list[NDArray[Any]]:
+def in_torch(inspector: Inspector, pictures: NDArray[np.uint8], at: NDArray[np.float32]) -> list[NDArray[Any]]:
+    """What a network with its pre- and post-processing gives in torch: labels, confidence, scores."""
     with torch.inference_mode():
         answer = inspector(torch.from_numpy(pictures), torch.from_numpy(at))
     return [part.numpy() for part in answer]

@@ -119,6 +119,7 @@ def certify_way(
     *,
     labels: Sequence[NDArray[np.uint8] | None] = (),
     name: str | None = None,
+    fused: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Check, ...]:
     """Compare another way to run a network on a processor with its graph in fp32, which `certify` compared with torch.
@@ -131,13 +132,14 @@ def certify_way(
         exported: what the graph in fp32 gave for them.
         labels: as for `certify`; integers are certified only where there are some.
         name: what the checks call it, if not by the way.
+        fused: as for `cpu.open_graph`.
         progress: called with (done, all) pictures.
 
     Raises:
         MissingDependencyError: the library is not installed.
         IncompatibleEngine: this processor does not calculate so.
     """
-    graph, thresholds = open_graph(model, way), np.asarray(card.thresholds, np.float32)
+    graph, thresholds = open_graph(model, way, fused=fused), np.asarray(card.thresholds, np.float32)
     parts = []
     for index, image in enumerate(images):
         parts.append(graph.run(dict(zip(INPUTS, (image[None], thresholds), strict=True))))

@@ -40,13 +40,13 @@ from inspectd.bundle import (
     load_bundle,
     write_bundle,
 )
-from inspectd.cpu import CPU_WAYS, TABLES, open_graph
+from inspectd.cpu import CPU_WAYS, TABLES, CpuWay, open_graph
 from inspectd.cuda import open_driver
 from inspectd.errors import BundleError, ConfigError, DeviceError, MissingDependencyError
 from inspectd.gpu import EXTRAS, GpuGraph, error_log, open_gpu_graph
 from inspectd.optional import require
 
-from .checks import HALF, HALF_LEVELS, INTEGERS, Bounds, Certificate, Check, Outputs, joined, levels, parity
+from .checks import HALF, HALF_LEVELS, INTEGERS, Certificate, Check, joined, levels, parity
 
 __all__ = [
     "TARGETS",
@@ -188,7 +188,8 @@ def with_engine(
     stage(f"building an engine of {_FLAVOURS[wish.target]} in {wish.precision}")
     built = build_engine(files[ENGINE_GRAPHS[wish.precision]], wish, kind=kind, progress=progress)
     kept = tuple(engine for engine in before if engine.file != built.description.file)
-    engines = (*kept, built.description)
+    # First, since the first that fits is run: this one was asked for last.
+    engines = (built.description, *kept)
     listed = (Engines(engines=engines).model_dump_json(indent=2) + "\n").encode()
     return {**files, built.description.file: built.data, ENGINES: listed}, engines
 
@@ -272,7 +273,7 @@ def certify_engine(
     try:
         stage("comparing with the graph")
         if found.card.kind == "seg":
-            checks = _compared(found, graph, INTEGERS if precision == "int8" else HALF, progress)
+            checks = _compared(found, graph, precision, progress)
         else:
             checks = _compared_paintings(found, graph, progress)
     finally:
@@ -296,28 +297,36 @@ def certify_engine(
 
 
 def _compared(
-    bundle: Bundle, graph: GpuGraph, bounds: Bounds, progress: Callable[[int, int], None] | None
+    bundle: Bundle, graph: GpuGraph, precision: EnginePrecision, progress: Callable[[int, int], None] | None
 ) -> tuple[Check, ...]:
-    """One picture at a time, and then all in one call, which takes batches and both slots."""
+    """One picture at a time, and then all in one call, which takes batches and both slots.
+
+    With the graph in fp32; an engine in integers by their bounds, and by those of half precision with its own graph
+    too, of which the certificate says on labelled pictures what its integers cost.
+    """
     golden = bundle.golden()
     pictures = [np.atleast_3d(decode_png(bundle.read(one.input), one.input)) for one in golden.samples]
     thresholds = np.asarray(golden.thresholds, np.float32)
-    reference = open_graph(bundle.read(MODEL), CPU_WAYS[0])
-    expected, single = [], []
+    references = [("", open_graph(bundle.read(MODEL), CPU_WAYS[0]), INTEGERS if precision == "int8" else HALF)]
+    if precision == "int8":
+        way = CpuWay("onnxruntime", "int8")
+        own = open_graph(bundle.read(ENGINE_GRAPHS[precision]), way, fused=False)
+        references.append((", its own graph", own, HALF))
+    expected: list[list[list[NDArray[Any]]]] = [[] for _ in references]
+    single = []
     for number, picture in enumerate(pictures):
         fed: dict[str, NDArray[Any]] = {"images": picture[None], "thresholds": thresholds}
-        expected.append(reference.run(fed))
+        for parts, (_, reference, _) in zip(expected, references, strict=True):
+            parts.append(reference.run(fed))
         single.append(graph.run(fed))
         if progress is not None:
             progress(number + 1, len(pictures))
-    together = graph.run({"images": np.stack(pictures), "thresholds": thresholds})
-    truth = joined(expected)
-    labels, confidence, scores = together
-    batched = Outputs(labels=labels, confidence=confidence, scores=scores)
-    return (
-        *parity("one by one", truth, joined(single), bounds),
-        *parity("all in one call", truth, batched, bounds),
-    )
+    together = joined([graph.run({"images": np.stack(pictures), "thresholds": thresholds})])
+    checks: list[Check] = []
+    for parts, (of, _, bounds) in zip(expected, references, strict=True):
+        checks += parity(f"one by one{of}", joined(parts), joined(single), bounds)
+        checks += parity(f"all in one call{of}", joined(parts), together, bounds)
+    return tuple(checks)
 
 
 def _compared_paintings(

@@ -97,6 +97,10 @@ class CpuGraph(Protocol):
 
     card: str | None
 
+    @property
+    def failure(self) -> None:
+        """A graph on a processor goes on after a failure."""
+
     def run(self, fed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """The outputs, in the order of the table. Raises whatever the library raises."""
 
@@ -104,7 +108,9 @@ class CpuGraph(Protocol):
         """Nothing to let go of: a graph on a processor ends with its object."""
 
 
-def open_graph(model: bytes, way: CpuWay, *, threads: int = 0, table: Table = TABLES["seg"]) -> CpuGraph:
+def open_graph(
+    model: bytes, way: CpuWay, *, threads: int = 0, table: Table = TABLES["seg"], fused: bool = True
+) -> CpuGraph:
     """Make a graph ready.
 
     Args:
@@ -112,6 +118,8 @@ def open_graph(model: bytes, way: CpuWay, *, threads: int = 0, table: Table = TA
         way: library and arithmetic.
         threads: for one call; 0 takes all cores that this process may use.
         table: its tensors, by the kind of network.
+        fused: let ONNX Runtime put operators together. Without it, it calculates just what is written: put together,
+            integers of 8 bits on both sides overflow on processors without VNNI, which they do not on a GPU.
 
     Raises:
         MissingDependencyError: OpenVINO is not installed.
@@ -123,7 +131,7 @@ def open_graph(model: bytes, way: CpuWay, *, threads: int = 0, table: Table = TA
         raise ConfigError(f"{way}: the ways of a processor are {', '.join(map(str, CPU_WAYS))}")
     threads = threads or len(os.sched_getaffinity(0))
     if way.library == "onnxruntime":
-        return _OnnxRuntime(model, threads, table)
+        return _OnnxRuntime(model, threads, table, fused)
     return _OpenVino(model, way, threads, table)
 
 
@@ -162,8 +170,8 @@ def _session(model: bytes, *, threads: int, optimised: bool = True) -> Any:  # n
 class _OnnxRuntime:
     """The graph as it is: the arithmetic is written into it."""
 
-    def __init__(self, model: bytes, threads: int, table: Table) -> None:
-        self._session = _session(model, threads=threads)
+    def __init__(self, model: bytes, threads: int, table: Table, fused: bool) -> None:
+        self._session = _session(model, threads=threads, optimised=fused)
         self.card = _card_of(self._session)
         # ONNX Runtime has its own words for the two types that there are.
         words = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
@@ -178,6 +186,11 @@ class _OnnxRuntime:
         """See `CpuGraph.run`."""
         found: list[NDArray[Any]] = self._session.run(self._outputs, dict(fed))
         return found
+
+    @property
+    def failure(self) -> None:
+        """See `CpuGraph.failure`."""
+        return None
 
     def close(self) -> None:
         """See `CpuGraph.close`."""
@@ -224,6 +237,11 @@ class _OpenVino:
         """See `CpuGraph.run`."""
         found = self._request.infer(dict(fed), share_outputs=False)
         return [np.asarray(found[name]) for name in self._outputs]
+
+    @property
+    def failure(self) -> None:
+        """See `CpuGraph.failure`."""
+        return None
 
     def close(self) -> None:
         """See `CpuGraph.close`."""

@@ -268,6 +268,11 @@ class GpuGraph:
             self._broken = str(error)
             raise InferenceError(f"the GPU failed: {error}") from error
 
+    @property
+    def failure(self) -> str | None:
+        """Why the GPU is not used any more; None while it is."""
+        return self._broken
+
     def close(self) -> None:
         """End the worker, which frees the device. May be called twice."""
         self._broken = self._broken or "it was closed"

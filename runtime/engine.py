@@ -58,10 +58,15 @@ class Engine(Protocol):
     Attributes:
         name: what people and the certificate call it.
         precision: its arithmetic.
+        failure: why it infers nothing more until it is opened anew; None while it does.
     """
 
     name: str
     precision: str
+
+    @property
+    def failure(self) -> str | None:
+        """See above."""
 
     def infer(self, images: NDArray[np.uint8], thresholds: NDArray[np.float32]) -> EngineResult:
         """Segment pictures.
@@ -86,6 +91,10 @@ class Engine(Protocol):
 
 class Graph(Protocol):
     """What runs the tensors of a bundle's graph (`cpu.CpuGraph`, `gpu.GpuGraph`)."""
+
+    @property
+    def failure(self) -> str | None:
+        """Why it runs no more; None while it does."""
 
     def run(self, fed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """The outputs, in the order of `cpu.TABLES`. Raises whatever it raises."""
@@ -134,6 +143,11 @@ class GraphEngine:
         result = EngineResult(labels, confidence, scores)
         _check(result, len(images), self._shape[:2], self._classes)
         return result
+
+    @property
+    def failure(self) -> str | None:
+        """See `Engine`."""
+        return self._graph.failure
 
     def close(self) -> None:
         """See `Engine.close`."""
@@ -257,7 +271,7 @@ def self_test(engine: Engine, bundle: Bundle) -> None:
     golden = bundle.golden()
     thresholds = np.asarray(golden.thresholds, np.float32)
     pixels, score = golden.pixel_tolerance, golden.score_tolerance
-    if getattr(engine, "precision", "") == "int8":
+    if engine.precision == "int8":
         pixels, score = max(pixels, _INT8_PIXELS), max(score, _INT8_SCORE)
     for sample in golden.samples:
         picture = decode_png(bundle.read(sample.input), sample.input)

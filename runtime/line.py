@@ -26,7 +26,7 @@ from inspectd.config import Config, effective_rule
 from inspectd.errors import CameraError, EndOfFrames, FrameTimeout, IncompleteFrame, InspectdError
 from inspectd.frame import FrameSource
 from inspectd.inspection import Inspection, Verdict
-from inspectd.wire import State
+from inspectd.wire import DeviceHealth, State
 
 from .engine import Engine, self_test
 from .inspector import Inspector
@@ -290,6 +290,9 @@ class Line:
         self._first_ns = self._first_ns or frame.received_ns
         self._latencies_ms.append((self._last_ns - frame.received_ns) / 1e6)
         self._verdicts[inspection.verdict] += 1
+        if (why := self._engine.failure) is not None and self._publisher.health is not DeviceHealth.FAILURE:
+            _log.error("NOTHING MORE IS INSPECTED UNTIL THE LINE IS STARTED AGAIN: %s", why)
+            self._publisher.health, self._publisher.health_reason = DeviceHealth.FAILURE, f"the engine failed: {why}"
         if inspection.verdict is Verdict.NOT_INSPECTED:
             _log.warning("camera %r: frame %d not inspected: %s", frame.camera, frame.frame_id, inspection.reason)
 

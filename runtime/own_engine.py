@@ -7,11 +7,14 @@ the line's. The bundle itself stays as it is; it may be signed, shared or read-o
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from inspectd.bundle import ENGINE_GRAPHS, MODEL, Bundle, EnginePrecision, load_bundle
@@ -26,7 +29,12 @@ _log = logging.getLogger("inspectd.line")
 
 
 def open_own(
-    bundle: Bundle, state_dir: Path, opener: Callable[[Bundle], Engine], *, precision: EnginePrecision = "fp16"
+    bundle: Bundle,
+    state_dir: Path,
+    opener: Callable[[Bundle], Engine],
+    *,
+    precision: EnginePrecision = "fp16",
+    build: bool = True,
 ) -> Engine:
     """The engine that was built on this machine for a bundle, or a new one.
 
@@ -35,26 +43,48 @@ def open_own(
         state_dir: the station's; the engine is kept under `engines/` in it, with a copy of the bundle.
         opener: opens the engine of a bundle.
         precision: its arithmetic.
+        build: whether a new one may be built.
 
     Raises:
-        IncompatibleEngine: it could not be built, or does not give what the graph gives.
+        IncompatibleEngine: it could not be built, does not give what the graph gives, or another process builds it.
         InspectdError: as `opener`.
     """
     integers = ("--int8",) if precision == "int8" else ()
     kept = state_dir / "engines" / "-".join([bundle.digest[:16], precision])
-    # None yet, damaged, or of another version of the library: a new one takes its place.
-    with contextlib.suppress(BundleError):
-        return opener(_copy(kept, bundle, precision))
+    if kept.exists():
+        try:
+            return opener(_copy(kept, bundle, precision))
+        except BundleError as error:
+            # Damaged, or of another version of the library: a new one takes its place.
+            _log.warning("%s: the engine that was built here before is not used: %s", kept, error)
+    if not build:
+        raise IncompatibleEngine(f"{bundle.path}: has no engine for this machine; the line builds one when it starts")
     _log.warning("%s: building an engine for this machine, which may take minutes; it is kept in %s", bundle.path, kept)
     begun = time.monotonic()
+    with _alone(kept):
+        with tempfile.TemporaryDirectory(prefix=f".{kept.name}-", dir=kept.parent) as scratch:
+            # Nothing lies where it is looked for that was not compared.
+            draft = Path(scratch) / "bundle"
+            _export("--from-onnx", str(bundle.path), "--out", str(draft), *integers)
+            _export("--certify", str(draft), *integers)
+            shutil.rmtree(kept, ignore_errors=True)
+            draft.rename(kept)
+        _log.warning("%s: built and compared in %.0f s", bundle.path, time.monotonic() - begun)
+        return opener(_copy(kept, bundle, precision))
+
+
+@contextlib.contextmanager
+def _alone(kept: Path) -> Iterator[None]:
+    """Keeps others from building the same engine; the folder is there then."""
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
+        with kept.with_name(f"{kept.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+    except BlockingIOError:
+        raise IncompatibleEngine(f"{kept}: another process is building this engine; wait until it has") from None
     except OSError as error:
-        raise IncompatibleEngine(f"{kept.parent}: cannot be made to keep an engine in ({error.strerror})") from error
-    _export("--from-onnx", str(bundle.path), "--out", str(kept), *integers)
-    _export("--certify", str(kept), *integers)
-    _log.warning("%s: built and compared in %.0f s", bundle.path, time.monotonic() - begun)
-    return opener(_copy(kept, bundle, precision))
+        raise IncompatibleEngine(f"{kept}: an engine cannot be kept there ({error.strerror or error})") from error
 
 
 def _copy(path: Path, bundle: Bundle, precision: EnginePrecision) -> Bundle:
@@ -71,6 +101,7 @@ def _export(*arguments: str) -> None:
     done = subprocess.run(
         [*COMMAND, *arguments],
         stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
         stderr=None if shown else subprocess.PIPE,
         text=True,
         check=False,
@@ -78,3 +109,5 @@ def _export(*arguments: str) -> None:
     if done.returncode:
         said = "it said why above" if shown else (done.stderr.strip().splitlines() or ["it gave no reason"])[-1]
         raise IncompatibleEngine(f"`export-trt {' '.join(arguments)}` failed: {said}")
+    if not shown:
+        _log.info("export-trt: %s", "; ".join(done.stderr.strip().splitlines()))

@@ -69,8 +69,8 @@ class Painter:
             raise InferenceError(
                 f"the engine gave {painted.dtype} {list(painted.shape)}, expected {list(beneath.shape)}"
             )
-        # What a GPU has not written is white.
-        blank = (painted == _WHITE).all(axis=(1, 2, 3)) & ~(beneath == _WHITE).all(axis=(1, 2, 3))
+        # What a GPU has not written is white, and the coarse defect would show in what it has.
+        blank = (painted == _WHITE).all(axis=(1, 2, 3)) & ~(coarse == _WHITE).all(axis=(1, 2, 3))
         if blank.any():
             raise InferenceError(f"the engine gave {int(blank.sum())} windows with nothing in them")
         return painted

@@ -110,7 +110,7 @@ def check_station(config: Config, *, announce: Callable[[str], None]) -> None:
     Raises:
         InspectdError: every fault found, one a line.
     """
-    found = _survey(config)
+    found = _survey(config, build=False)
     faults = list(found.faults)
     if found.bundle is not None and found.engine is not None:
         with _noted(faults):
@@ -142,8 +142,11 @@ class _Found:
     faults: Sequence[InspectdError]
 
 
-def _survey(config: Config) -> _Found:
-    """Look at everything, without touching a camera or a port; what `check` finds, `run` finds."""
+def _survey(config: Config, *, build: bool = True) -> _Found:
+    """Look at everything, without touching a camera or a port; what `check` finds, `run` finds.
+
+    Only engines are not built by `check`, which may run beside the line.
+    """
     faults: list[InspectdError] = []
     bundle, rule, engine, fallback = None, None, None, ""
     with _noted(faults):
@@ -155,7 +158,7 @@ def _survey(config: Config) -> _Found:
         with _noted(faults):
             rule = effective_rule(config.acceptance, bundle.class_map, thresholds)
         with _noted(faults):
-            engine, fallback = _engine(bundle, config)
+            engine, fallback = _engine(bundle, config, build=build)
     cameras = {}
     for name, camera in config.cameras.items():
         with _noted(faults):
@@ -163,7 +166,7 @@ def _survey(config: Config) -> _Found:
     return _Found(bundle, rule, engine, fallback, cameras, faults)
 
 
-def _engine(bundle: Bundle, config: Config) -> tuple[Engine, str]:
+def _engine(bundle: Bundle, config: Config, *, build: bool) -> tuple[Engine, str]:
     """The engine of a configuration; or the processor's where that is allowed, and why."""
     model = config.model
     on_processor = partial(open_engine, threads=model.threads, allow_uncertified=model.allow_uncertified)
@@ -178,7 +181,7 @@ def _engine(bundle: Bundle, config: Config) -> tuple[Engine, str]:
                 raise
             _log.warning("%s", error)
             precision: EnginePrecision = "int8" if model.precision == "int8" else "fp16"
-            return open_own(bundle, config.station.state_dir, as_set, precision=precision), ""
+            return open_own(bundle, config.station.state_dir, as_set, precision=precision, build=build), ""
     except (DeviceError, IncompatibleEngine, MissingDependencyError) as error:
         if model.fallback != "cpu":
             raise

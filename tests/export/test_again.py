@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import onnx
 import pytest
 
 from inspectd.bundle import HALF_MODEL, MODEL, PARITY, load_bundle, write_bundle
-from inspectd.errors import BundleError, DatasetError
+from inspectd.errors import BundleError, ChecksumError, DatasetError
 from inspectd.export.bundler import export_bundle
 from inspectd.export.checks import Certificate
 from inspectd.runtime.engine import open_engine
@@ -63,7 +65,29 @@ def test_a_bundle_of_another_network_is_refused(old, tmp_path):
     for tensor in graph.graph.initializer:
         if tensor.name.endswith("weight"):
             tensor.name += "s"
+    for node in graph.graph.node:
+        node.input[:] = [f"{name}s" if name.endswith("weight") else name for name in node.input]
     files = {name: old.read(name) for name in old.files} | {MODEL: graph.SerializeToString()}
     write_bundle(tmp_path / "other", old.card, files, version="test")
     with pytest.raises(DatasetError, match="start from the checkpoint that it was made of"):
         export_bundle(tmp_path / "other", tmp_path / "new")
+
+
+def test_a_bundle_that_a_station_refuses_is_refused(old, tmp_path):
+    """It would be compared with itself alone, and come out certified."""
+    files = {name: old.read(name) for name in old.files}
+    certificate = json.loads(files[PARITY])
+    certificate["checks"][0]["passed"] = False
+    write_bundle(tmp_path / "failed", old.card, files | {PARITY: json.dumps(certificate).encode()}, version="test")
+    with pytest.raises(BundleError, match="its certificate says that it is not the network that was trained"):
+        export_bundle(tmp_path / "failed", tmp_path / "new")
+    other = old.card.model_copy(update={"thresholds": tuple(0.9 for _ in old.card.thresholds)})
+    write_bundle(tmp_path / "edited", other, files, version="test")
+    with pytest.raises(ChecksumError):
+        export_bundle(tmp_path / "edited", tmp_path / "new")
+
+
+def test_another_size_is_held_against_the_graph_at_its_own(old, buttons, tmp_path):
+    exported = export_bundle(old.path, tmp_path / "new", calibration=buttons, limit=3, size=(96, 64))
+    assert any(check.name.startswith("the bundle before") for check in exported.certificate.checks)
+    assert load_bundle(tmp_path / "new").card.preprocess.size == (96, 64)

@@ -99,7 +99,7 @@ def test_a_bundle_takes_engines_more_and_stays_what_it_was(bundle, tmp_path):
     sizes, listed = rebuild(out, out, EngineWish("rtx", ("8.9", "12.0")))
     found = load_bundle(out)
     assert found.engines() == listed
-    assert [engine.compute_capabilities for engine in listed] == [("8.6",), ("8.9", "12.0")]
+    assert [engine.compute_capabilities for engine in listed] == [("8.9", "12.0"), ("8.6",)], "the latest comes first"
     assert set(sizes) == {MODEL, HALF_MODEL, *(engine.file for engine in listed)}
     assert all(len(found.read(engine.file)) == sizes[engine.file] for engine in listed)
     again = rebuild(out, out, WISH)[1]
@@ -186,13 +186,13 @@ def test_the_command_builds_an_engine_again_without_torch(bundle, tmp_path):
 
 
 def test_integers_for_gpus_are_built_too_where_the_certificate_vouches_for_them(learnt, buttons, tmp_path, monkeypatch):
-    # Without a zero point half of the numbers are for what is below zero, where nothing is: it costs this one 0.05.
-    monkeypatch.setattr(checks, "IOU_DROP", 0.1)
+    # One pixel of the few that are labelled on twelve pictures of 64 px is 0.003, and this network loses two.
+    monkeypatch.setattr(checks, "IOU_DROP", 0.01)
     out = tmp_path / "bundle"
     exported = export_bundle(learnt, out, calibration=buttons, limit=12, engine=WISH, int8=True)
     bundle = load_bundle(out)
-    assert [engine.precision for engine in exported.engines] == ["fp16", "int8"]
-    assert [engine.file.endswith("-int8.engine") for engine in bundle.engines()] == [False, True]
+    assert [engine.precision for engine in exported.engines] == ["int8", "fp16"]
+    assert [engine.file.endswith("-int8.engine") for engine in bundle.engines()] == [True, False]
     digests = {"fp16": bundle.sha256(HALF_MODEL), "int8": bundle.sha256(GPU_INT8_MODEL)}
     assert {engine.precision: engine.graph_sha256 for engine in bundle.engines()} == digests
     measured = json.loads(bundle.read(PARITY))["ways"]["TensorRT int8"]
@@ -204,7 +204,7 @@ def test_integers_for_gpus_are_built_too_where_the_certificate_vouches_for_them(
     assert {kinds[name] for name in zeros} == {onnx.TensorProto.INT8}, "no unsigned numbers, no bias in integers"
     again = tmp_path / "again"
     main_of("--from-onnx", str(out), "--int8", "--target", "rtx", "--compute-capability", "8.9", "--out", str(again))
-    assert [engine.precision for engine in load_bundle(again).engines()] == ["fp16", "int8", "int8"]
+    assert [engine.precision for engine in load_bundle(again).engines()] == ["int8", "int8", "fp16"]
 
 
 def main_of(*arguments):

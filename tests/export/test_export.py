@@ -160,7 +160,7 @@ def test_the_self_test_passes_and_fails_where_it_must(bundle):
     class Blind:
         """An engine that finds nothing."""
 
-        name = "blind"
+        name, precision = "blind", "fp32"
 
         def infer(self, images, thresholds):
             result = open_engine(bundle, threads=1).infer(images, thresholds)

@@ -75,6 +75,7 @@ def test_a_call_that_fails_raises_with_its_reason_and_lets_go(simulated, driver,
     done = call(driver, "graphs", LD_LIBRARY_PATH=str(simulated), SIMULATED_CUDA_FAILS=fails, SIMULATED_CUDA_REPORT="1")
     assert done.returncode == 1
     assert "inspectd.errors.DeviceError: " in done.stderr
+    assert done.stderr.endswith("left: 0 contexts, 0 streams, 0 graphs, 0 execs, 0 device, 0 host\n")
 
 
 def test_without_bindings_or_driver_both_ways_are_told(monkeypatch):

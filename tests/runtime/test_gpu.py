@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import platform
 import shutil
 import sys
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -482,9 +484,10 @@ def station_of(bundle, write_config, tmp_path, **changes):
     return config.model_copy(update={"station": station, "model": config.model.model_copy(update=model)})
 
 
-def checked(config):
+def started(config):
+    """What a line says that inspects one part."""
     said = []
-    check_station(config, announce=said.append)
+    run_station(config, frames=1, announce=said.append, report=lambda _: None)
     return said
 
 
@@ -497,18 +500,17 @@ def test_an_engine_that_does_not_fit_is_built_anew_once_and_the_bundle_stays(
     calls = builder(load_bundle(tmp_path / "ready"))
     bundle = with_engine({"version": "1.0.0"})
     config = station_of(bundle, write_config, tmp_path)
+    with pytest.raises(IncompatibleEngine, match="the line builds one when it starts"):
+        check_station(config, announce=lambda _: None)
     for _ in range(2):
-        said = checked(config)
-        assert any(
-            f"({bundle.digest[:12]}) on tensorrt_rtx 1.7.1 fp16, Simulated GPU, self-test passed" in line
-            for line in said
-        )
+        said = started(config)
+        assert any(f"({bundle.digest[:12]}) on tensorrt_rtx 1.7.1 fp16, Simulated GPU: " in line for line in said)
         assert calls() == ["--from-onnx", "--certify"], "the second start takes what the first built"
     assert load_bundle(bundle.path).digest == bundle.digest
     kept = tmp_path / "state" / "engines" / f"{bundle.digest[:16]}-fp16"
     for number, damaged in enumerate(("engines/simulated.engine", "bundle.json"), 2):
         (kept / damaged).write_bytes(b"{}")
-        assert checked(config)
+        assert started(config)
         assert calls() == ["--from-onnx", "--certify"] * number, f"a damaged {damaged} is replaced"
 
 
@@ -519,7 +521,7 @@ def test_an_engine_of_another_graph_is_not_taken_for_it(with_engine, builder, wr
     write_bundle(tmp_path / "other", bundle.card, files, version="test")
     builder(load_bundle(tmp_path / "other"))
     with pytest.raises(IncompatibleEngine, match="was made of another bundle; delete it"):
-        checked(station_of(bundle, write_config, tmp_path))
+        started(station_of(bundle, write_config, tmp_path))
 
 
 def test_an_engine_that_fails_its_comparison_is_not_run(with_engine, builder, write_config, monkeypatch, tmp_path):
@@ -529,11 +531,12 @@ def test_an_engine_that_fails_its_comparison_is_not_run(with_engine, builder, wr
     builder(load_bundle(tmp_path / "ready"), refused=True)
     bundle = with_engine({"version": "1.0.0"})
     with pytest.raises(IncompatibleEngine, match=r"--certify .* failed: export-trt: error: it does not give what"):
-        checked(station_of(bundle, write_config, tmp_path))
+        started(station_of(bundle, write_config, tmp_path))
     config = station_of(bundle, write_config, tmp_path, fallback="cpu")
-    assert any("on ONNX Runtime fp32" in line for line in checked(config))
+    assert any("on ONNX Runtime fp32" in line for line in started(config))
+    # Not even by a station that takes what was not compared: this one was, and is wrong.
     with pytest.raises(IncompatibleEngine, match="--certify"):
-        checked(station_of(bundle, write_config, tmp_path))
+        started(station_of(bundle, write_config, tmp_path, allow_uncertified=True))
 
 
 def test_where_nothing_can_be_built_the_reason_is_told(with_engine, write_config, monkeypatch, tmp_path):
@@ -542,8 +545,61 @@ def test_where_nothing_can_be_built_the_reason_is_told(with_engine, write_config
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     bundle = with_engine({"version": "1.0.0"})
     with pytest.raises(IncompatibleEngine, match=r"`export-trt --from-onnx .*` failed: export-trt: error: ") as caught:
-        checked(station_of(bundle, write_config, tmp_path))
-    assert not list((tmp_path / "state" / "engines").iterdir()), str(caught.value)
+        started(station_of(bundle, write_config, tmp_path))
+    left = [path.name for path in (tmp_path / "state" / "engines").iterdir()]
+    assert left == [f"{bundle.digest[:16]}-fp16.lock"], str(caught.value)
+
+
+def test_two_stations_do_not_build_the_same_engine_at_once(with_engine, builder, write_config, monkeypatch, tmp_path):
+    on_this_machine(monkeypatch, Machine())
+    bundle = with_engine({"version": "1.0.0"})
+    calls = builder(bundle)
+    lock = tmp_path / "state" / "engines" / f"{bundle.digest[:16]}-fp16.lock"
+    lock.parent.mkdir(parents=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(IncompatibleEngine, match="another process is building this engine"):
+            started(station_of(bundle, write_config, tmp_path))
+    assert calls() == []
+
+
+def test_the_engine_that_was_asked_for_last_is_the_first_to_be_run(with_engine):
+    bundle = with_engine()
+    built = SimpleNamespace(data=b"new", description=described(bundle, file="engines/new.engine", checked_on=None))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export_engines, "build_engine", lambda *_, **__: built)
+        files = {name: bundle.read(name) for name in bundle.files}
+        wish = export_engines.EngineWish("rtx")
+        _, engines = export_engines.with_engine(
+            files, bundle.engines(), wish, kind="seg", stage=lambda _: None, progress=None
+        )
+    assert [engine.file for engine in engines] == ["engines/new.engine", "engines/simulated.engine"]
+
+
+def test_a_gpu_that_fails_under_way_makes_the_station_a_failure(with_engine, write_config, monkeypatch, tmp_path):
+    machine = Machine()
+    on_this_machine(monkeypatch, machine)
+    config = station_of(with_engine(), write_config, tmp_path, rebuild=False)
+    beats, over = [], threading.Event()
+
+    def listen(address):
+        def receive():
+            with Subscriber(address, topics=["ins1/hb/"]) as subscriber:
+                while not over.is_set():
+                    message = subscriber.receive(1)
+                    if isinstance(message, Message):
+                        beats.append(read_body(message, HeartbeatBody))
+                        # The self-test is over by the first of them or a later one.
+                        machine.driver.fail_in = "wait" if beats[-1].state == "ContinuousExecution" else None
+
+        threading.Thread(target=receive, daemon=True).start()
+
+    summaries = []
+    run_station(config, frames=60, wait_s=5, opened=listen, announce=lambda _: None, report=summaries.append)
+    over.set()
+    assert summaries[0].not_inspected > 0
+    assert beats[-1].device_health is DeviceHealth.FAILURE
+    assert "illegal memory access" in beats[-1].health_reason
 
 
 def test_a_station_that_runs_on_the_processor_instead_says_so_in_every_heartbeat(

@@ -55,7 +55,7 @@ class Fails:
     """A real engine that fails on chosen frames, counted from the first after the self-test."""
 
     def __init__(self, engine, *failures: BaseException | None) -> None:
-        self._engine, self.name = engine, engine.name
+        self._engine, self.name, self.precision, self.failure = engine, engine.name, engine.precision, None
         self._failures = [None, *failures]
 
     def infer(self, images, thresholds) -> EngineResult:

@@ -13,7 +13,7 @@ import sys
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -92,8 +92,10 @@ class Station(_Section):
 
 
 class _CameraSection(_Section):
-    free_running: ClassVar[bool]
-    """Whether the source goes on by itself: then the oldest waiting frame is dropped where the line is too slow."""
+    @property
+    def free_running(self) -> bool:
+        """Whether it goes on by itself: then the oldest waiting frame is dropped where the line is too slow."""
+        return False
 
     @property
     def simulated(self) -> bool:
@@ -109,8 +111,6 @@ class _CameraSection(_Section):
 class GenicamCamera(_CameraSection):
     """A camera behind a GenTL producer (a `.cti` file)."""
 
-    free_running: ClassVar[bool] = True
-
     source: Literal["genicam"]
     """Kind of the source."""
     producer: str
@@ -119,8 +119,41 @@ class GenicamCamera(_CameraSection):
     """Serial number, device id or user-defined name; needed where the producer finds more than one camera."""
     features: dict[str, Feature] = Field(default_factory=dict)
     """Features of the camera set before it starts, in this order; read back and compared."""
-    timeout_ms: int = Field(5000, ge=0)
-    """A camera that delivers nothing for so long is lost, ms; 0 waits for ever (a triggered camera)."""
+    trigger: str = Field("off", pattern=r"^[A-Za-z][A-Za-z0-9]*$")
+    """What starts an exposure: `off`, it runs freely; else a `TriggerSource` of the camera: `Software`, `Line1`, …"""
+    trigger_divider: int | None = Field(None, ge=1)
+    """Every so many pulses of the trigger's source is one trigger (`TriggerDivider`), for encoders."""
+    trigger_timeout_ms: int = Field(2000, ge=1)
+    """A camera that does not answer a software trigger in so long is connected anew, ms; the part is not inspected."""
+    timeout_ms: int | None = Field(None, ge=0)
+    """A camera that delivers nothing for so long is lost, ms; 0 waits for ever. Without it 5000, triggered 0."""
+    reconnect: bool = True
+    """Whether a camera that is absent or lost is looked for again while the line runs; else it ends the line."""
+
+    @property
+    def free_running(self) -> bool:
+        """Whether it goes on by itself: then the oldest waiting frame is dropped where the line is too slow."""
+        return self.trigger == "off"
+
+    @property
+    def silence_ms(self) -> int:
+        """After so long without a frame it is lost, ms; 0 for never."""
+        if self.timeout_ms is not None:
+            return self.timeout_ms
+        return 5000 if self.free_running else 0
+
+    @property
+    def trigger_features(self) -> dict[str, Feature]:
+        """The features that make it wait for its trigger, in their order."""
+        if self.free_running:
+            return {}
+        divider: dict[str, Feature] = {"TriggerDivider": self.trigger_divider} if self.trigger_divider else {}
+        return {
+            "TriggerSelector": "FrameStart",
+            "TriggerMode": "On",
+            "TriggerSource": self.trigger,
+            **divider,
+        }
 
     @property
     def simulated(self) -> bool:
@@ -135,8 +168,6 @@ class GenicamCamera(_CameraSection):
 
 class FolderCamera(_CameraSection):
     """A folder of pictures, in the order of their names."""
-
-    free_running: ClassVar[bool] = False
 
     source: Literal["folder"]
     """Kind of the source."""
@@ -154,8 +185,6 @@ class FolderCamera(_CameraSection):
 
 class ButtonsCamera(_CameraSection):
     """Rendered buttons: the built-in product."""
-
-    free_running: ClassVar[bool] = False
 
     source: Literal["buttons"]
     """Kind of the source."""

@@ -8,7 +8,8 @@
     ├── CameraError               a frame source cannot deliver
     │   ├── FrameTimeout          no frame within the time given; the source may still recover
     │   ├── IncompleteFrame       a frame arrived with part of its lines missing
-    │   ├── CameraLost            the device is gone; it has to be opened anew
+    │   ├── CameraAway            the device is absent, held by another, or does not answer; it may come back
+    │   │   └── CameraLost        the device is gone; it has to be opened anew
     │   └── EndOfFrames           a finite source (a folder) has delivered everything
     ├── InferenceError            the network failed on a frame, or gave an impossible result
     ├── DeviceError               a GPU cannot be used, or failed
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 __all__ = [
     "BundleError",
+    "CameraAway",
     "CameraError",
     "CameraLost",
     "ChecksumError",
@@ -73,7 +75,11 @@ class IncompleteFrame(CameraError):
     """A frame arrived with part of its lines missing."""
 
 
-class CameraLost(CameraError):
+class CameraAway(CameraError):
+    """The device is absent, held by another program, or does not answer; it may come back by itself."""
+
+
+class CameraLost(CameraAway):
     """The device is gone; it has to be opened anew."""
 
 

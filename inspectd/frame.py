@@ -3,12 +3,57 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Frame", "FrameSource"]
+__all__ = ["STREAMING", "CameraState", "CameraStatus", "Frame", "FrameSource"]
+
+
+class CameraState(Enum):
+    """How a camera is."""
+
+    CONNECTING = "Connecting"
+    """It is looked for, for the first time."""
+    READY = "Ready"
+    """It is open and set, and does not acquire yet."""
+    STREAMING = "Streaming"
+    """It acquires."""
+    LOST = "Lost"
+    """It was there, and is looked for again."""
+
+
+@dataclass(frozen=True, slots=True)
+class CameraStatus:
+    """How a camera is and what it has done since the line opened it.
+
+    Attributes:
+        state: how it is.
+        reason: why it is not as it should be; empty where it is.
+        connections: how often it was opened.
+        frames: pictures that came whole.
+        unusable: frames that came and are no pictures: incomplete, of another format.
+        missed: frames that never came, by gaps in the camera's numbers.
+        overruns: frames that came while all places were taken, and were let go.
+        late: frames that came more than a second after their exposure, by a camera's clock that is the host's (PTP).
+        host_clock: frames whose time is the host's at their arrival, because the camera's clock is not UTC.
+    """
+
+    state: CameraState
+    reason: str = ""
+    connections: int = 0
+    frames: int = 0
+    unusable: int = 0
+    missed: int = 0
+    overruns: int = 0
+    late: int = 0
+    host_clock: int = 0
+
+
+STREAMING = CameraStatus(CameraState.STREAMING)
+"""Of a source that cannot be lost."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,6 +68,7 @@ class Frame:
         trigger_id: the PLC's part or trigger number, 0 when free-running.
         received_ns: `time.monotonic_ns()` when the frame reached the host; latencies count from here.
         source: the file that it was read from, relative to the camera's folder; empty where it comes from a camera.
+        camera_clock: whether `acquired_ns` comes from the camera's own clock; else it is the host's, at arrival.
 
     Raises:
         ValueError: pixels of another type or shape, or a negative number.
@@ -35,6 +81,7 @@ class Frame:
     trigger_id: int = 0
     received_ns: int = 0
     source: str = ""
+    camera_clock: bool = False
 
     def __post_init__(self) -> None:
         pixels = self.pixels
@@ -69,8 +116,14 @@ class FrameSource(Protocol):
     def name(self) -> str:
         """Name of the camera in the configuration."""
 
+    @property
+    def status(self) -> CameraStatus:
+        """How it is; may be asked from any thread."""
+
     def open(self) -> None:
         """Connect and set up, so that all that can be wrong with the device is known before anything is announced.
+
+        A source that reconnects by itself returns although the device is away; its status says so.
 
         Raises:
             CameraError: the device is absent, busy, or delivers what cannot be used; every fault, one a line.

@@ -3,8 +3,9 @@
     camera ── grab thread ── mailbox ── inspect ── publish
     camera ── grab thread ──┘           └── main thread ──┘
 
-Every frame that is grabbed and not dropped gets exactly one verdict. A thread that dies takes the line
-down with its error, after what was grabbed has been inspected.
+Every frame that is grabbed and not dropped gets exactly one verdict. A camera that looks for its device again by
+itself is told in the heartbeats as long as it is away, and the line goes on with the others. A thread that dies takes
+the line down with its error, after what was grabbed has been inspected.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import numpy as np
 from inspectd.bundle import Bundle
 from inspectd.config import Config, effective_rule
 from inspectd.errors import CameraError, EndOfFrames, FrameTimeout, IncompleteFrame, InspectdError
-from inspectd.frame import FrameSource
+from inspectd.frame import CameraState, FrameSource
 from inspectd.inspection import Inspection, Verdict
 from inspectd.wire import DeviceHealth, State
 
@@ -43,6 +44,7 @@ HANG_S = 10.0
 LATENCIES_KEPT = 100_000
 """Frames that the percentiles of the latency are taken over: the latest."""
 
+_AWAY = (CameraState.CONNECTING, CameraState.LOST)
 _log = logging.getLogger("inspectd.line")
 
 
@@ -56,6 +58,7 @@ class Summary:
         ok, ng, review, not_inspected: how they came out.
         dropped: frames that gave way to newer ones because the inspection was too slow.
         lost: frames that never arrived, by gaps in the cameras' numbers.
+        reconnects: how often a camera that was lost came back.
         fps: verdicts per second between the first frame's arrival and the last verdict.
         latency_p50_ms, latency_p99_ms: from a frame's arrival at the host to its published verdict; 0 without frames.
     """
@@ -68,6 +71,7 @@ class Summary:
     not_inspected: int
     dropped: int
     lost: int
+    reconnects: int
     fps: float
     latency_p50_ms: float
     latency_p99_ms: float
@@ -80,7 +84,7 @@ class Summary:
     def to_json(self) -> str:
         """One line of JSON."""
         latency = {"p50": round(self.latency_p50_ms, 3), "p99": round(self.latency_p99_ms, 3)}
-        counts = ("frames", "verdicts", "ok", "ng", "review", "not_inspected", "dropped", "lost")
+        counts = ("frames", "verdicts", "ok", "ng", "review", "not_inspected", "dropped", "lost", "reconnects")
         values = {name: getattr(self, name) for name in counts}
         return json.dumps({**values, "fps": round(self.fps, 2), "latency_ms": latency})
 
@@ -120,6 +124,7 @@ class Line:
         slots = {name: Slot(camera.queue_frames, camera.free_running) for name, camera in config.cameras.items()}
         self._bundle = bundle
         self._engine = engine
+        self._cameras = tuple(sources)
         self._sources = list(sources)
         self._publisher = publisher
         self._inspector = Inspector(bundle, engine, rule, scales=scales, clock=clock)
@@ -130,6 +135,8 @@ class Line:
         self._tick_s = min(READ_S, config.publish.heartbeat_ms / 4000)
         self._stop = False
         self._is_open = False
+        self._engine_failed = False
+        self._as_started = (publisher.health, publisher.health_reason)
         self._lost = Counter(dict.fromkeys(config.cameras, 0))
         self._reading_since_ns: dict[str, int | None] = dict.fromkeys(config.cameras)
         self._hanging: set[str] = set()
@@ -166,6 +173,7 @@ class Line:
             not_inspected=self._verdicts[Verdict.NOT_INSPECTED],
             dropped=self._mailbox.dropped,
             lost=self._lost.total(),
+            reconnects=sum(max(0, source.status.connections - 1) for source in self._cameras),
             fps=verdicts / seconds if seconds > 0 else 0.0,
             latency_p50_ms=float(p50),
             latency_p99_ms=float(p99),
@@ -182,6 +190,7 @@ class Line:
         try:
             self_test(self._engine, self._bundle)
             self._each("open")
+            self._tell_health()
             self._publisher.state = State.READY
         except BaseException:
             self._publisher.state = State.ERROR
@@ -261,6 +270,7 @@ class Line:
     def _inspect_all(self) -> None:
         while not self._mailbox.drained:
             self._publisher.drops = self._mailbox.dropped + self._lost.total()
+            self._tell_health()
             if self.failure is not None:
                 self._publisher.state = State.ERROR
             self._publisher.tick()
@@ -278,6 +288,19 @@ class Line:
                 self._hanging.add(camera)
                 self._mailbox.finish(camera, CameraError(_hangs(camera)))
 
+    def _tell_health(self) -> None:
+        """What the heartbeats say of the station: the worst that is so now."""
+        health, reason = self._as_started
+        away = [source.status.reason for source in self._sources if source.status.state in _AWAY]
+        if away:
+            health, reason = DeviceHealth.FAILURE, "; ".join(away)
+        if (why := self._engine.failure) is not None:
+            health, reason = DeviceHealth.FAILURE, f"the engine failed: {why}"
+            if not self._engine_failed:
+                _log.error("NOTHING MORE IS INSPECTED UNTIL THE LINE IS STARTED AGAIN: %s", why)
+            self._engine_failed = True
+        self._publisher.health, self._publisher.health_reason = health, reason
+
     def _judge(self, arrival: Arrival) -> Inspection:
         if not arrival.fault:
             return self._inspector.inspect(arrival.frame)
@@ -290,9 +313,6 @@ class Line:
         self._first_ns = self._first_ns or frame.received_ns
         self._latencies_ms.append((self._last_ns - frame.received_ns) / 1e6)
         self._verdicts[inspection.verdict] += 1
-        if (why := self._engine.failure) is not None and self._publisher.health is not DeviceHealth.FAILURE:
-            _log.error("NOTHING MORE IS INSPECTED UNTIL THE LINE IS STARTED AGAIN: %s", why)
-            self._publisher.health, self._publisher.health_reason = DeviceHealth.FAILURE, f"the engine failed: {why}"
         if inspection.verdict is Verdict.NOT_INSPECTED:
             _log.warning("camera %r: frame %d not inspected: %s", frame.camera, frame.frame_id, inspection.reason)
 

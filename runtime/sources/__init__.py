@@ -17,9 +17,9 @@ def make_source(name: str, camera: Camera) -> FrameSource:
     """The source of a camera of the configuration; not opened yet."""
     match camera:
         case GenicamCamera():
-            from .genicam import GenicamSource
+            from .grabber import Grabber
 
-            return GenicamSource(name, camera)
+            return Grabber(name, camera)
         case FolderCamera():
             from .folder import FolderSource
 

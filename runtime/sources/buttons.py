@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from inspectd.buttons import line_part
 from inspectd.config import ButtonsCamera
 from inspectd.errors import EndOfFrames
-from inspectd.frame import Frame
+from inspectd.frame import STREAMING, CameraStatus, Frame
 
 from .pace import Pace
 
@@ -43,6 +43,11 @@ class ButtonsSource:
     def name(self) -> str:
         """Name of the camera in the configuration."""
         return self._name
+
+    @property
+    def status(self) -> CameraStatus:
+        """Always streaming."""
+        return STREAMING
 
     def open(self) -> None:
         """Render what is wanted ahead."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from inspectd.config import FolderCamera
 from inspectd.errors import CameraError, DatasetError, EndOfFrames
-from inspectd.frame import Frame
+from inspectd.frame import STREAMING, CameraStatus, Frame
 from inspectd.picture import IMAGE_SUFFIXES, read_image
 
 from .damaged import DamagedFrame, stand_in
@@ -42,6 +42,11 @@ class FolderSource:
     def name(self) -> str:
         """Name of the camera in the configuration."""
         return self._name
+
+    @property
+    def status(self) -> CameraStatus:
+        """Always streaming."""
+        return STREAMING
 
     @property
     def files(self) -> tuple[Path, ...]:

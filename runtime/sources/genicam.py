@@ -18,7 +18,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from inspectd.config import Feature, GenicamCamera
-from inspectd.errors import CameraError, CameraLost, FrameTimeout
+from inspectd.errors import CameraAway, CameraError, CameraLost, FrameTimeout
 from inspectd.frame import Frame
 
 from .damaged import DamagedFrame, stand_in
@@ -61,6 +61,7 @@ class GenicamSource:
         self._last_frame_ns = 0
         self._last_alive_ns = 0
         self._lost = False
+        self._device = ""
 
     @property
     def name(self) -> str:
@@ -71,12 +72,14 @@ class GenicamSource:
         """Find the camera and set its features.
 
         Raises:
-            CameraError: no producer or no camera, held elsewhere, features that cannot be set (each in a line), or a
-                pixel format that cannot be read; what was opened has been let go again.
+            CameraAway: no such camera now, held elsewhere, or it does not answer.
+            CameraError: no producer, features that cannot be set (each in a line), or a pixel format that cannot be
+                read; what was opened has been let go again.
         """
         with self._letting_go():
             self._producer = Producer.share(producer_file(self._camera.producer))
             device = self._choose(self._producer)
+            self._device = str(device)
             with sigint_kept():
                 self._acquirer = self._producer.harvester.create(device.info)
             # Else it is destroyed once more when the interpreter ends, after the libraries under it.
@@ -90,6 +93,9 @@ class GenicamSource:
                     refused.append(str(error))
             if refused:
                 raise CameraError("\n".join(refused))
+            # Last, for a user set that is loaded by a feature replaces them.
+            for feature, value in self._camera.trigger_features.items():
+                self._set(nodes, feature, value)
             self._format = self._agree_on_format(nodes)
             self._acquirer.num_buffers = max(self._acquirer.min_num_buffers, _BUFFERS)
 
@@ -119,13 +125,13 @@ class GenicamSource:
             raise
         except (api.access_denied, api.in_use) as error:
             self.close()
-            raise CameraError(
+            raise CameraAway(
                 f"{self._who}: in use by another program, or by one that was killed and whose heartbeat has not "
                 f"run out; close that program or wait 10 s ({error})"
             ) from error
         except faults as error:
             self.close()
-            raise CameraError(f"{self._who}: cannot be opened: {error}") from error
+            raise CameraAway(f"{self._who}: cannot be opened: {error}") from error
 
     def read(self, timeout_s: float) -> Frame:
         """The next frame; see `FrameSource.read`.
@@ -155,6 +161,30 @@ class GenicamSource:
         except CameraLost:
             self._lost = True
             raise
+
+    @property
+    def largest_bytes(self) -> int:
+        """Bytes of the largest picture that it may deliver as it is set, however its format is converted."""
+        nodes = self._acquirer.remote_device.node_map
+        return 3 * int(nodes.Width.value) * int(nodes.Height.value)
+
+    @property
+    def device(self) -> str:
+        """What was opened, for people: model, and serial number or id."""
+        return self._device
+
+    def trigger(self) -> None:
+        """Send it a software trigger.
+
+        Raises:
+            CameraLost: it does not take one.
+        """
+        faults: tuple[type[Exception], ...] = (AttributeError, *load_api().faults)
+        try:
+            self._acquirer.remote_device.node_map.TriggerSoftware.execute()
+        except faults as error:
+            self._lost = True
+            raise CameraLost(f"{self._who}: takes no software trigger: {error}") from error
 
     def close(self) -> None:
         """Stop and let go of the camera."""
@@ -187,7 +217,7 @@ class GenicamSource:
                 f"{self._who}: {producer.path} finds {len(matching)}; "
                 f"set cameras.{self._name}.device to a serial number or id of: {found}"
             )
-        raise CameraError(f"{self._who}: not found; {producer.path} finds: {found}")
+        raise CameraAway(f"{self._who}: not found; {producer.path} finds: {found}")
 
     def _set(self, nodes: Foreign, feature: str, value: Feature) -> None:
         api = load_api()
@@ -237,7 +267,7 @@ class GenicamSource:
     def _check_alive(self) -> None:
         now = self._clock()
         silent_ms = (now - self._last_frame_ns) / 1e6
-        if self._camera.timeout_ms and silent_ms >= self._camera.timeout_ms:
+        if self._camera.silence_ms and silent_ms >= self._camera.silence_ms:
             raise CameraLost(
                 f"{self._who}: no frame for {silent_ms / 1e3:.1f} s; check cable, power and trigger "
                 f"(cameras.{self._name}.timeout_ms = 0 waits for ever)"
@@ -257,7 +287,8 @@ class GenicamSource:
         frame_id = asked(lambda: int(buffer.frame_id), 0)
         device_ns = asked(lambda: int(buffer.timestamp_ns), 0)
         # A camera's clock is UTC only where PTP sets it; else it counts from power-on and says nothing here.
-        acquired_ns = device_ns if abs(device_ns - host_ns) < _SAME_CLOCK_NS else host_ns
+        camera_clock = abs(device_ns - host_ns) < _SAME_CLOCK_NS
+        acquired_ns = device_ns if camera_clock else host_ns
 
         def damaged(fault: str) -> DamagedFrame:
             frame = stand_in(self._name, frame_id, acquired_ns=acquired_ns, received_ns=received_ns)
@@ -283,7 +314,14 @@ class GenicamSource:
             pixels = to_pixels(data, height, width, padding, self._format)
         except ValueError as error:
             raise damaged(str(error)) from error
-        return Frame(self._name, frame_id, pixels, acquired_ns=acquired_ns, received_ns=received_ns)
+        return Frame(
+            self._name,
+            frame_id,
+            pixels,
+            acquired_ns=acquired_ns,
+            received_ns=received_ns,
+            camera_clock=camera_clock,
+        )
 
 
 def _expected(node: Foreign) -> str:

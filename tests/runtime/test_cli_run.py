@@ -201,7 +201,9 @@ def test_check_lists_what_the_line_would_stumble_over(write_config, tmp_path):
 
 
 def test_a_camera_that_is_not_there_is_told_with_those_that_are(write_config):
-    status, out, err = run_inspectd("run", write_config('source = "genicam"\nproducer = "viky"\ndevice = "77"'))
+    status, out, err = run_inspectd(
+        "run", write_config('source = "genicam"\nproducer = "viky"\ndevice = "77"\nreconnect = false')
+    )
     assert (status, out) == (2, "")
     (error,) = err.splitlines()
     assert error.startswith("inspectd: error: camera 'cam1'")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from inspectd.bundle import load_bundle
 from inspectd.config import parse_config
 from inspectd.errors import BundleError, CameraError, CameraLost, IncompleteFrame, InferenceError
-from inspectd.frame import Frame
+from inspectd.frame import STREAMING, Frame
 from inspectd.inspection import Verdict
 from inspectd.runtime.engine import EngineResult, open_engine
 from inspectd.runtime.line import Line
@@ -34,6 +34,7 @@ class Script:
 
     def __init__(self, *steps: Frame | BaseException, name: str = "cam1") -> None:
         self.name = name
+        self.status = STREAMING
         self._steps = list(steps)
         self.closed = False
 

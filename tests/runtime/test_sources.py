@@ -214,10 +214,10 @@ PRELUDE = """
 import json, signal
 from inspectd.config import GenicamCamera
 from inspectd.errors import CameraError, CameraLost, FrameTimeout
-from inspectd.runtime.sources import make_source
+from inspectd.runtime.sources.genicam import GenicamSource
 
 def camera(**settings):
-    return make_source("cam1", GenicamCamera(**{"source": "genicam", "producer": "viky", **settings}))
+    return GenicamSource("cam1", GenicamCamera(**{"source": "genicam", "producer": "viky", **settings}))
 
 def complaint(**settings):
     source = camera(**settings)

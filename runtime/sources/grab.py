@@ -1,0 +1,155 @@
+"""A camera's own process: harvesters, which holds the interpreter while it waits, and nothing else.
+
+One process is one connection. When the camera is lost it says why and ends, and what harvesters leaks with each
+connection ends with it. The process of the line (grabber.py) starts the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+
+from inspectd.config import GenicamCamera
+from inspectd.errors import CameraAway, CameraError, FrameTimeout
+from inspectd.frame import Frame
+
+from .damaged import DamagedFrame
+from .genicam import GenicamSource
+from .grab_link import Kind, Link, LinkClosed
+from .ring import FrameRing
+
+__all__ = ["main"]
+
+SPARE_SLOTS = 4
+"""Beyond those that wait: one is inspected, one published, one on its way, one written."""
+OVERRUN = "overrun"
+_READ_S = 0.05
+_TICK_S = 0.2
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The process: descriptors of the link and of the line's life, name of the camera, its settings as JSON."""
+    link_end, life, name, settings = sys.argv[1:] if arguments is None else arguments
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Both come to the whole group; the line lets its cameras go in its own time.
+        signal.signal(number, signal.SIG_IGN)
+    _die_with(int(life))
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="inspectd: %(message)s")
+    link = Link(socket.socket(fileno=int(link_end)), waits=True)
+    camera = GenicamCamera.model_validate_json(settings)
+    # A line that has ended could not say so.
+    with contextlib.suppress(LinkClosed):
+        _Grab(link, camera, GenicamSource(name, camera)).run()
+    link.close()
+
+
+def _die_with(life: int) -> None:
+    """End when the other end of a pipe is closed, even while a producer hangs and holds the interpreter.
+
+    A thread could not: it would wait for the interpreter. The kernel's own answer to SIGIO is to end the process.
+    """
+    signal.signal(signal.SIGIO, signal.SIG_DFL)
+    fcntl.fcntl(life, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+class _Grab:
+    """One connection, from opening to its end."""
+
+    def __init__(self, link: Link, camera: GenicamCamera, source: GenicamSource) -> None:
+        self._link = link
+        self._source = source
+        self._slots = camera.queue_frames + SPARE_SLOTS
+        self._free = list(range(self._slots))
+        self._lent: dict[int, int] = {}
+        self._generation = 0
+        self._told = 0.0
+        self._started = self._stopped = False
+
+    def run(self) -> None:
+        """Until the camera is lost or the line says stop."""
+        try:
+            self._source.open()
+            self._run()
+        except CameraError as error:
+            self._link.tell(Kind.LOST, reason=str(error), away=isinstance(error, CameraAway))
+        finally:
+            self._source.close()
+
+    def _run(self) -> None:
+        ring = FrameRing.create(self._slots, self._source.largest_bytes)
+        self._link.tell(Kind.READY, descriptor=ring.descriptor, device=self._source.device)
+        ring.close()
+        while not self._started and not self._stopped:
+            self._hear(_TICK_S)
+            self._tick()
+        if self._started and not self._stopped:
+            self._source.start()
+        while not self._stopped:
+            try:
+                self._pass_on(self._source.read(_READ_S), ring)
+            except FrameTimeout:
+                self._tick()
+            except DamagedFrame as error:
+                self._refuse(error.frame, str(error), "")
+            self._hear(0)
+
+    def _hear(self, timeout_s: float) -> None:
+        while (packet := self._link.receive(timeout_s)) is not None:
+            timeout_s = 0
+            match packet.kind:
+                case Kind.START:
+                    self._started = True
+                case Kind.STOP:
+                    self._stopped = True
+                case Kind.TRIGGER:
+                    self._source.trigger()
+                case Kind.FREE:
+                    slot, generation = packet.place
+                    if self._lent.get(slot) == generation:
+                        del self._lent[slot]
+                        self._free.append(slot)
+
+    def _pass_on(self, frame: Frame, ring: FrameRing) -> None:
+        if not self._free:
+            self._hear(0)
+        if not self._free:
+            self._refuse(frame, f"overrun: {self._slots} frames are being looked at or wait already", OVERRUN)
+            return
+        slot = self._free.pop()
+        self._generation += 1
+        try:
+            ring.write(slot, self._generation, frame)
+        except ValueError as error:
+            self._free.append(slot)
+            self._refuse(frame, f"its size was changed after the start: {error}", "")
+            return
+        self._lent[slot] = self._generation
+        self._link.tell_place(Kind.FRAME, slot, self._generation)
+        self._told = time.monotonic()
+
+    def _refuse(self, frame: Frame, reason: str, cause: str) -> None:
+        self._link.tell(
+            Kind.UNUSABLE,
+            reason=reason,
+            cause=cause,
+            frame_id=frame.frame_id,
+            acquired_ns=frame.acquired_ns,
+            received_ns=frame.received_ns,
+        )
+        self._told = time.monotonic()
+
+    def _tick(self) -> None:
+        if time.monotonic() - self._told >= _TICK_S:
+            self._link.tell(Kind.TICK)
+            self._told = time.monotonic()
+
+
+if __name__ == "__main__":
+    main()

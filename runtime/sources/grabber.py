@@ -1,0 +1,409 @@
+"""A camera as the line sees it: a process that has it open, and another one when that has failed.
+
+    absent, held, lost, hanging, killed  ──  the process ends or is ended  ──  after a while the next one
+
+Whatever becomes of the process, the line goes on, the status says what is wrong, and frames that had come stay as they
+are. Of a triggered camera every trigger comes back once: as a frame, or as a DamagedFrame with the reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+
+from inspectd.config import GenicamCamera
+from inspectd.errors import CameraAway, CameraError, CameraLost, FrameTimeout
+from inspectd.frame import CameraState, CameraStatus, Frame
+
+from .damaged import DamagedFrame, stand_in
+from .grab import OVERRUN
+from .grab_link import Kind, Link, LinkClosed, Packet
+from .ring import FrameRing, RingDamaged
+
+__all__ = ["GrabProcess", "Grabber"]
+
+COMMAND = (sys.executable, "-m", "inspectd.runtime.sources.grab")
+OPEN_S = 30.0
+"""So long may it take to find and open a camera: discovery on a network alone takes seconds."""
+SILENT_S = 5.0
+"""A process that has told nothing for so long hangs in its producer, and is killed."""
+STOP_S = 3.0
+"""So long may a process take to let its camera go; a GigE camera that was not let go stays locked for a while."""
+LATE_NS = 1_000_000_000
+BACK_OFF_S = (0.5, 1.0, 2.0, 5.0)
+"""Between two attempts to reach a camera; the last one goes on."""
+_MOST_MISSED = 1000
+"""A jump in the numbers beyond it is told as one, for a triggered camera."""
+_OPEN_POLL_S = 0.1
+_log = logging.getLogger("inspectd.camera")
+
+
+class Grabber:
+    """A GenICam camera in a process of its own, connected again whenever it is lost; a `FrameSource`.
+
+    Args:
+        name: of the camera in the configuration.
+        camera: its settings.
+        clock: ns, monotonic; the one of its processes too.
+        utc: ns since the Unix epoch.
+        sleep: seconds.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        camera: GenicamCamera,
+        *,
+        clock: Callable[[], int] = time.monotonic_ns,
+        utc: Callable[[], int] = time.time_ns,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._name = name
+        self._camera = camera
+        self._clock = clock
+        self._utc = utc
+        self._sleep = sleep
+        self._child: GrabProcess | None = None
+        self._wanted = False
+        self._complained = ""
+        self._attempts = 0
+        self._next_attempt_ns = 0
+        self._previous: int | None = None
+        self._ready: deque[Frame | DamagedFrame] = deque()
+        self._triggers: deque[tuple[int, int]] = deque()  # number, and until when its frame is expected
+        self._lock = threading.Lock()
+        self._status = CameraStatus(CameraState.CONNECTING, "is not opened yet")
+
+    @property
+    def name(self) -> str:
+        """Name of the camera in the configuration."""
+        return self._name
+
+    @property
+    def status(self) -> CameraStatus:
+        """How it is; may be asked from any thread."""
+        return self._status
+
+    @property
+    def process(self) -> int | None:
+        """Number of the process that has the camera, None while there is none."""
+        return None if self._child is None else self._child.number
+
+    def open(self) -> None:
+        """Start the process and wait until it has the camera, or has said why not.
+
+        Raises:
+            CameraError: settings that the camera does not take, no producer; and where it does not reconnect, a camera
+                that is away.
+        """
+        self._child = GrabProcess(self._name, self._camera, self._clock)
+        while self._status.state is CameraState.CONNECTING and self._child is not None:
+            try:
+                self._hear(_OPEN_POLL_S)
+            except CameraAway as error:  # noqa: PERF203 - the first one ends the loop
+                if not self._camera.reconnect:
+                    raise
+                self._complain(error)
+
+    def start(self) -> None:
+        """Acquire from now on, or as soon as the camera is there."""
+        self._wanted = True
+        if self._status.state is CameraState.READY:
+            self._begin()
+
+    def read(self, timeout_s: float) -> Frame:
+        """The next frame; see `FrameSource.read`.
+
+        Raises:
+            FrameTimeout: nothing came in time, or the camera is away and looked for.
+            DamagedFrame: a frame came whose picture cannot be used; or, triggered, one that should have come did not.
+            CameraLost, CameraError: the camera is gone or refuses its settings, and is not looked for again.
+        """
+        deadline_ns = self._clock() + round(timeout_s * 1e9)
+        while not self._ready:
+            left_s = (deadline_ns - self._clock()) / 1e9
+            if left_s <= 0:
+                raise FrameTimeout(f"camera {self._name!r}: no frame within {timeout_s:g} s")
+            if self._child is None:
+                self._look_again(left_s)
+                continue
+            try:
+                self._hear(left_s)
+            except CameraError as error:
+                if not self._camera.reconnect:
+                    raise
+                self._complain(error)
+        arrived = self._ready.popleft()
+        if isinstance(arrived, DamagedFrame):
+            raise arrived
+        return arrived
+
+    def trigger(self, trigger_id: int) -> None:
+        """Send a software trigger; the answer comes by `read`: a frame with this number, or why there is none.
+
+        May be called from any thread.
+
+        Args:
+            trigger_id: the PLC's number of the part.
+        """
+        with self._lock:
+            if self._child is not None and self._status.state is CameraState.STREAMING:
+                until_ns = self._clock() + self._camera.trigger_timeout_ms * 1_000_000
+                self._triggers.append((trigger_id, until_ns))
+                # A process that has ended is noticed by `read`, which then answers all triggers.
+                with contextlib.suppress(LinkClosed):
+                    self._child.link.tell(Kind.TRIGGER)
+                return
+        why = self._status.reason or "it does not acquire"
+        self._ready.append(self._missing(0, trigger_id, f"trigger {trigger_id} came while there was no camera: {why}"))
+
+    def close(self) -> None:
+        """Let go of the camera and end the process."""
+        self._wanted = False
+        if self._child is not None:
+            self._child.end()
+            self._child = None
+
+    # The process
+
+    def _complain(self, error: CameraError) -> None:
+        """An alarm for each new reason; that the camera is still away is no news."""
+        if str(error) != self._complained:
+            _log.error("%s; looking for it again", error)
+        self._complained = str(error)
+
+    def _look_again(self, left_s: float) -> None:
+        wait_s = (self._next_attempt_ns - self._clock()) / 1e9
+        if wait_s > 0:
+            self._sleep(min(wait_s, left_s))
+        else:
+            self._child = GrabProcess(self._name, self._camera, self._clock)
+
+    def _hear(self, timeout_s: float) -> None:
+        """Take what the process tells next.
+
+        Raises:
+            CameraError: the camera or the process is gone; it was ended.
+        """
+        child = self._child
+        if child is None:
+            return
+        try:
+            packet = child.hear(timeout_s)
+            if packet is not None:
+                self._take(child, packet)
+        except LinkClosed:
+            raise self._lose(child.how_it_ended()) from None
+        except RingDamaged as error:
+            raise self._lose(str(error)) from error
+        if child.hangs:
+            raise self._lose(f"its producer hangs: nothing was heard of its process for {child.silent_s:.0f} s")
+        if self._triggers and self._clock() > self._triggers[0][1]:
+            # Whatever came now could be the answer to this one or to the next.
+            raise self._lose(
+                f"it did not answer trigger {self._triggers[0][0]} in {self._camera.trigger_timeout_ms} ms"
+            )
+
+    def _take(self, child: GrabProcess, packet: Packet) -> None:
+        match packet.kind:
+            case Kind.READY:
+                child.take_ring(packet)
+                if self._complained:
+                    _log.warning("camera %r: %s is back", self._name, packet.facts["device"])
+                self._complained = ""
+                self._set(state=CameraState.READY, reason="", connections=self._status.connections + 1)
+                self._previous = None
+                if self._wanted:
+                    self._begin()
+            case Kind.FRAME:
+                self._arrive(child.frame(*packet.place))
+            case Kind.UNUSABLE:
+                self._arrive_unusable(packet)
+            case Kind.LOST:
+                raise self._lose(packet.facts["reason"], away=packet.facts["away"])
+            case _:
+                pass
+
+    def _begin(self) -> None:
+        if self._child is not None:
+            # One that has ended meanwhile is noticed by the next `read`.
+            with contextlib.suppress(LinkClosed):
+                self._child.link.tell(Kind.START)
+            self._set(state=CameraState.STREAMING, reason="")
+
+    def _lose(self, reason: str, *, away: bool = True) -> CameraError:
+        """End the process, answer all triggers, and note when to look again; what the caller has to raise."""
+        told = reason if reason.startswith("camera ") else f"camera {self._name!r}: {reason}"
+        child, self._child = self._child, None
+        was = self._status.state
+        with self._lock:
+            self._set(state=CameraState.LOST if self._status.connections else CameraState.CONNECTING, reason=told)
+            unanswered = [number for number, _ in self._triggers]
+            self._triggers.clear()
+        for number in unanswered:
+            self._ready.append(self._missing(0, number, f"no frame for trigger {number}: {told}"))
+        if child is not None:
+            child.end()
+        back_off_s = BACK_OFF_S[min(self._attempts, len(BACK_OFF_S) - 1)]
+        self._attempts += 1
+        self._next_attempt_ns = self._clock() + round(back_off_s * 1e9)
+        if not away:
+            return CameraError(told)
+        return CameraLost(told) if was is CameraState.STREAMING else CameraAway(told)
+
+    # Frames
+
+    def _arrive(self, frame: Frame) -> None:
+        self._attempts = 0
+        self._note_gap(frame.frame_id)
+        late = frame.camera_clock and self._utc() - frame.acquired_ns > LATE_NS
+        status = self._status
+        self._set(
+            frames=status.frames + 1,
+            late=status.late + late,
+            host_clock=status.host_clock + (not frame.camera_clock),
+        )
+        self._ready.append(replace(frame, trigger_id=self._answered()))
+
+    def _arrive_unusable(self, packet: Packet) -> None:
+        facts = packet.facts
+        self._note_gap(facts["frame_id"])
+        frame = stand_in(
+            self._name, facts["frame_id"], acquired_ns=facts["acquired_ns"], received_ns=facts["received_ns"]
+        )
+        overrun = facts["cause"] == OVERRUN
+        if overrun:
+            self._set(overruns=self._status.overruns + 1)
+        else:
+            self._set(unusable=self._status.unusable + 1)
+        # A camera that runs freely just has one frame less; of a triggered one it is a part.
+        if not (overrun and self._camera.free_running):
+            self._ready.append(DamagedFrame(facts["reason"], replace(frame, trigger_id=self._answered())))
+
+    def _note_gap(self, frame_id: int) -> None:
+        """Count what is missing between the last frame and this one; of a triggered camera each is a part."""
+        previous, self._previous = self._previous, frame_id
+        # A number that goes back is a camera's counter that starts anew, not a loss.
+        missed = 0 if previous is None else max(0, frame_id - previous - 1)
+        if not missed:
+            return
+        self._set(missed=self._status.missed + missed)
+        if not self._camera.free_running:
+            for number in range(frame_id - min(missed, _MOST_MISSED), frame_id):
+                why = f"frame {number} did not arrive: lost between camera and host"
+                self._ready.append(self._missing(number, self._answered(), why))
+
+    def _answered(self) -> int:
+        """The number of the trigger that a frame answers, 0 if there is none."""
+        with self._lock:
+            return self._triggers.popleft()[0] if self._triggers else 0
+
+    def _missing(self, frame_id: int, trigger_id: int, reason: str) -> DamagedFrame:
+        frame = stand_in(self._name, frame_id, acquired_ns=self._utc(), received_ns=self._clock())
+        return DamagedFrame(f"camera {self._name!r}: {reason}", replace(frame, trigger_id=trigger_id))
+
+    def _set(self, **changes: object) -> None:
+        self._status = replace(self._status, **changes)  # type: ignore[arg-type]
+
+
+class GrabProcess:
+    """A process that has one camera open, or is about to.
+
+    Attributes:
+        link: to it.
+        number: of the process.
+    """
+
+    def __init__(self, name: str, camera: GenicamCamera, clock: Callable[[], int]) -> None:
+        self._name = name
+        self._clock = clock
+        self._ring: FrameRing | None = None
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # Never written to: that it is closed, by whatever ends the line, ends the process.
+        life, self._life = os.pipe()
+        self.link = Link(ours, waits=False)
+        self._process = subprocess.Popen(
+            [*COMMAND, str(theirs.fileno()), str(life), name, camera.model_dump_json()],
+            pass_fds=(theirs.fileno(), life),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        self.number = self._process.pid
+        theirs.close()
+        os.close(life)
+        self._heard_ns = clock()
+
+    @property
+    def silent_s(self) -> float:
+        """How long nothing was heard of it."""
+        return (self._clock() - self._heard_ns) / 1e9
+
+    @property
+    def hangs(self) -> bool:
+        """Whether nothing was heard of it for longer than it may take to do what it is doing."""
+        return self.silent_s > (OPEN_S if self._ring is None else SILENT_S)
+
+    def hear(self, timeout_s: float) -> Packet | None:
+        """What it tells next, None if nothing in time.
+
+        Raises:
+            LinkClosed: it has ended.
+        """
+        packet = self.link.receive(timeout_s)
+        if packet is not None:
+            self._heard_ns = self._clock()
+        return packet
+
+    def take_ring(self, packet: Packet) -> None:
+        """Map the ring that came with a packet.
+
+        Raises:
+            RingDamaged: it is none.
+        """
+        self._ring = FrameRing(packet.descriptor)
+        self._ring.close()
+
+    def frame(self, slot: int, generation: int) -> Frame:
+        """The frame that it told of; its slot is given back when nobody looks at the picture any more.
+
+        Raises:
+            RingDamaged: there is another one.
+        """
+        if self._ring is None:
+            raise RingDamaged(f"camera {self._name!r}: its process told of a frame before it had a place for it")
+        link = self.link
+        return self._ring.lease(slot, generation, self._name, lambda: link.free(slot, generation))
+
+    def how_it_ended(self) -> str:
+        """In words, of a process whose link is closed."""
+        try:
+            status = self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            return "its process has closed its link"
+        if status < 0:
+            return f"its process was ended by {signal.Signals(-status).name}, by somebody or by a crash in the producer"
+        return f"its process ended with status {status}; what it said is above"
+
+    def end(self) -> None:
+        """Let it let go of its camera; end it if it does not."""
+        with contextlib.suppress(LinkClosed):
+            self.link.tell(Kind.STOP)
+        try:
+            self._process.wait(0 if self.hangs else STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            # Killed within a call of the kernel's it may take its time; it is waited for by the next of its kind.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(STOP_S)
+        os.close(self._life)
+        self.link.close()

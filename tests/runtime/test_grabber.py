@@ -1,0 +1,322 @@
+"""A camera in a process of its own: real harvesters, a real GenTL producer, real signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from inspectd.config import GenicamCamera
+from inspectd.errors import CameraAway, CameraError, CameraLost, FrameTimeout
+from inspectd.frame import CameraState, Frame
+from inspectd.runtime.gentl import FEED_VARIABLE
+from inspectd.runtime.gentl.feed import FrameFeed
+from inspectd.runtime.sources import grabber as module
+from inspectd.runtime.sources.damaged import DamagedFrame
+from inspectd.runtime.sources.grabber import Grabber
+
+WIDTH, HEIGHT = 37, 23
+WAIT_S = 20.0
+
+
+def picture(number: int) -> np.ndarray:
+    return np.random.default_rng(number).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+
+
+class Site:
+    """A feed, and the cameras that are made for it."""
+
+    def __init__(self, feed: Path) -> None:
+        self.path = feed
+        self.feed: FrameFeed | None = None
+        self.grabbers: list[Grabber] = []
+        self.put = 0
+
+    def plug_in(self, slots: int = 64) -> None:
+        self.feed = FrameFeed(self.path, WIDTH, HEIGHT, slots=slots)
+
+    def pass_parts(self, count: int) -> None:
+        for _ in range(count):
+            assert self.feed.put(picture(self.put), 5.0)
+            self.put += 1
+
+    def camera(self, *, features=None, **settings) -> Grabber:
+        rate = {} if "trigger" in settings else {"AcquisitionFrameRate": 200.0}
+        camera = GenicamCamera(source="genicam", producer="simulator", features=features or rate, **settings)
+        self.grabbers.append(Grabber("cam1", camera))
+        return self.grabbers[-1]
+
+    def streaming(self, **settings) -> Grabber:
+        grabber = self.camera(**settings)
+        grabber.open()
+        grabber.start()
+        return grabber
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    monkeypatch.setenv(FEED_VARIABLE, str(tmp_path / "line.feed"))
+    site = Site(tmp_path / "line.feed")
+    yield site
+    for grabber in site.grabbers:
+        grabber.close()
+    if site.feed is not None:
+        site.feed.close()
+
+
+def frames(grabber: Grabber, count: int) -> list[Frame]:
+    got, until = [], time.monotonic() + WAIT_S
+    while len(got) < count:
+        assert time.monotonic() < until, f"{len(got)} of {count} frames; {grabber.status}"
+        try:
+            got.append(grabber.read(0.1))
+        except FrameTimeout:
+            continue
+    return got
+
+
+def until(condition: Callable[[], bool], grabber: Grabber) -> None:
+    """Read on, without a frame, until something is so."""
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline, grabber.status
+        with pytest.raises(FrameTimeout):
+            grabber.read(0.05)
+
+
+def is_running(number: int) -> bool:
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_frames_arrive_bit_exact_through_the_ring(site):
+    site.plug_in()
+    grabber = site.camera()
+    grabber.open()
+    assert grabber.status.state is CameraState.READY
+    grabber.start()
+    assert grabber.status.state is CameraState.STREAMING
+    site.pass_parts(40)
+    got = []
+    for number in range(40):
+        (frame,) = frames(grabber, 1)
+        np.testing.assert_array_equal(frame.pixels, picture(number))
+        got.append((frame.frame_id, frame.camera_clock))
+        assert 0 <= time.monotonic_ns() - frame.received_ns < 5e9
+        del frame
+    assert got == [(number, True) for number in range(40)]
+    status = grabber.status
+    assert (status.frames, status.connections, status.reason, status.missed, status.late) == (40, 1, "", 0, 0)
+
+
+def test_frames_that_are_kept_stay_as_they_are_and_what_finds_no_place_is_counted(site):
+    site.plug_in()
+    grabber = site.streaming(queue_frames=4)
+    site.pass_parts(20)
+    kept = frames(grabber, 8)
+    until(lambda: grabber.status.overruns == 12, grabber)
+    for number, frame in enumerate(kept):
+        np.testing.assert_array_equal(frame.pixels, picture(number))
+    del kept, frame
+    site.pass_parts(2)
+    assert [frame.frame_id for frame in frames(grabber, 2)] == [20, 21]
+    assert (grabber.status.frames, grabber.status.overruns, grabber.status.missed) == (10, 12, 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_process_that_dies_is_replaced_and_what_it_gave_stays(site, number):
+    site.plug_in()
+    grabber = site.streaming()
+    site.pass_parts(3)
+    kept = frames(grabber, 3)
+    os.kill(grabber.process, number)
+    until(lambda: grabber.status.state is CameraState.LOST, grabber)
+    assert f"ended by {number.name}" in grabber.status.reason
+    began = time.monotonic()
+    until(lambda: grabber.status.state is CameraState.STREAMING, grabber)
+    assert time.monotonic() - began < 10
+    site.pass_parts(3)
+    for place, frame in enumerate(kept + frames(grabber, 3)):
+        np.testing.assert_array_equal(frame.pixels, picture(place))
+    assert (grabber.status.connections, grabber.status.reason, grabber.status.frames) == (2, "", 6)
+
+
+def test_a_process_that_hangs_is_killed_and_replaced(site, monkeypatch):
+    monkeypatch.setattr(module, "SILENT_S", 0.6)
+    site.plug_in()
+    grabber = site.streaming()
+    hanging = grabber.process
+    os.kill(hanging, signal.SIGSTOP)
+    until(lambda: grabber.status.state is CameraState.LOST, grabber)
+    assert "its producer hangs" in grabber.status.reason
+    assert not is_running(hanging)
+    until(lambda: grabber.status.state is CameraState.STREAMING, grabber)
+    site.pass_parts(1)
+    np.testing.assert_array_equal(frames(grabber, 1)[0].pixels, picture(0))
+
+
+def test_a_camera_that_is_absent_at_the_start_is_found_once_it_is_there(site, caplog):
+    grabber = site.streaming()
+    assert grabber.status.state is CameraState.CONNECTING
+    assert "not found" in grabber.status.reason
+    assert "looking for it again" in caplog.text
+    with pytest.raises(FrameTimeout):
+        grabber.read(0.2)
+    site.plug_in()
+    site.pass_parts(2)
+    np.testing.assert_array_equal(frames(grabber, 2)[1].pixels, picture(1))
+    assert grabber.status.state is CameraState.STREAMING
+
+
+def test_a_camera_that_another_holds_is_taken_once_it_is_let_go(site):
+    site.plug_in()
+    first = site.streaming()
+    second = site.streaming()
+    assert second.status.state is CameraState.CONNECTING
+    assert "in use by another program" in second.status.reason
+    first.close()
+    until(lambda: second.status.state is CameraState.STREAMING, second)
+
+
+def test_a_camera_that_is_not_to_be_looked_for_again_ends_with_its_reason(site):
+    with pytest.raises(CameraAway, match="not found"):
+        site.camera(reconnect=False).open()
+    site.plug_in()
+    grabber = site.streaming(reconnect=False)
+    os.kill(grabber.process, signal.SIGKILL)
+    with pytest.raises(CameraLost, match="ended by SIGKILL"):
+        frames(grabber, 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"features": {"AcquisitionFrameRate": 1e6}}, "is out of range; expected a number from 0.1 to 1000"),
+        ({"trigger": "Line7"}, "feature 'TriggerSource': 'Line7' does not fit"),
+        ({"trigger": "Software", "trigger_divider": 2}, "feature 'TriggerDivider' does not exist"),
+    ],
+)
+def test_settings_that_the_camera_does_not_take_end_the_start(site, settings, told):
+    """They are the configuration's fault: no waiting helps."""
+    site.plug_in()
+    grabber = site.camera(**settings)
+    with pytest.raises(CameraError, match=told) as error:
+        grabber.open()
+    assert not isinstance(error.value, CameraAway)
+    assert grabber.process is None
+
+
+def test_each_software_trigger_comes_back_with_its_number(site):
+    site.plug_in()
+    grabber = site.streaming(trigger="Software")
+    site.pass_parts(5)
+    for number in (101, 102, 103):
+        grabber.trigger(number)
+    got = frames(grabber, 3)
+    assert [(frame.frame_id, frame.trigger_id) for frame in got] == [(0, 101), (1, 102), (2, 103)]
+    np.testing.assert_array_equal(got[2].pixels, picture(2))
+    # Without a trigger there is none, and the camera is not lost for it.
+    with pytest.raises(FrameTimeout):
+        grabber.read(0.3)
+    assert grabber.status.state is CameraState.STREAMING
+
+
+def answers(grabber: Grabber, count: int) -> list[tuple[int, str]]:
+    """What became of triggers: number, and why there is no picture."""
+    got, deadline = [], time.monotonic() + WAIT_S
+    while len(got) < count:
+        assert time.monotonic() < deadline, grabber.status
+        try:
+            frame, why = grabber.read(0.1), ""
+        except FrameTimeout:
+            continue
+        except DamagedFrame as error:
+            frame, why = error.frame, str(error)
+        got.append((frame.trigger_id, why))
+        del frame
+    return got
+
+
+def test_every_trigger_has_an_answer_whatever_becomes_of_the_camera(site):
+    site.plug_in()
+    grabber = site.streaming(trigger="Software", trigger_timeout_ms=700)
+    site.pass_parts(1)
+    for number in (1, 2, 3):
+        grabber.trigger(number)  # the belt has one part: two are never answered
+    got = answers(grabber, 3)
+    assert got[0] == (1, "")
+    assert [number for number, _ in got] == [1, 2, 3]
+    assert all("it did not answer trigger 2 in 700 ms" in why for _, why in got[1:])
+    assert grabber.status.state is CameraState.LOST
+    grabber.trigger(4)
+    (away,) = answers(grabber, 1)
+    assert away[0] == 4
+    assert "trigger 4 came while there was no camera" in away[1]
+    until(lambda: grabber.status.state is CameraState.STREAMING, grabber)
+    site.pass_parts(1)
+    grabber.trigger(5)
+    assert answers(grabber, 1) == [(5, "")]
+
+
+def test_a_triggered_part_that_finds_no_place_is_told(site):
+    site.plug_in()
+    grabber = site.streaming(trigger="Software", queue_frames=1)
+    site.pass_parts(7)
+    for number in range(1, 8):
+        grabber.trigger(number)
+    kept = frames(grabber, 5)
+    got = answers(grabber, 2)
+    assert [frame.trigger_id for frame in kept] == [1, 2, 3, 4, 5]
+    assert [number for number, _ in got] == [6, 7]
+    assert all("overrun: 5 frames" in why for _, why in got)
+    assert grabber.status.overruns == 2
+
+
+def test_a_line_that_is_killed_takes_its_camera_along(site):
+    site.plug_in()
+    program = """
+import sys, time
+from inspectd.config import GenicamCamera
+from inspectd.runtime.sources.grabber import Grabber
+grabber = Grabber("cam1", GenicamCamera(source="genicam", producer="simulator"))
+grabber.open()
+grabber.start()
+print(grabber.process, flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as line:
+        number = int(line.stdout.readline())
+        assert is_running(number)
+        line.kill()
+    deadline = time.monotonic() + 5
+    while is_running(number):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    # The camera is free again.
+    assert site.streaming().status.state is CameraState.STREAMING
+
+
+def test_nothing_is_left_behind(site):
+    def descriptors() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    site.plug_in()
+    site.streaming().close()
+    before = descriptors()
+    for _ in range(3):
+        grabber = site.streaming()
+        site.pass_parts(1)
+        frames(grabber, 1)
+        number = grabber.process
+        grabber.close()
+        assert not is_running(number)
+    assert descriptors() == before

@@ -1,0 +1,105 @@
+"""A whole line whose camera fails: `inspectd run` as a process, a subscriber, a simulated camera."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from inspectd.inspection import Verdict
+from inspectd.runtime.gentl import FEED_VARIABLE
+from inspectd.runtime.gentl.feed import FrameFeed
+from inspectd.runtime.messaging import Silence, Subscriber
+from inspectd.wire import DeviceHealth, HeartbeatBody, Message, MessageType, read_body
+
+from .conftest import finish, inspectd, picture
+
+CAMERA = 'source = "genicam"\nproducer = "simulator"\nfeatures = { AcquisitionFrameRate = 100.0 }\n'
+WAIT_S = 30.0
+
+
+class Station:
+    """A line on a feed, and what it publishes."""
+
+    def __init__(self, config: Path, endpoint: str, feed: Path) -> None:
+        self.line = inspectd("run", config, "--wait", "20")
+        self.subscriber = Subscriber(endpoint)
+        self.path = feed
+        self.feed: FrameFeed | None = None
+        self.verdicts: list[Message] = []
+        self.health = (DeviceHealth.NORMAL, "")
+
+    def plug_in(self) -> None:
+        self.feed = FrameFeed(self.path, 64, 64, slots=32)
+
+    def pass_parts(self, *defects: bool) -> None:
+        for defect in defects:
+            assert self.feed.put(picture(defect=defect), 5.0)
+
+    def until(self, condition) -> None:
+        deadline = time.monotonic() + WAIT_S
+        while not condition():
+            assert time.monotonic() < deadline, (self.health, len(self.verdicts), self.line.poll())
+            message = self.subscriber.receive(0.1)
+            if isinstance(message, Silence):
+                continue
+            if message.header.msg_type == MessageType.VERDICT:
+                self.verdicts.append(message)
+            elif message.header.msg_type == MessageType.HEARTBEAT:
+                body = read_body(message, HeartbeatBody)
+                self.health = (body.device_health, body.health_reason)
+
+    def camera_process(self) -> int:
+        """The only child of the line, whichever of its threads has started it."""
+        tasks = Path(f"/proc/{self.line.pid}/task").iterdir()
+        (number,) = [child for task in tasks for child in (task / "children").read_text().split()]
+        return int(number)
+
+
+@pytest.fixture
+def station(write_config, tmp_path, monkeypatch):
+    feed = tmp_path / "cam.feed"
+    monkeypatch.setenv(FEED_VARIABLE, str(feed))
+    station = Station(write_config(CAMERA), f"ipc://{tmp_path}/pub", feed)
+    with station.subscriber:
+        yield station
+    if station.line.poll() is None:
+        station.line.kill()
+        station.line.communicate()
+    if station.feed is not None:
+        station.feed.close()
+
+
+def judged(station: Station) -> list[tuple[int, Verdict]]:
+    return [(message.header.seq, Verdict(message.header.verdict)) for message in station.verdicts]
+
+
+def test_a_line_without_its_camera_says_so_and_goes_on_when_it_comes_and_goes(station):
+    station.until(lambda: station.health[0] is DeviceHealth.FAILURE)
+    assert "camera 'cam1': not found" in station.health[1]
+    station.plug_in()
+    station.until(lambda: station.health == (DeviceHealth.NORMAL, ""))
+    station.pass_parts(True, False)
+    station.until(lambda: len(station.verdicts) == 2)
+
+    os.kill(station.camera_process(), signal.SIGKILL)
+    station.until(lambda: station.health[0] is DeviceHealth.FAILURE)
+    assert "ended by SIGKILL" in station.health[1]
+    station.until(lambda: station.health == (DeviceHealth.NORMAL, ""))
+    station.pass_parts(False, True)
+    station.until(lambda: len(station.verdicts) == 4)
+    ok, ng = Verdict.OK, Verdict.NG
+    assert judged(station) == [(1, ng), (2, ok), (3, ok), (4, ng)]
+
+    station.line.send_signal(signal.SIGTERM)
+    status, out, err = finish(station.line)
+    assert status == 0, err
+    summary = json.loads(out)
+    assert (summary["frames"], summary["verdicts"], summary["reconnects"]) == (4, 4, 1)
+    alarms = [line for line in err.splitlines() if "looking for it again" in line]
+    assert len(alarms) == 2, err
+    assert sum("is back" in line for line in err.splitlines()) == 2

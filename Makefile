@@ -9,7 +9,7 @@ ENV    := OMP_NUM_THREADS=1
 .PHONY: demo test test-slow check bench bench-engines demo-bundle clean
 
 # The demo needs the base install alone.
-$(VENV)/.base: setup.py pyproject.toml $(wildcard runtime/gentl/*.c runtime/gentl/*.h runtime/gentl/*.xml)
+$(VENV)/.base: setup.py pyproject.toml $(wildcard runtime/simcam/*.c runtime/simcam/*.h runtime/simcam/*.xml)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	touch $@

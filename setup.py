@@ -6,8 +6,8 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
-GENTL = Path("runtime/gentl")
-PRODUCER = "inspectd.runtime.gentl.inspectd_sim"
+SIMCAM = Path("runtime/simcam")
+PRODUCER = "inspectd.runtime.simcam.inspectd_sim"
 
 
 class BuildProducer(build_ext):
@@ -35,9 +35,9 @@ setup(
     ext_modules=[
         Extension(
             PRODUCER,
-            sources=[str(path) for path in sorted(GENTL.glob("*.c"))],
-            depends=[str(path) for path in sorted([*GENTL.glob("*.h"), GENTL / "device.xml"])],
-            define_macros=[("DEVICE_XML", f'"{(GENTL / "device.xml").absolute()}"')],
+            sources=[str(path) for path in sorted(SIMCAM.glob("*.c"))],
+            depends=[str(path) for path in sorted([*SIMCAM.glob("*.h"), SIMCAM / "device.xml"])],
+            define_macros=[("DEVICE_XML", f'"{(SIMCAM / "device.xml").absolute()}"')],
             extra_compile_args=["-std=gnu11", "-O2", "-g0", "-Wall", "-Wextra", "-fvisibility=hidden", "-pthread"],
             extra_link_args=["-pthread"],
             optional=True,  # without a C compiler everything but the simulated camera is installed

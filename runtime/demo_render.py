@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from inspectd.buttons import line_part
 
-from .gentl.feed import FrameFeed
+from .simcam.feed import FrameFeed
 
 if TYPE_CHECKING:
     Truths = Queue[tuple[int, str, str | None]]

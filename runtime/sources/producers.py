@@ -105,7 +105,7 @@ def producer_file(producer: str) -> Path:
         case "viky":
             path = load_api().package / "viky.cti"
         case "simulator":
-            from inspectd.runtime.gentl import producer_path
+            from inspectd.runtime.simcam import producer_path
 
             path = producer_path()
         case _:

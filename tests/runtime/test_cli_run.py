@@ -15,7 +15,7 @@ import cv2
 import pytest
 
 from inspectd.errors import CameraError
-from inspectd.runtime.gentl import producer_path
+from inspectd.runtime.simcam import producer_path
 from inspectd.runtime.messaging import Subscriber
 from inspectd.wire import Message, MessageType
 

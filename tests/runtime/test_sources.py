@@ -382,7 +382,7 @@ def test_the_simulated_camera_delivers_the_pixels_of_its_feed(tmp_path):
 import os
 from pathlib import Path
 import numpy as np
-from inspectd.runtime.gentl.feed import FrameFeed
+from inspectd.runtime.simcam.feed import FrameFeed
 rng = np.random.default_rng(0)
 with FrameFeed(Path(os.environ["INSPECTD_SIM_FEED"]), 50, 40, slots=6) as feed:
     parts = [rng.integers(0, 256, (40, 50, 3), np.uint8) for _ in range(6)]

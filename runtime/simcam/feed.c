@@ -1,4 +1,4 @@
-/* The feed: a mapped file with a ring of frames, written by inspectd.runtime.gentl.feed.FrameFeed.
+/* The feed: a mapped file with a ring of frames, written by inspectd.runtime.simcam.feed.FrameFeed.
  *
  * Layout, little-endian: 256 bytes of header, then `slots` slots of (u64 part id, height*width*channels pixels),
  * each slot padded to a multiple of 64 bytes. Slot n % slots holds frame n. The writer alone advances `written`,

@@ -17,8 +17,8 @@ import pytest
 
 from inspectd.buttons import line_part
 from inspectd.errors import CameraError
-from inspectd.runtime.gentl import FEED_VARIABLE, PART_ID_INFO, producer_path
-from inspectd.runtime.gentl.feed import FrameFeed, feed_buttons
+from inspectd.runtime.simcam import FEED_VARIABLE, PART_ID_INFO, producer_path
+from inspectd.runtime.simcam.feed import FrameFeed, feed_buttons
 
 WIDTH, HEIGHT = 37, 23  # nothing here is a multiple of anything
 CHILD_TIMEOUT_S = 60
@@ -612,7 +612,7 @@ def test_wrong_files_and_wrong_pixels_are_refused(tmp_path, producer):
 def test_a_second_writer_is_refused(tmp_path, producer):
     script = f"""
 from pathlib import Path
-from inspectd.runtime.gentl.feed import FrameFeed
+from inspectd.runtime.simcam.feed import FrameFeed
 FrameFeed(Path({str(tmp_path / "a.feed")!r}), {WIDTH}, {HEIGHT})
 """
     with FrameFeed(tmp_path / "a.feed", WIDTH, HEIGHT):

@@ -16,8 +16,8 @@ import pytest
 from inspectd.config import GenicamCamera
 from inspectd.errors import CameraAway, CameraError, CameraLost, FrameTimeout
 from inspectd.frame import CameraState, Frame
-from inspectd.runtime.gentl import FEED_VARIABLE
-from inspectd.runtime.gentl.feed import FrameFeed
+from inspectd.runtime.simcam import FEED_VARIABLE
+from inspectd.runtime.simcam.feed import FrameFeed
 from inspectd.runtime.sources import grabber as module
 from inspectd.runtime.sources.damaged import DamagedFrame
 from inspectd.runtime.sources.grabber import Grabber

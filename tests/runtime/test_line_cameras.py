@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from inspectd.inspection import Verdict
-from inspectd.runtime.gentl import FEED_VARIABLE
-from inspectd.runtime.gentl.feed import FrameFeed
+from inspectd.runtime.simcam import FEED_VARIABLE
+from inspectd.runtime.simcam.feed import FrameFeed
 from inspectd.runtime.messaging import Silence, Subscriber
 from inspectd.wire import DeviceHealth, HeartbeatBody, Message, MessageType, read_body
 

@@ -13,7 +13,7 @@ from inspectd.errors import InspectdError
 
 from .measure import Report, machine, machine_text
 
-BENCHMARKS = ("render", "line", "training", "dst", "engines", "painter")
+BENCHMARKS = ("render", "line", "training", "dst", "engines", "painter", "camera")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,6 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
         "dst": _dst,
         "engines": _engines,
         "painter": _painter,
+        "camera": _camera,
     }
     # Asked before anything is measured: the benchmarks are a load themselves.
     found: dict[str, Any] = {"machine": machine()}
@@ -66,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     line = parser.add_argument_group("line")
     line.add_argument("--bundle", type=Path, metavar="PATH", help="judge by this one instead of the one shipped")
     line.add_argument("--threads", type=int, default=0, metavar="N", help="of an engine; 0 takes all cores (0)")
-    line.add_argument("--frames", type=_count, default=60, metavar="N", help="frames of a round (60)")
+    line.add_argument("--frames", type=_count, default=60, metavar="N", help="frames of a round, also of camera (60)")
     training = parser.add_argument_group("training")
     training.add_argument("--backbone", choices=("resnet50", "resnet34", "resnet18", "slim"), default="slim")
     training.add_argument("--precision", choices=("auto", "32-true", "bf16-mixed"), default="auto")
@@ -160,6 +161,12 @@ def _painter(options: argparse.Namespace) -> Report:
     window = 64
     sizes = tuple(dict.fromkeys((window, options.size, 2 * options.size)))
     return run(sizes=sizes, rounds=options.repeats, threads=options.threads)
+
+
+def _camera(options: argparse.Namespace) -> Report:
+    from .camera import run
+
+    return run(rounds=options.repeats, frames=options.frames)
 
 
 if __name__ == "__main__":

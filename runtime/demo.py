@@ -28,9 +28,9 @@ from inspectd.wire import Message, MessageType, State, VerdictBody, read_body
 from .demo_render import render_parts
 from .demo_view import Display, Row
 from .epoch import default_state_dir
-from .simcam import FEED_VARIABLE, producer_path
 from .line import Summary
 from .messaging import Silence, Subscriber
+from .simcam import FEED_VARIABLE, producer_path
 from .station import run_station
 
 if TYPE_CHECKING:

@@ -1,10 +1,10 @@
 """GenICam cameras through harvesters and any GenTL producer.
 
-What is worked around here was measured with harvesters 1.4.3 and genicam 1.6.0: `fetch` can block far beyond
-its timeout and hides incomplete frames, so buffers are polled from the event manager; the interpreter is
-held while harvesters waits, so it is only ever asked without waiting; queueing a buffer clears its memory,
-so pixels are copied before; line padding is left in the data, so strides are handled here; a pixel format
-that harvesters does not know loses the buffer, so the format is checked at opening.
+What is worked around here was measured with harvesters 1.4.3 and genicam 1.6.0: `fetch` can block far beyond its
+timeout and hides incomplete frames, so buffers are taken from the event manager; the interpreter is held while
+harvesters waits, so it waits for moments only, and a line gives each camera a process of its own; queueing a buffer
+clears its memory, so pixels are copied before; line padding is left in the data, so strides are handled here; a pixel
+format that harvesters does not know loses the buffer, so the format is checked at opening.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ from .producers import Device, Foreign, Producer, load_api, producer_file, sigin
 
 __all__ = ["GenicamSource"]
 
-_POLL_S = 0.001
+_WAIT_MS = 20
+"""How long the producer is waited for at a time, while no other thread runs."""
+_WAIT_TRIGGERED_MS = 2
+"""The same where software triggers have to be passed on without delay."""
 # Beyond harvesters' three: what arrives while all are full is lost without a word.
 _BUFFERS = 8
 _ALIVE_NS = 500_000_000
@@ -47,13 +50,12 @@ class GenicamSource:
         *,
         clock: Callable[[], int] = time.monotonic_ns,
         utc: Callable[[], int] = time.time_ns,
-        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._name = name
         self._camera = camera
         self._clock = clock
         self._utc = utc
-        self._sleep = sleep
+        self._wait_ms = _WAIT_TRIGGERED_MS if camera.trigger == "Software" else _WAIT_MS
         self._producer: Producer | None = None
         self._acquirer: Foreign = None
         self._monitor: Foreign = None
@@ -145,11 +147,10 @@ class GenicamSource:
             raise CameraLost(f"{self._who}: is not started")
         deadline_ns = self._clock() + round(timeout_s * 1e9)
         try:
-            while not self._arrived():
+            while not self._arrived(deadline_ns):
                 self._check_alive()
                 if self._clock() >= deadline_ns:
                     raise FrameTimeout(f"{self._who}: no frame within {timeout_s:g} s")
-                self._sleep(_POLL_S)
             buffer = self._monitor.buffer
             try:
                 return self._frame(buffer)
@@ -257,9 +258,10 @@ class GenicamSource:
             f"to one of {', '.join(offered or PIXEL_FORMATS)}"
         )
 
-    def _arrived(self) -> bool:
+    def _arrived(self, deadline_ns: int) -> bool:
+        left_ms = -(-(deadline_ns - self._clock()) // 1_000_000)
         try:
-            self._monitor.update_event_data(0)
+            self._monitor.update_event_data(max(0, min(left_ms, self._wait_ms)))
         except load_api().timeout:
             return False
         return True

@@ -22,7 +22,7 @@ from inspectd.errors import CameraAway, CameraError, CameraLost, FrameTimeout
 from inspectd.frame import Frame
 
 from .damaged import DamagedFrame, stand_in
-from .pixel_formats import PIXEL_FORMATS, PixelFormat, to_pixels
+from .pixel_formats import PIXEL_FORMATS, PixelFormat, Place, to_pixels
 from .producers import Device, Foreign, Producer, load_api, producer_file, sigint_kept, tolerated
 
 __all__ = ["GenicamSource"]
@@ -41,7 +41,11 @@ _ROUNDING = 0.01  # cameras round times and rates to what their clocks can do
 
 
 class GenicamSource:
-    """One GenICam camera, for one connection: what is lost has to be made anew."""
+    """One GenICam camera, for one connection: what is lost has to be made anew.
+
+    Attributes:
+        place: gives the memory for the next picture; without it it is new.
+    """
 
     def __init__(
         self,
@@ -64,6 +68,7 @@ class GenicamSource:
         self._last_alive_ns = 0
         self._lost = False
         self._device = ""
+        self.place: Place | None = None
 
     @property
     def name(self) -> str:
@@ -313,7 +318,7 @@ class GenicamSource:
         filled = asked(lambda: int(buffer.size_filled), 0) or data.size
         data = data[asked(lambda: int(buffer.image_offset), 0) : filled]
         try:
-            pixels = to_pixels(data, height, width, padding, self._format)
+            pixels = to_pixels(data, height, width, padding, self._format, place=self.place)
         except ValueError as error:
             raise damaged(str(error)) from error
         return Frame(

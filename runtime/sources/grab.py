@@ -14,6 +14,10 @@ import signal
 import socket
 import sys
 import time
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
 
 from inspectd.config import GenicamCamera
 from inspectd.errors import CameraAway, CameraError, FrameTimeout
@@ -67,6 +71,7 @@ class _Grab:
         self._source = source
         self._slots = camera.queue_frames + SPARE_SLOTS
         self._free = list(range(self._slots))
+        self._slot: int | None = None
         self._lent: dict[int, int] = {}
         self._generation = 0
         self._told = 0.0
@@ -89,8 +94,10 @@ class _Grab:
         while not self._started and not self._stopped:
             self._hear(_TICK_S)
             self._tick()
+        self._source.place = partial(self._place, ring)
         if self._started and not self._stopped:
             self._source.start()
+            self._link.tell(Kind.STARTED)
         while not self._stopped:
             try:
                 self._pass_on(self._source.read(_READ_S), ring)
@@ -116,20 +123,20 @@ class _Grab:
                         del self._lent[slot]
                         self._free.append(slot)
 
-    def _pass_on(self, frame: Frame, ring: FrameRing) -> None:
+    def _place(self, ring: FrameRing, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """Where a picture is written: where it will be looked at, if there is room."""
         if not self._free:
             self._hear(0)
-        if not self._free:
+        self._slot = self._free[-1] if self._free else None
+        return np.empty(shape, np.uint8) if self._slot is None else ring.picture(self._slot, shape)
+
+    def _pass_on(self, frame: Frame, ring: FrameRing) -> None:
+        if self._slot is None:
             self._refuse(frame, f"overrun: {self._slots} frames are being looked at or wait already", OVERRUN)
             return
         slot = self._free.pop()
         self._generation += 1
-        try:
-            ring.write(slot, self._generation, frame)
-        except ValueError as error:
-            self._free.append(slot)
-            self._refuse(frame, f"its size was changed after the start: {error}", "")
-            return
+        ring.write(slot, self._generation, frame)
         self._lent[slot] = self._generation
         self._link.tell_place(Kind.FRAME, slot, self._generation)
         self._told = time.monotonic()

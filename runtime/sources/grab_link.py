@@ -21,7 +21,7 @@ _PLACE = struct.Struct("<IQ")  # slot, generation
 
 
 class Kind(IntEnum):
-    """Kinds of packets; those up to LOST come from the camera's process."""
+    """Kinds of packets; those up to STARTED come from the camera's process."""
 
     READY = 1
     """The camera is open; with facts about it and the descriptor of the ring."""
@@ -33,6 +33,8 @@ class Kind(IntEnum):
     """Nothing to tell; the process is alive."""
     LOST = 5
     """The camera cannot be used, and the process ends; with the reason and whether it may come back."""
+    STARTED = 6
+    """It acquires from now on, and takes triggers."""
     START = 16
     """Start to acquire."""
     FREE = 17

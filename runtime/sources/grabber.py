@@ -107,19 +107,18 @@ class Grabber:
                 that is away.
         """
         self._child = GrabProcess(self._name, self._camera, self._clock)
-        while self._status.state is CameraState.CONNECTING and self._child is not None:
-            try:
-                self._hear(_OPEN_POLL_S)
-            except CameraAway as error:  # noqa: PERF203 - the first one ends the loop
-                if not self._camera.reconnect:
-                    raise
-                self._complain(error)
+        self._hear_while(CameraState.CONNECTING)
 
     def start(self) -> None:
-        """Acquire from now on, or as soon as the camera is there."""
+        """Acquire from now on, or as soon as the camera is there.
+
+        Raises:
+            CameraError: it refuses; where it does not reconnect, also a camera that is gone.
+        """
         self._wanted = True
         if self._status.state is CameraState.READY:
             self._begin()
+            self._hear_while(CameraState.READY)
 
     def read(self, timeout_s: float) -> Frame:
         """The next frame; see `FrameSource.read`.
@@ -176,6 +175,15 @@ class Grabber:
 
     # The process
 
+    def _hear_while(self, state: CameraState) -> None:
+        while self._status.state is state and self._child is not None:
+            try:
+                self._hear(_OPEN_POLL_S)
+            except CameraAway as error:  # noqa: PERF203 - the first one ends the loop
+                if not self._camera.reconnect:
+                    raise
+                self._complain(error)
+
     def _complain(self, error: CameraError) -> None:
         """An alarm for each new reason; that the camera is still away is no news."""
         if str(error) != self._complained:
@@ -225,6 +233,8 @@ class Grabber:
                 self._previous = None
                 if self._wanted:
                     self._begin()
+            case Kind.STARTED:
+                self._set(state=CameraState.STREAMING, reason="")
             case Kind.FRAME:
                 self._arrive(child.frame(*packet.place))
             case Kind.UNUSABLE:
@@ -239,7 +249,6 @@ class Grabber:
             # One that has ended meanwhile is noticed by the next `read`.
             with contextlib.suppress(LinkClosed):
                 self._child.link.tell(Kind.START)
-            self._set(state=CameraState.STREAMING, reason="")
 
     def _lose(self, reason: str, *, away: bool = True) -> CameraError:
         """End the process, answer all triggers, and note when to look again; what the caller has to raise."""

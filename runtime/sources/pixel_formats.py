@@ -26,9 +26,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PIXEL_FORMATS", "PixelFormat", "to_pixels"]
+__all__ = ["PIXEL_FORMATS", "PixelFormat", "Place", "to_pixels"]
 
 Bytes = NDArray[np.uint8]
+Place = Callable[[tuple[int, ...]], Bytes]
+"""From the shape of a picture to the memory that it is written to."""
 Unpack = Callable[[Bytes, int], Bytes]
 """From lines, uint8 [L, bytes a line], and the components of a line to their high bits, uint8 [L, components]."""
 Colour = Callable[[Bytes], Bytes]
@@ -57,7 +59,9 @@ class PixelFormat:
         return (self.code >> 16) & 0xFF
 
 
-def to_pixels(data: Bytes, height: int, width: int, padding_bytes: int, pixel_format: PixelFormat) -> Bytes:
+def to_pixels(
+    data: Bytes, height: int, width: int, padding_bytes: int, pixel_format: PixelFormat, *, place: Place | None = None
+) -> Bytes:
     """The picture in a buffer: uint8 [H, W, 3] RGB or [H, W, 1] grey, a contiguous copy.
 
     Args:
@@ -66,6 +70,7 @@ def to_pixels(data: Bytes, height: int, width: int, padding_bytes: int, pixel_fo
         width: columns, px.
         padding_bytes: bytes at the end of each line that carry no pixels.
         pixel_format: how the pixels are stored.
+        place: gives the memory for the copy; without it it is new.
 
     Raises:
         ValueError: the data is too short for the size, or the size is not one.
@@ -80,6 +85,10 @@ def to_pixels(data: Bytes, height: int, width: int, padding_bytes: int, pixel_fo
     rows = np.lib.stride_tricks.as_strided(data, (lines, line), (stride, 1), writeable=False)
     components = pixel_format.unpack(rows, across * pixel_format.components)
     pixels = pixel_format.colour(components.reshape(height, width, pixel_format.components))
+    if place is not None:
+        copy = place(pixels.shape)
+        np.copyto(copy, pixels)
+        return copy
     if pixels.flags.c_contiguous and not np.may_share_memory(pixels, data):
         return pixels
     return np.array(pixels, np.uint8, order="C", copy=True)

@@ -12,6 +12,7 @@ The memory (`memfd_create`) belongs to the processes that have it open: nothing 
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import struct
@@ -101,13 +102,13 @@ class FrameRing:
             os.close(self.descriptor)
             self.descriptor = -1
 
-    def picture(self, slot: int, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    def picture(self, slot: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         """Where the picture of a slot is written: uint8 `shape`, writable.
 
         Raises:
             ValueError: it is larger than a slot.
         """
-        if _PIXELS_AT + shape[0] * shape[1] * shape[2] > self._stride:
+        if _PIXELS_AT + math.prod(shape) > self._stride:
             raise ValueError(
                 f"a picture of {list(shape)} does not fit into a ring for {self._stride - _PIXELS_AT} bytes"
             )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -307,6 +309,7 @@ time.sleep(60)
 
 def test_nothing_is_left_behind(site):
     def descriptors() -> int:
+        gc.collect()
         return len(list(Path("/proc/self/fd").iterdir()))
 
     site.plug_in()
@@ -320,3 +323,27 @@ def test_nothing_is_left_behind(site):
         grabber.close()
         assert not is_running(number)
     assert descriptors() == before
+
+
+def resident_kib() -> int:
+    return int(re.search(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_memory_stays_flat_over_a_thousand_connections(site, monkeypatch):
+    """What harvesters leaks with each connection ends with its process; the line's own must leak nothing either."""
+    monkeypatch.setattr(module, "BACK_OFF_S", (0.0,))
+    site.plug_in()
+    grabber = site.streaming()
+    grown = []
+    for number in range(1000):
+        site.pass_parts(1)
+        np.testing.assert_array_equal(frames(grabber, 1)[0].pixels, picture(number))
+        os.kill(grabber.process, signal.SIGKILL)
+        until(lambda connections=number + 2: grabber.status.connections == connections, grabber)
+        if number % 100 == 99:
+            gc.collect()
+            grown.append(resident_kib())
+    print("resident KiB after each hundred:", grown)
+    assert grown[-1] - grown[0] < 4096

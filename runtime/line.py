@@ -15,9 +15,9 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
@@ -25,7 +25,7 @@ import numpy as np
 from inspectd.bundle import Bundle
 from inspectd.config import Config, effective_rule
 from inspectd.errors import CameraError, EndOfFrames, FrameTimeout, IncompleteFrame, InspectdError
-from inspectd.frame import CameraState, FrameSource
+from inspectd.frame import CameraState, CameraStatus, FrameSource
 from inspectd.inspection import Inspection, Verdict
 from inspectd.wire import DeviceHealth, State
 
@@ -58,7 +58,7 @@ class Summary:
         ok, ng, review, not_inspected: how they came out.
         dropped: frames that gave way to newer ones because the inspection was too slow.
         lost: frames that never arrived, by gaps in the cameras' numbers.
-        reconnects: how often a camera that was lost came back.
+        cameras: how each camera is, and what it has done.
         fps: verdicts per second between the first frame's arrival and the last verdict.
         latency_p50_ms, latency_p99_ms: from a frame's arrival at the host to its published verdict; 0 without frames.
     """
@@ -71,7 +71,7 @@ class Summary:
     not_inspected: int
     dropped: int
     lost: int
-    reconnects: int
+    cameras: Mapping[str, CameraStatus]
     fps: float
     latency_p50_ms: float
     latency_p99_ms: float
@@ -84,9 +84,10 @@ class Summary:
     def to_json(self) -> str:
         """One line of JSON."""
         latency = {"p50": round(self.latency_p50_ms, 3), "p99": round(self.latency_p99_ms, 3)}
-        counts = ("frames", "verdicts", "ok", "ng", "review", "not_inspected", "dropped", "lost", "reconnects")
+        counts = ("frames", "verdicts", "ok", "ng", "review", "not_inspected", "dropped", "lost")
         values = {name: getattr(self, name) for name in counts}
-        return json.dumps({**values, "fps": round(self.fps, 2), "latency_ms": latency})
+        cameras = {name: {**asdict(status), "state": status.state.value} for name, status in self.cameras.items()}
+        return json.dumps({**values, "fps": round(self.fps, 2), "latency_ms": latency, "cameras": cameras})
 
 
 class Line:
@@ -173,7 +174,7 @@ class Line:
             not_inspected=self._verdicts[Verdict.NOT_INSPECTED],
             dropped=self._mailbox.dropped,
             lost=self._lost.total(),
-            reconnects=sum(max(0, source.status.connections - 1) for source in self._cameras),
+            cameras=self._status(),
             fps=verdicts / seconds if seconds > 0 else 0.0,
             latency_p50_ms=float(p50),
             latency_p99_ms=float(p99),
@@ -288,10 +289,14 @@ class Line:
                 self._hanging.add(camera)
                 self._mailbox.finish(camera, CameraError(_hangs(camera)))
 
+    def _status(self) -> dict[str, CameraStatus]:
+        return {source.name: source.status for source in self._cameras}
+
     def _tell_health(self) -> None:
         """What the heartbeats say of the station: the worst that is so now."""
         health, reason = self._as_started
-        away = [source.status.reason for source in self._sources if source.status.state in _AWAY]
+        self._publisher.camera_status = self._status()
+        away = [status.reason for status in self._publisher.camera_status.values() if status.state in _AWAY]
         if away:
             health, reason = DeviceHealth.FAILURE, "; ".join(away)
         if (why := self._engine.failure) is not None:

@@ -15,6 +15,7 @@ from typing import Any
 import zmq
 
 from inspectd.errors import ConfigError, ProtocolError
+from inspectd.frame import CameraStatus
 from inspectd.inspection import Inspection
 from inspectd.wire import (
     MAX_PAYLOAD_BYTES,
@@ -82,6 +83,7 @@ class Publisher:
 
     Attributes:
         drops: frames lost before inspection since the start; the line counts them, the heartbeat tells them.
+        camera_status: how the cameras are; the heartbeat tells it.
         health, health_reason: how the station is, and why it is not NORMAL; the heartbeat tells it.
         endpoint: the address; after `open` with the port that was chosen.
     """
@@ -105,6 +107,7 @@ class Publisher:
         self.endpoint = endpoint
         self.epoch = epoch
         self.drops = 0
+        self.camera_status: Mapping[str, CameraStatus] = {}
         self.health, self.health_reason = DeviceHealth.NORMAL, ""
         self._cameras = dict(cameras)
         self._streams = {camera: stream for stream, camera in enumerate(self._cameras)}
@@ -245,6 +248,7 @@ class Publisher:
                 drops=self.drops,
                 health=self.health,
                 health_reason=self.health_reason,
+                cameras=self.camera_status,
             )
         )
 

@@ -7,6 +7,7 @@ Whatever does not follow the format raises `ProtocolError` and nothing else.
 
 from .bodies import (
     Body,
+    CameraBody,
     DefectBody,
     DeviceHealth,
     HeartbeatBody,
@@ -62,6 +63,7 @@ __all__ = [
     "VERSION_MAJOR",
     "VERSION_MINOR",
     "Body",
+    "CameraBody",
     "DefectBody",
     "DeviceHealth",
     "Flags",

@@ -8,6 +8,8 @@ from typing import ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from inspectd.frame import CameraState
+
 from .header import MessageType
 
 __all__ = [
@@ -157,6 +159,30 @@ class StreamPosition(_Model):
     """The oldest seq that the station still holds; last + 1 where it holds none."""
 
 
+class CameraBody(_Model):
+    """How a camera is, and what it has done since the line opened it."""
+
+    camera: str
+    """Name of the camera in the configuration."""
+    state: CameraState = Field(strict=False)
+    reason: str = ""
+    """Why it is not as it should be, for people; empty where it is."""
+    connections: int = Field(ge=0)
+    """How often it was opened."""
+    frames: int = Field(ge=0)
+    """Pictures that came whole."""
+    unusable: int = Field(ge=0)
+    """Frames that came and are no pictures: incomplete, of another format."""
+    missed: int = Field(ge=0)
+    """Frames that never came, by gaps in the camera's numbers."""
+    overruns: int = Field(ge=0)
+    """Frames that came while all places were taken, and were let go."""
+    late: int = Field(ge=0)
+    """Frames that came more than a second after their exposure."""
+    host_clock: int = Field(ge=0)
+    """Frames whose time is the host's, because the camera's clock is not UTC."""
+
+
 class HeartbeatBody(Body):
     """Sent four times a second, whatever else happens."""
 
@@ -174,6 +200,8 @@ class HeartbeatBody(Body):
     device_health: DeviceHealth = Field(DeviceHealth.NORMAL, alias="deviceHealth", strict=False)
     health_reason: str = Field("", alias="healthReason")
     """Why it is not NORMAL, for people; empty otherwise."""
+    cameras: tuple[CameraBody, ...] = ()
+    """In the order of their streams."""
 
 
 class StateBody(Body):

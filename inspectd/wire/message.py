@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta, timezone
+from types import MappingProxyType
 from typing import TypeVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from pydantic import ValidationError
 
 from inspectd.defect import Defect
 from inspectd.errors import ProtocolError
+from inspectd.frame import CameraStatus
 from inspectd.inspection import Inspection, Verdict
 from inspectd.mask import ClassMap, Mask
 
@@ -219,6 +221,7 @@ def heartbeat_message(
     journal_lag: int = 0,
     health: DeviceHealth = DeviceHealth.NORMAL,
     health_reason: str = "",
+    cameras: Mapping[str, CameraStatus] = MappingProxyType({}),
 ) -> Message:
     """The sign of life: how far each stream has come, and what the station is doing.
 
@@ -234,6 +237,7 @@ def heartbeat_message(
         "journal_lag": journal_lag,
         "deviceHealth": health,
         "healthReason": health_reason,
+        "cameras": tuple({"camera": name, **asdict(status)} for name, status in cameras.items()),
     }
     with _refusing("heartbeat"):
         body = HeartbeatBody.model_validate(values)

@@ -15,8 +15,8 @@ import cv2
 import pytest
 
 from inspectd.errors import CameraError
-from inspectd.runtime.simcam import producer_path
 from inspectd.runtime.messaging import Subscriber
+from inspectd.runtime.simcam import producer_path
 from inspectd.wire import Message, MessageType
 
 from .conftest import finish, inspectd, picture, run_inspectd, summary_of

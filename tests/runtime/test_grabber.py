@@ -345,5 +345,4 @@ def test_memory_stays_flat_over_a_thousand_connections(site, monkeypatch):
         if number % 100 == 99:
             gc.collect()
             grown.append(resident_kib())
-    print("resident KiB after each hundred:", grown)
-    assert grown[-1] - grown[0] < 4096
+    assert grown[-1] - grown[0] < 4096, grown

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from inspectd.defect import find_defects
-from inspectd.frame import Frame
+from inspectd.frame import CameraState, CameraStatus, Frame
 from inspectd.inspection import Inspection, Timings, Verdict
 from inspectd.mask import ClassMap, Mask
 from inspectd.wire import (
@@ -111,6 +111,10 @@ def accepted() -> dict[str, tuple[str, list[bytes]]]:
         epoch=7,
         uptime_s=12.5,
         drops=1,
+        cameras={
+            "cam0": CameraStatus(CameraState.CONNECTING, "camera 'cam0': not found"),
+            "cam1": CameraStatus(CameraState.STREAMING, connections=2, frames=42, missed=1),
+        },
     )
     state = state_message("press 3", State.HALTED, State.READY, epoch=7, seq=3, flags=Flags.NOT_DURABLE)
     later = verdict_message(inspection(Verdict.OK), ORIGIN, created_ns=created_ns)

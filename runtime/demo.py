@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from inspectd.config import ButtonsCamera, Camera, Config, GenicamCamera, ModelSettings, Publish, Station
 from inspectd.errors import CameraError, ConfigError, ProtocolError
 from inspectd.inspection import Verdict
-from inspectd.wire import Message, MessageType, State, VerdictBody, read_body
+from inspectd.wire import DeviceHealth, HeartbeatBody, Message, MessageType, State, VerdictBody, read_body
 
 from .demo_render import render_parts
 from .demo_view import Display, Row
@@ -239,6 +239,7 @@ class _Audience(threading.Thread):
         self._over = threading.Event()
         self.verdicts = self.masks = self._known = self._agreed = 0
         self._waited_ms = 0.0
+        self._health = ""
 
     @property
     def agreement(self) -> str:
@@ -279,16 +280,26 @@ class _Audience(threading.Thread):
                 self.masks += 1
             case MessageType.STATE:
                 self._display.state(header.state.label)
+            case MessageType.HEARTBEAT:
+                self._note_health(read_body(message, HeartbeatBody))
             case MessageType.VERDICT:
                 self.verdicts += 1
                 verdict, body = Verdict(header.verdict), read_body(message, VerdictBody)
                 self._waited_ms += body.processing_times_ms.acquire
-                truth = self._truths.of(header.frame_id)
+                truth = self._truths.of(int(body.part_id) - 1) if body.part_id else ""
                 if truth:
                     self._known += 1
                     self._agreed += verdict is (Verdict.OK if truth.endswith(", good") else Verdict.NG)
                 found = body.reason or _in_words(body, header.defect_count)
                 self._display.show(Row(header.seq, verdict.name, found, truth, header.latency_us / 1000))
+
+    def _note_health(self, beat: HeartbeatBody) -> None:
+        """An alarm when it comes, and when it is over; not with every heartbeat between."""
+        healthy = beat.device_health is DeviceHealth.NORMAL
+        health = "" if healthy else f"{beat.device_health.value}: {beat.health_reason}"
+        if health != self._health:
+            self._display.note(health or "all is well again")
+        self._health = health
 
 
 def _in_words(body: VerdictBody, count: int) -> str:

@@ -14,12 +14,14 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 
 from inspectd.config import Feature, GenicamCamera
 from inspectd.errors import CameraAway, CameraError, CameraLost, FrameTimeout
 from inspectd.frame import Frame
+from inspectd.runtime.simcam import PART_ID_INFO
 
 from .damaged import DamagedFrame, stand_in
 from .pixel_formats import PIXEL_FORMATS, PixelFormat, Place, to_pixels
@@ -291,7 +293,7 @@ class GenicamSource:
         asked = load_api().asked
         received_ns, host_ns = self._clock(), self._utc()
         self._last_frame_ns = self._last_alive_ns = received_ns
-        frame_id = asked(lambda: int(buffer.frame_id), 0)
+        frame_id, part = asked(lambda: int(buffer.frame_id), 0), self._part(buffer)
         device_ns = asked(lambda: int(buffer.timestamp_ns), 0)
         # A camera's clock is UTC only where PTP sets it; else it counts from power-on and says nothing here.
         camera_clock = abs(device_ns - host_ns) < _SAME_CLOCK_NS
@@ -299,7 +301,7 @@ class GenicamSource:
 
         def damaged(fault: str) -> DamagedFrame:
             frame = stand_in(self._name, frame_id, acquired_ns=acquired_ns, received_ns=received_ns)
-            return DamagedFrame(f"{self._who}: frame {frame_id}: {fault}", frame)
+            return DamagedFrame(f"{self._who}: frame {frame_id}: {fault}", replace(frame, trigger_id=part))
 
         if not buffer.is_complete():
             raise damaged("incomplete: part of its lines did not arrive")
@@ -326,9 +328,16 @@ class GenicamSource:
             frame_id,
             pixels,
             acquired_ns=acquired_ns,
+            trigger_id=part,
             received_ns=received_ns,
             camera_clock=camera_clock,
         )
+
+    def _part(self, buffer: Foreign) -> int:
+        """The number of the part, from 1, where the camera knows it: the simulated one does. 0 where not."""
+        if self._camera.producer != "simulator":
+            return 0
+        return load_api().asked(lambda: 1 + int(buffer.get_info_uint64(PART_ID_INFO)), 0)
 
 
 def _expected(node: Foreign) -> str:

@@ -147,6 +147,7 @@ class _Grab:
             reason=reason,
             cause=cause,
             frame_id=frame.frame_id,
+            trigger_id=frame.trigger_id,
             acquired_ns=frame.acquired_ns,
             received_ns=frame.received_ns,
         )

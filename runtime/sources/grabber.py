@@ -282,7 +282,7 @@ class Grabber:
             late=status.late + late,
             host_clock=status.host_clock + (not frame.camera_clock),
         )
-        self._ready.append(replace(frame, trigger_id=self._answered()))
+        self._ready.append(replace(frame, trigger_id=self._answered() or frame.trigger_id))
 
     def _arrive_unusable(self, packet: Packet) -> None:
         facts = packet.facts
@@ -297,7 +297,8 @@ class Grabber:
             self._set(unusable=self._status.unusable + 1)
         # A camera that runs freely just has one frame less; of a triggered one it is a part.
         if not (overrun and self._camera.free_running):
-            self._ready.append(DamagedFrame(facts["reason"], replace(frame, trigger_id=self._answered())))
+            number = self._answered() or facts["trigger_id"]
+            self._ready.append(DamagedFrame(facts["reason"], replace(frame, trigger_id=number)))
 
     def _note_gap(self, frame_id: int) -> None:
         """Count what is missing between the last frame and this one; of a triggered camera each is a part."""

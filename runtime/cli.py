@@ -10,6 +10,7 @@ import typer
 
 from inspectd.command import CONTEXT, VERSION_HELP, version_of
 
+from . import camera_cli
 from .entry import main
 
 if TYPE_CHECKING:
@@ -162,6 +163,9 @@ def watch(
     from .watch import watch as follow
 
     raise typer.Exit(follow(endpoint, json_lines=json, save=save, count=frames, timeout_s=timeout))
+
+
+app.add_typer(camera_cli.app)
 
 
 def _say(text: str) -> None:

@@ -26,7 +26,10 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FOLDERS = ("training", "export", "runtime", "calibration")
 COMMANDS = {
-    "inspectd": ("run", "check", "demo", "watch"),
+    "inspectd": (
+        *("run", "check", "demo", "watch"),
+        *("camera list", "camera info", "camera snap", "camera set"),
+    ),
     "inspectd-train": (
         *(
             "dst",

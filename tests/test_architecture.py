@@ -27,7 +27,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FOLDERS = ("training", "export", "runtime", "calibration")
 COMMANDS = {
     "inspectd": (
-        *("run", "check", "demo", "watch"),
+        *("run", "check", "demo", "watch", "doctor"),
         *("camera list", "camera info", "camera snap", "camera set"),
     ),
     "inspectd-train": (

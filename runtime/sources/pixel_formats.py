@@ -97,7 +97,12 @@ def _words(bits: int) -> Unpack:
 
     def unpack(rows: Bytes, components: int) -> Bytes:
         low, high = _planes(rows, 2, components)
-        return _joined(low, high, bits - 8)
+        if bits < 16:
+            # In place: fresh memory of this size costs more than the arithmetic.
+            low >>= bits - 8
+            high <<= 16 - bits
+            high |= low
+        return high
 
     return unpack
 
@@ -124,8 +129,6 @@ def _pairs(rows: Bytes, components: int) -> Bytes:
 
 def _joined(low: Bytes, high: Bytes, shift: int) -> Bytes:
     """Eight bits from bit `shift` of two bytes on."""
-    if shift == 8:
-        return high
     joined = np.left_shift(high, 8 - shift)
     joined |= low >> shift
     return joined

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import shutil
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from inspectd.runtime import doctor
-from inspectd.runtime.doctor import Check, check_clock, check_packages, check_sockets, check_storage, examine
+from inspectd.runtime.doctor import Check, check_clock, check_gpu, check_packages, check_sockets, check_storage, examine
 
 from .conftest import run_inspectd
 
@@ -77,6 +80,30 @@ def test_an_optional_package_that_is_missing_names_its_extra(monkeypatch):
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
     checks = {check.name: check for check in check_packages()}
     assert (checks["torch"].verdict, checks["torch"].remedy) == ("missing", "pip install 'inspectd[train]'")
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("cuda") is None or shutil.which("gcc") is None,
+    reason="needs cuda-bindings (pip install 'inspectd[cuda-python]') and gcc",
+)
+def test_a_gpu_is_told_by_its_name(tmp_path, monkeypatch):
+    """On the simulated driver of NVIDIA's."""
+    source = Path(__file__).parent / "simulated_cuda.c"
+    flags = ["-shared", "-fPIC", "-Wl,-soname,libcuda.so.1"]
+    subprocess.run(["gcc", *flags, "-o", tmp_path / "libcuda.so.1", source], check=True)
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+    driver, gpu = check_gpu()
+    assert (driver.verdict, gpu.verdict) == ("ok", "ok")
+    assert "compute capability" in gpu.found
+
+
+def test_a_machine_without_a_gpu_lacks_nothing_that_every_line_needs(monkeypatch):
+    monkeypatch.setattr(doctor, "_child", lambda script: ('{"absent": true}', ""))
+    (driver,) = check_gpu()
+    assert driver.verdict == "missing"
+    monkeypatch.setattr(doctor, "_child", lambda script: ("", "crashed (signal 11)"))
+    (gpu,) = check_gpu()
+    assert (gpu.verdict, gpu.found) == ("warning", "cannot be asked: crashed (signal 11)")
 
 
 def test_a_producer_that_is_no_producer_is_a_warning(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -138,3 +139,9 @@ def test_a_size_and_its_bits_agree_with_the_code():
 def test_layouts_by_hand(name, data, expected):
     pixels = to_pixels(np.frombuffer(bytes.fromhex(data), np.uint8), 1, len(expected), 0, PIXEL_FORMATS[name])
     assert pixels.reshape(-1).tolist() == expected
+
+
+def test_the_documentation_lists_exactly_these_formats():
+    page = (Path(__file__).parents[2] / "docs" / "cameras.md").read_text()
+    (table,) = re.findall(r"^\| \| 8 bits .*?\n\n", page, re.MULTILINE | re.DOTALL)
+    assert set(re.findall(r"\b(?:Mono|Bayer|RGB|BGR)\w+", table)) == set(PIXEL_FORMATS)

@@ -185,6 +185,16 @@ def test_a_missing_extra_is_answered_with_the_pip_command(base_environment, comm
     assert f"pip install 'inspectd[{extra}]'" in done.stderr
 
 
+def test_doctor_tells_in_the_base_install_what_is_missing(base_environment):
+    done = subprocess.run(
+        [base_environment.with_name("inspectd"), "doctor", "--json"], capture_output=True, text=True, cwd="/"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    verdicts = {check["name"]: check["verdict"] for check in json.loads(done.stdout)["checks"]}
+    assert {verdicts[name] for name in ("torch", "openvino", "tensorrt", "pycuda")} == {"missing"}
+    assert {verdicts[name] for name in ("onnxruntime", "harvesters", "test camera")} == {"ok"}
+
+
 def test_help_is_quick(base_environment):
     taken = []
     for _ in range(5):

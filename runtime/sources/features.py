@@ -94,11 +94,15 @@ class Feature:
             case "text":
                 return "text"
             case _ if self.minimum is None or self.maximum is None:
-                return "a number"
+                return self._number
             case _:
                 unit = f" {self.unit}" if self.unit else ""
                 step = f" in steps of {self.step}" if self.step not in {None, 0, 1} else ""
-                return f"a number from {self.minimum} to {self.maximum}{unit}{step}"
+                return f"{self._number} from {self.minimum} to {self.maximum}{unit}{step}"
+
+    @property
+    def _number(self) -> str:
+        return "a whole number" if self.kind == "integer" else "a number"
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,19 +190,19 @@ def _broken(camera: FoundCamera) -> Iterator[None]:
 
 def features_of(nodes: Foreign) -> list[Feature]:
     """Every feature that is there now, by name; commands and registers aside."""
-    found = (find_feature(nodes, name) for name in dir(nodes) if name[0].isupper() and nodes.has_node(name))
+    found = (find_feature(nodes, name) for name in _names(nodes))
     return [feature for feature in found if feature is not None and feature.value is not None]
 
 
 def find_feature(nodes: Foreign, name: str) -> Feature | None:
     """A feature as it is now; None where the camera has none of that name, or not now."""
-    if not nodes.has_node(name):
-        return None
-    node = getattr(nodes, name)
+    node = _node(nodes, name)
     kind = _KINDS.get(type(node).__name__)
+    if kind is None:
+        return None
     asked = load_api().asked
     access = asked(lambda: int(node.get_access_mode()), 0)
-    if kind is None or access not in {*_READABLE, *_WRITABLE}:
+    if access not in {*_READABLE, *_WRITABLE}:
         return None
     numeric = kind in {"integer", "float"}
     readable = access in _READABLE and kind != "command"
@@ -219,10 +223,14 @@ def _value(text: str) -> Value:
     if text in {"true", "false"}:
         return text == "true"
     if re.fullmatch(r"[+-]?\d+|0[xX][0-9a-fA-F]+", text):
-        return int(text, 16 if text[:2].lower() == "0x" else 10)
+        return _integer(text)
     if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text):
         return float(text)
     return text.strip('"')  # quotes keep a number text
+
+
+def _integer(text: str) -> int:
+    return int(text, 16 if text[:2].lower() == "0x" else 10)
 
 
 def _limit(number: float | None) -> float | None:
@@ -249,7 +257,7 @@ def set_feature(nodes: Foreign, name: str, text: str, *, camera: str) -> Change:
     if not feature.writable:
         raise CameraError(f"{where} cannot be written now; another feature may lock it")
     value = _converted(feature, text, where)
-    node, api = getattr(nodes, name), load_api()
+    node, api = _node(nodes, name), load_api()
     try:
         if feature.kind == "command":
             node.execute()
@@ -282,7 +290,7 @@ def save_user_set(
     set_feature(nodes, "UserSetSelector", user_set, camera=camera)
     set_feature(nodes, "UserSetSave", "true", camera=camera)
     deadline = clock() + _SAVING_S
-    while not nodes.UserSetSave.is_done():
+    while not _node(nodes, "UserSetSave").is_done():
         if clock() >= deadline:
             raise CameraError(f"{camera}: has not saved {user_set} within {_SAVING_S:g} s; save it again")
         sleep(_POLL_S)
@@ -295,30 +303,35 @@ def check_user_set(nodes: Foreign, user_set: str, *, camera: str) -> None:
         CameraError: it has none, or not this one.
     """
     selector = find_feature(nodes, "UserSetSelector")
-    if selector is None or not nodes.has_node("UserSetSave"):
+    if selector is None or _node(nodes, "UserSetSave") is None:
         raise CameraError(f"{camera}: has no user sets, so nothing can be saved in it; name the features in the "
                           "line's configuration instead, which sets them at every start")  # fmt: skip
     if user_set not in selector.choices:
         raise CameraError(f"{camera}: has no user set {user_set!r}; expected one of {', '.join(selector.choices)}")
 
 
+def _node(nodes: Foreign, name: str) -> Foreign:
+    """A node, or None. `has_node` of genicam takes methods of the node map for nodes too."""
+    return load_api().asked(lambda: nodes.get_node(name), None)
+
+
 def _absence(nodes: Foreign, name: str) -> str:
-    if nodes.has_node(name):
-        known = type(getattr(nodes, name)).__name__
-        return "is a category, not a value" if known == "ICategory" else "is not available now"
+    node = _node(nodes, name)
+    if node is not None:
+        return "is a category, not a value" if type(node).__name__ == "ICategory" else "is not available now"
     near = difflib.get_close_matches(name, _names(nodes), n=1)
     return f"does not exist{f'; did you mean {near[0]!r}?' if near else ''}"
 
 
 def _names(nodes: Foreign) -> Sequence[str]:
-    return [name for name in dir(nodes) if name[0].isupper()]
+    return [name for name in dir(nodes) if not name.startswith("_") and _node(nodes, name) is not None]
 
 
 def _converted(feature: Feature, text: str, where: str) -> Value:
     try:
         match feature.kind:
             case "integer":
-                return int(text, 0)
+                return _integer(text)
             case "float":
                 number = float(text)
                 if not math.isfinite(number):

@@ -68,7 +68,7 @@ def to_pixels(data: Bytes, height: int, width: int, padding_bytes: int, pixel_fo
         pixel_format: how the pixels are stored.
 
     Raises:
-        ValueError: the data is too short for the size, or the size is not one.
+        ValueError: the data is too short for the size, or the size is not one, or too small for a mosaic.
     """
     # Without padding the whole picture is one line, for a line of it need not begin with a byte.
     lines, across = (height, width) if padding_bytes else (1, height * width)
@@ -160,7 +160,13 @@ def _converted(conversion: int) -> Colour:
 
 
 def _mosaic(conversion: int) -> Colour:
-    return lambda pixels: np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels[..., 0]), conversion), np.uint8)
+    def interpolate(pixels: Bytes) -> Bytes:
+        height, width, _ = pixels.shape
+        if min(height, width) < 3:  # OpenCV would make it black without a word
+            raise ValueError(f"a mosaic of {width} x {height} px cannot be interpolated; it needs 3 x 3 px at least")
+        return np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels[..., 0]), conversion), np.uint8)
+
+    return interpolate
 
 
 # Components of a pixel, and what becomes of them.

@@ -126,6 +126,7 @@ def test_what_a_camera_can_do():
     assert "RGBa8 (sent now)" in out
     assert "AcquisitionFrameRate = 20.0 Hz, a number from 1.0 to 200.0 Hz" in out
     assert "BouncingBallSize" in out
+    assert "connect" not in out
 
 
 def test_what_a_camera_can_do_as_json(feed):
@@ -261,15 +262,35 @@ def test_features_are_set_and_read_back():
 
 def test_every_refusal_is_told_with_what_is_expected():
     status, out, err = camera(
-        *("set", "0", *VIKY, "Width=3", "Widht=200", "PixelFormat=Mono12", "Height=tall", "PayloadSize=1"),
-        *("Root=1", "EventGameProgress=1", "ChunkEnable=maybe", "AcquisitionFrameRate=nan", "Height=200"),
+        *(
+            "set",
+            "0",
+            *VIKY,
+            "Width=3",
+            "Height=200.5",
+            "Widht=200",
+            "PixelFormat=Mono12",
+            "Height=tall",
+            "PayloadSize=1",
+        ),
+        *("Root=1", "EventGameProgress=1", "connect=1", "ChunkEnable=maybe", "AcquisitionFrameRate=nan", "Height=200"),
     )
     assert status == 2
     assert out == "Height: 400 -> 200\n"
     complaints = (
-        *("3 was refused; expected a number from 100 to 800", "'Widht' does not exist; did you mean 'Width'?"),
+        *(
+            "3 was refused; expected a whole number from 100 to 800",
+            "200.5 does not fit; expected a whole number",
+            "'Widht' does not exist; did you mean 'Width'?",
+        ),
         *("expected one of RGBa8, Mono8", "tall does not fit", "'PayloadSize' cannot be written now"),
-        *("'Root' is a category", "is not available now", "expected true or false", "nan does not fit"),
+        *(
+            "'Root' is a category",
+            "is not available now",
+            "'connect' does not exist",
+            "expected true or false",
+            "nan does not fit",
+        ),
     )
     assert len(err.splitlines()) == len(complaints)
     for line, complaint in zip(err.splitlines(), complaints, strict=True):
@@ -308,7 +329,7 @@ class Nodes:
     def __init__(self, left):
         self.UserSetSelector, self.UserSetSave = IEnumeration(), ICommand()
         self.UserSetSave.left = left
-    def has_node(self, name): return hasattr(self, name)
+    def get_node(self, name): return getattr(self, name)
 
 def save(left, user_set):
     nodes, slept = Nodes(left), []

@@ -108,6 +108,12 @@ def test_interpolating_at_full_depth_would_change_no_component_by_more_than_a_gr
     assert np.abs(at_full_depth.astype(int) - got).max() == 1
 
 
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 9), (9, 2)])
+def test_a_mosaic_that_cannot_be_interpolated_is_refused(height, width):
+    with pytest.raises(ValueError, match="needs 3 x 3 px at least"):
+        to_pixels(np.full(height * width, 200, np.uint8), height, width, 0, PIXEL_FORMATS["BayerRG8"])
+
+
 def test_codes_are_those_that_harvesters_knows():
     from harvesters.util.pfnc import symbolics
 

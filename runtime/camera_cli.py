@@ -130,7 +130,7 @@ def snap(
 @app.command("set", short_help="Set features of a camera.")
 def set_(
     name: Name,
-    features: Annotated[list[str], typer.Argument(metavar="NAME=VALUE...", help="Features, set in this order.")],
+    features: Annotated[list[str], typer.Argument(metavar="NAME=VALUE", help="Features, set in this order.")],
     producer: Producers = None,
     save: Annotated[
         str | None, typer.Option(metavar="USERSET", help="Then save all features in this user set of the camera.")

@@ -10,6 +10,7 @@ import typer
 
 from inspectd.command import CONTEXT, VERSION_HELP, version_of
 
+from . import camera_cli
 from .entry import main
 
 if TYPE_CHECKING:
@@ -162,6 +163,33 @@ def watch(
     from .watch import watch as follow
 
     raise typer.Exit(follow(endpoint, json_lines=json, save=save, count=frames, timeout_s=timeout))
+
+
+@app.command(short_help="See what this machine has.")
+def doctor(
+    producer: camera_cli.Producers = None,
+    state_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The station's state folder; ./state if not given.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """See what this machine has: packages, GPU, cameras and their formats, clock, disk, sockets, each with a remedy.
+
+    Missing is what only some lines need; broken is what every line needs, and makes the exit status 1. Cameras that
+    are free are opened for a moment. No line and no configuration is needed.
+
+    \b
+    Examples:
+      inspectd doctor
+      inspectd doctor --json | jq '.checks[] | select(.verdict != "ok")'
+    """  # noqa: D301
+    from .doctor import examine
+    from .doctor_view import show
+
+    raise typer.Exit(show(examine(producers=producer or (), state_dir=state_dir), as_json=json))
+
+
+app.add_typer(camera_cli.app)
 
 
 def _say(text: str) -> None:

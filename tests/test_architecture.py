@@ -26,7 +26,10 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FOLDERS = ("training", "export", "runtime", "calibration")
 COMMANDS = {
-    "inspectd": ("run", "check", "demo", "watch"),
+    "inspectd": (
+        *("run", "check", "demo", "watch", "doctor"),
+        *("camera list", "camera info", "camera snap", "camera set"),
+    ),
     "inspectd-train": (
         *(
             "dst",
@@ -180,6 +183,16 @@ def test_a_missing_extra_is_answered_with_the_pip_command(base_environment, comm
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert f"pip install 'inspectd[{extra}]'" in done.stderr
+
+
+def test_doctor_tells_in_the_base_install_what_is_missing(base_environment):
+    done = subprocess.run(
+        [base_environment.with_name("inspectd"), "doctor", "--json"], capture_output=True, text=True, cwd="/"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    verdicts = {check["name"]: check["verdict"] for check in json.loads(done.stdout)["checks"]}
+    assert {verdicts[name] for name in ("torch", "openvino", "tensorrt", "pycuda")} == {"missing"}
+    assert {verdicts[name] for name in ("onnxruntime", "harvesters", "test camera")} == {"ok"}
 
 
 def test_help_is_quick(base_environment):

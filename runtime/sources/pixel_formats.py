@@ -73,7 +73,7 @@ def to_pixels(
         place: gives the memory for the copy; without it it is new.
 
     Raises:
-        ValueError: the data is too short for the size, or the size is not one.
+        ValueError: the data is too short for the size, or the size is not one, or too small for a mosaic.
     """
     # Without padding the whole picture is one line, for a line of it need not begin with a byte.
     lines, across = (height, width) if padding_bytes else (1, height * width)
@@ -106,7 +106,12 @@ def _words(bits: int) -> Unpack:
 
     def unpack(rows: Bytes, components: int) -> Bytes:
         low, high = _planes(rows, 2, components)
-        return _joined(low, high, bits - 8)
+        if bits < 16:
+            # In place: fresh memory of this size costs more than the arithmetic.
+            low >>= bits - 8
+            high <<= 16 - bits
+            high |= low
+        return high
 
     return unpack
 
@@ -133,8 +138,6 @@ def _pairs(rows: Bytes, components: int) -> Bytes:
 
 def _joined(low: Bytes, high: Bytes, shift: int) -> Bytes:
     """Eight bits from bit `shift` of two bytes on."""
-    if shift == 8:
-        return high
     joined = np.left_shift(high, 8 - shift)
     joined |= low >> shift
     return joined
@@ -166,7 +169,13 @@ def _converted(conversion: int) -> Colour:
 
 
 def _mosaic(conversion: int) -> Colour:
-    return lambda pixels: np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels[..., 0]), conversion), np.uint8)
+    def interpolate(pixels: Bytes) -> Bytes:
+        height, width, _ = pixels.shape
+        if min(height, width) < 3:  # OpenCV would make it black without a word
+            raise ValueError(f"a mosaic of {width} x {height} px cannot be interpolated; it needs 3 x 3 px at least")
+        return np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels[..., 0]), conversion), np.uint8)
+
+    return interpolate
 
 
 # Components of a pixel, and what becomes of them.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -107,6 +108,12 @@ def test_interpolating_at_full_depth_would_change_no_component_by_more_than_a_gr
     assert np.abs(at_full_depth.astype(int) - got).max() == 1
 
 
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 9), (9, 2)])
+def test_a_mosaic_that_cannot_be_interpolated_is_refused(height, width):
+    with pytest.raises(ValueError, match="needs 3 x 3 px at least"):
+        to_pixels(np.full(height * width, 200, np.uint8), height, width, 0, PIXEL_FORMATS["BayerRG8"])
+
+
 def test_codes_are_those_that_harvesters_knows():
     from harvesters.util.pfnc import symbolics
 
@@ -138,3 +145,9 @@ def test_a_size_and_its_bits_agree_with_the_code():
 def test_layouts_by_hand(name, data, expected):
     pixels = to_pixels(np.frombuffer(bytes.fromhex(data), np.uint8), 1, len(expected), 0, PIXEL_FORMATS[name])
     assert pixels.reshape(-1).tolist() == expected
+
+
+def test_the_documentation_lists_exactly_these_formats():
+    page = (Path(__file__).parents[2] / "docs" / "cameras.md").read_text()
+    (table,) = re.findall(r"^\| \| 8 bits .*?\n\n", page, re.MULTILINE | re.DOTALL)
+    assert set(re.findall(r"\b(?:Mono|Bayer|RGB|BGR)\w+", table)) == set(PIXEL_FORMATS)

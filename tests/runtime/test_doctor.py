@@ -1,0 +1,172 @@
+"""`inspectd doctor`: what it says of this machine, and of machines on which things are broken."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from inspectd.runtime import doctor
+from inspectd.runtime.doctor import Check, check_clock, check_gpu, check_packages, check_sockets, check_storage, examine
+
+from .conftest import run_inspectd
+
+SECTIONS = ("python", "gpu", "cameras", "clock", "storage", "sockets")
+
+
+def examined(*arguments: object) -> tuple[int, dict[str, dict[str, str]]]:
+    """Exit status, and the checks by their names."""
+    status, out, err = run_inspectd("doctor", "--json", *arguments)
+    assert not err
+    report = json.loads(out)
+    assert report["ok"] == (status == 0)
+    assert [*dict.fromkeys(check["section"] for check in report["checks"])] == [*SECTIONS]
+    return status, {check["name"]: check for check in report["checks"]}
+
+
+def package(folder: Path, name: str, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Something that takes a package's place in every process that is started."""
+    (folder / f"{name}.py").write_text(source)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH", "")])))
+
+
+def test_this_machine_is_fit_for_a_line(tmp_path):
+    status, checks = examined("--producer", "viky", "--state-dir", tmp_path / "state")
+    assert status == 0
+    assert not (tmp_path / "state").exists()
+    assert {checks[name]["verdict"] for name in ("Python", "numpy", "onnxruntime", "harvesters", "TCP")} == {"ok"}
+    assert checks["test camera"]["found"] == "viky: 3 cameras through harvesters"
+    assert checks["Viky [1 | VikyTL_DEV_green]"]["found"] == "free, sends RGBa8, Mono8"
+    for check in checks.values():
+        assert check["verdict"] == "ok" or check["remedy"], check
+
+
+def test_the_report_for_people(monkeypatch):
+    monkeypatch.delenv("GENICAM_GENTL64_PATH", raising=False)
+    status, out, err = run_inspectd("doctor")
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert [line for line in lines if line in SECTIONS] == [*SECTIONS]
+    assert lines[-1] == "Nothing is broken that every line needs."
+    assert "none in GENICAM_GENTL64_PATH" in out
+
+
+def test_a_broken_base_package_is_told_and_the_rest_is_looked_at(tmp_path, monkeypatch):
+    package(tmp_path, "numpy", 'print("noise")\nraise ImportError("no such ABI")\n', monkeypatch)
+    status, checks = examined()
+    assert status == 1
+    assert (checks["numpy"]["verdict"], checks["numpy"]["found"]) == ("broken", "ImportError: no such ABI")
+    assert "pip install" in checks["numpy"]["remedy"]
+    assert checks["pyzmq"]["verdict"] == "ok"
+    assert "packages are broken" in checks["producers"]["found"]
+    assert checks["TCP"]["verdict"] == "ok"
+
+
+def test_a_package_that_ends_its_process_is_named(tmp_path, monkeypatch):
+    package(tmp_path, "onnxruntime", "import os\nos.abort()\n", monkeypatch)
+    checks = {check.name: check for check in check_packages()}
+    assert (checks["onnxruntime"].verdict, checks["onnxruntime"].found) == ("broken", "crashed (signal 6)")
+    others = ("numpy", "opencv-python-headless", "pydantic", "pyzmq", "harvesters")
+    assert {checks[name].verdict for name in others} == {"ok"}
+
+
+def test_an_optional_package_that_is_missing_names_its_extra(monkeypatch):
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+    checks = {check.name: check for check in check_packages()}
+    assert (checks["torch"].verdict, checks["torch"].remedy) == ("missing", "pip install 'inspectd[train]'")
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("cuda") is None or shutil.which("gcc") is None,
+    reason="needs cuda-bindings (pip install 'inspectd[cuda-python]') and gcc",
+)
+def test_a_gpu_is_told_by_its_name(tmp_path, monkeypatch):
+    """On the simulated driver of NVIDIA's."""
+    source = Path(__file__).parent / "simulated_cuda.c"
+    flags = ["-shared", "-fPIC", "-Wl,-soname,libcuda.so.1"]
+    subprocess.run(["gcc", *flags, "-o", tmp_path / "libcuda.so.1", source], check=True)
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+    driver, gpu = check_gpu()
+    assert (driver.verdict, gpu.verdict) == ("ok", "ok")
+    assert "compute capability" in gpu.found
+
+
+def test_a_machine_without_a_gpu_lacks_nothing_that_every_line_needs(monkeypatch):
+    monkeypatch.setattr(doctor, "_child", lambda script: ('{"absent": true}', ""))
+    (driver,) = check_gpu()
+    assert driver.verdict == "missing"
+    monkeypatch.setattr(doctor, "_child", lambda script: ("", "crashed (signal 11)"))
+    (gpu,) = check_gpu()
+    assert (gpu.verdict, gpu.found) == ("warning", "cannot be asked: crashed (signal 11)")
+
+
+def test_a_producer_that_is_no_producer_is_a_warning(tmp_path):
+    bad = tmp_path / "bad.cti"
+    bad.write_text("no library")
+    status, checks = examined("--producer", bad)
+    assert status == 0
+    assert checks[str(bad)]["verdict"] == "warning"
+    assert "is not a GenTL producer" in checks[str(bad)]["found"]
+
+
+CHRONY = "C0A80001,192.168.0.1,3,1700000000.0,-0.000012,0.0,0.0,1.0,0.0,0.1,0.0,0.0,64.0,"
+
+
+@pytest.mark.parametrize(
+    ("answers", "verdict", "words"),
+    [
+        ({"chronyc": CHRONY + "Normal\n"}, "ok", "chrony: normal, 0.012 ms off 192.168.0.1"),
+        ({"chronyc": CHRONY + "Not synchronised\n"}, "warning", "chrony: not synchronised"),
+        ({"timedatectl": "yes\n"}, "ok", "timedatectl: synchronised"),
+        ({"timedatectl": "no\n"}, "warning", "timedatectl: not synchronised"),
+    ],
+)
+def test_the_clock_is_told_by_what_keeps_it(answers, verdict, words):
+    (check,) = check_clock(lambda command: answers.get(command[0]))
+    assert check.verdict == verdict
+    assert words in check.found
+
+
+@pytest.mark.parametrize(("state", "verdict"), [(True, "ok"), (False, "warning"), (None, "warning")])
+def test_without_a_daemon_the_kernel_tells(monkeypatch, state, verdict):
+    monkeypatch.setattr(doctor, "_kernel_clock", lambda: state)
+    (check,) = check_clock(lambda command: None)
+    assert check.verdict == verdict
+
+
+def test_a_state_folder_that_cannot_be_written_is_broken_where_it_was_named():
+    assert {check.name: check.verdict for check in check_storage(Path("/proc/state"))}["state folder"] == "broken"
+
+
+def test_the_default_state_folder_may_lie_elsewhere(monkeypatch):
+    monkeypatch.chdir("/proc")
+    assert {check.name: check.verdict for check in check_storage(None)}["state folder"] == "warning"
+
+
+def test_a_port_that_is_taken_is_a_warning():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        checks = {check.name: check for check in check_sockets(port)}
+    assert (checks[f"port {port}"].verdict, checks["TCP"].verdict, checks["ipc"].verdict) == ("warning", "ok", "ok")
+
+
+def test_a_section_that_fails_is_no_end_of_the_report(monkeypatch):
+    def fails():
+        raise ValueError("odd")
+        yield
+
+    for name in ("check_packages", "check_gpu"):
+        monkeypatch.setattr(doctor, name, fails)
+    monkeypatch.setattr(doctor, "check_cameras", lambda producers, environment: fails())
+    checks = [check for check in examine() if check.section in {"python", "gpu", "cameras"}]
+    assert checks == [
+        Check(section, section, "warning", "cannot be looked at: ValueError: odd") for section in SECTIONS[:3]
+    ]

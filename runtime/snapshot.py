@@ -85,6 +85,7 @@ def snapshots(
         device=camera.id,
         features=dict(features),
         timeout_ms=round(timeout_s * 1000),
+        reconnect=False,
     )
     source = make_source(camera.serial or camera.id, settings)
     try:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from inspectd.errors import CameraError, ConfigError
-from inspectd.runtime.gentl.feed import FrameFeed
+from inspectd.runtime.simcam.feed import FrameFeed
 from inspectd.runtime.snapshot import Picture
 from inspectd.runtime.sources.features import feature_values
 from inspectd.runtime.sources.survey import FoundCamera, find_camera, survey

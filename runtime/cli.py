@@ -12,6 +12,7 @@ from inspectd.command import CONTEXT, VERSION_HELP, version_of
 
 from . import camera_cli
 from .entry import main
+from .simcam import cli as simcam_cli
 
 if TYPE_CHECKING:
     from .line import Summary
@@ -190,6 +191,7 @@ def doctor(
 
 
 app.add_typer(camera_cli.app)
+app.add_typer(simcam_cli.app)
 
 
 def _say(text: str) -> None:

@@ -29,6 +29,7 @@ COMMANDS = {
     "inspectd": (
         *("run", "check", "demo", "watch", "doctor"),
         *("camera list", "camera info", "camera snap", "camera set"),
+        *("simcam list", "simcam fault", "simcam serve"),
     ),
     "inspectd-train": (
         *(

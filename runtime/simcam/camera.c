@@ -45,6 +45,10 @@ int wait_until(pthread_cond_t *condition, pthread_mutex_t *lock, uint64_t deadli
     return pthread_cond_timedwait(condition, lock, &deadline);
 }
 
+static size_t payload_size(const struct camera *camera) {
+    return feed_frame_size(&camera->feed) + (size_t)camera->padding * camera->feed.height;
+}
+
 /* Power-up state of a camera whose feed has just been mapped. */
 void camera_reset(struct camera *camera) {
     struct registers *registers = &camera->registers;
@@ -57,8 +61,10 @@ void camera_reset(struct camera *camera) {
     registers->width = camera->feed.width;
     registers->height = camera->feed.height;
     registers->pixel_format = camera->feed.channels == 1 ? PFNC_MONO8 : PFNC_RGB8;
-    registers->payload_size = (uint32_t)feed_frame_size(&camera->feed);
+    camera->padding = atomic_load(&feed_faults(&camera->feed)->padding);
+    registers->payload_size = (uint32_t)payload_size(camera);
     registers->frame_rate_hz = FRAME_RATE_DEFAULT_HZ;
+    camera->dead = false;
     camera->acquiring = false;
     camera->triggers = 0;
     camera->next_frame_id = 0;
@@ -68,9 +74,10 @@ gc_error camera_read(struct camera *camera, uint64_t address, void *data, size_t
     if (address > sizeof camera->registers || size > sizeof camera->registers - address)
         return fail(GC_INVALID_ADDRESS, "no %zu bytes to read at 0x%llx", size, (unsigned long long)address);
     pthread_mutex_lock(&camera->lock);
-    memcpy(data, (const char *)&camera->registers + address, size);
+    const gc_error code = camera_link(camera);
+    if (code == GC_OK) memcpy(data, (const char *)&camera->registers + address, size);
     pthread_mutex_unlock(&camera->lock);
-    return GC_OK;
+    return code;
 }
 
 static gc_error write_frame_rate(struct camera *camera, double rate_hz) {
@@ -110,9 +117,10 @@ static gc_error write_word(struct camera *camera, uint64_t address, uint32_t val
 gc_error camera_write(struct camera *camera, uint64_t address, const void *data, size_t size) {
     double rate_hz;
     uint32_t word;
-    gc_error code;
     pthread_mutex_lock(&camera->lock);
-    if (address == offsetof(struct registers, frame_rate_hz) && size == sizeof rate_hz) {
+    gc_error code = camera_link(camera);
+    if (code != GC_OK) {
+    } else if (address == offsetof(struct registers, frame_rate_hz) && size == sizeof rate_hz) {
         memcpy(&rate_hz, data, sizeof rate_hz);
         code = write_frame_rate(camera, rate_hz);
     } else if (size == sizeof word) {
@@ -126,27 +134,66 @@ gc_error camera_write(struct camera *camera, uint64_t address, const void *data,
     return code;
 }
 
+/* Copies a part into a buffer, a line at a time where lines are padded. */
+static void fill(const struct camera *camera, struct buffer *buffer, const uint8_t *pixels) {
+    const size_t line = (size_t)camera->feed.width * camera->feed.channels, stride = line + camera->padding;
+    const size_t whole = payload_size(camera);
+    buffer->filled = whole < buffer->size ? whole : buffer->size;
+    if (camera->padding == 0) {
+        memcpy(buffer->base, pixels, buffer->filled);
+        return;
+    }
+    memset(buffer->base, 0xA5, buffer->filled);
+    for (size_t row = 0; row < camera->feed.height && row * stride + line <= buffer->filled; row++)
+        memcpy(buffer->base + row * stride, pixels + row * line, line);
+}
+
+static void deliver(struct camera *camera, struct buffer *buffer, const struct part *part, uint64_t frame_id,
+                    uint64_t timestamp_ns) {
+    struct faults *faults = feed_faults(&camera->feed);
+    fill(camera, buffer, part->pixels);
+    buffer->incomplete = buffer->filled < payload_size(camera);
+    if (fault_takes_one(&faults->incomplete)) {
+        buffer->filled /= 2;
+        buffer->incomplete = true;
+    }
+    if (buffer->incomplete) atomic_fetch_add(&faults->incomplete_frames, 1);
+    buffer->frame_id = frame_id;
+    buffer->part_id = part->id;
+    buffer->timestamp_ns = timestamp_ns;
+    buffer->new_data = true;
+    queue_put(&camera->stream.output, buffer, POOL_OUTPUT);
+    camera->stream.delivered++;
+    atomic_fetch_add(&faults->delivered, 1);
+    if (camera->stream.remaining != GC_INFINITE) camera->stream.remaining--;
+    pthread_cond_broadcast(&camera->ready);
+}
+
+/* Holds a frame back, as a network that is overloaded does. */
+static void delay(struct camera *camera, uint32_t late_ms) {
+    const uint64_t until_ns = monotonic_ns() + (uint64_t)late_ms * (NS_PER_S / 1000);
+    while (camera->stream.state == ACQ_RUNNING && monotonic_ns() < until_ns)
+        wait_until(&camera->work, &camera->lock, until_ns);
+}
+
 /* One exposure: the part leaves the belt whether or not there is a buffer for its picture. */
 static void expose(struct camera *camera, const struct part *part) {
     struct stream *stream = &camera->stream;
-    const uint64_t frame_id = camera->next_frame_id++;
-    struct buffer *buffer = queue_take(&stream->input);
+    struct faults *faults = feed_faults(&camera->feed);
+    const uint64_t timestamp_ns = now_ns(CLOCK_REALTIME);
+    const bool repeated = camera->next_frame_id > 0 && fault_takes_one(&faults->duplicate);
+    const uint64_t frame_id = repeated ? camera->next_frame_id - 1 : camera->next_frame_id++;
     stream->started++;
-    if (buffer == NULL) {
+    atomic_fetch_add(&faults->exposed, 1);
+    if (fault_takes_one(&faults->late)) delay(camera, atomic_load(&faults->late_ms));
+    struct buffer *buffer = NULL;
+    if (fault_takes_one(&faults->dropped)) {
+        atomic_fetch_add(&faults->dropped_frames, 1);
+    } else if ((buffer = queue_take(&stream->input)) == NULL) {
         stream->underrun++;
+        atomic_fetch_add(&faults->without_buffer, 1);
     } else {
-        const size_t frame_size = feed_frame_size(&camera->feed);
-        buffer->filled = frame_size < buffer->size ? frame_size : buffer->size;
-        memcpy(buffer->base, part->pixels, buffer->filled);
-        buffer->frame_id = frame_id;
-        buffer->part_id = part->id;
-        buffer->timestamp_ns = now_ns(CLOCK_REALTIME);
-        buffer->incomplete = buffer->filled < frame_size;
-        buffer->new_data = true;
-        queue_put(&stream->output, buffer, POOL_OUTPUT);
-        stream->delivered++;
-        if (stream->remaining != GC_INFINITE) stream->remaining--;
-        pthread_cond_broadcast(&camera->ready);
+        deliver(camera, buffer, part, frame_id, timestamp_ns);
     }
     feed_pop(&camera->feed);
 }
@@ -172,7 +219,7 @@ void *camera_expose(void *argument) {
         const uint64_t due_ns = last_due_ns + period_ns;
         if (!triggered && now < due_ns) {
             wait_until(&camera->work, &camera->lock, due_ns);
-        } else if (!feed_front(&camera->feed, &part)) {
+        } else if (camera_is_still(camera) || !feed_front(&camera->feed, &part)) {
             belt_was_empty = true;
             wait_until(&camera->work, &camera->lock, now + BELT_POLL_NS);
         } else {

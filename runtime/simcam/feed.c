@@ -1,6 +1,6 @@
 /* The feed: a mapped file with a ring of frames, written by inspectd.runtime.simcam.feed.FrameFeed.
  *
- * Layout, little-endian: 256 bytes of header, then `slots` slots of (u64 part id, height*width*channels pixels),
+ * Layout, little-endian: 512 bytes of header, then `slots` slots of (u64 part id, height*width*channels pixels),
  * each slot padded to a multiple of 64 bytes. Slot n % slots holds frame n. The writer alone advances `written`,
  * this side alone `consumed`; each counter is published with release order and read with acquire order, so that
  * whoever sees a counter also sees the pixels before it.
@@ -17,8 +17,8 @@
 #include "sim.h"
 
 #define FEED_MAGIC "INSPFEED"
-#define FEED_VERSION 1
-#define FIRST_SLOT 256
+#define FEED_VERSION 2
+#define FIRST_SLOT 512
 #define MAX_SIDE 65535
 
 struct feed_header {
@@ -29,10 +29,16 @@ struct feed_header {
     _Atomic uint64_t written; /* 64 */
     uint8_t to_line_2[56];
     _Atomic uint64_t consumed; /* 128 */
+    uint8_t to_line_4[120];
+    struct faults faults; /* 256 */
 };
 
 _Static_assert(offsetof(struct feed_header, written) == 64, "layout of the feed");
 _Static_assert(offsetof(struct feed_header, consumed) == 128, "layout of the feed");
+_Static_assert(offsetof(struct feed_header, faults) == 256, "layout of the feed");
+_Static_assert(offsetof(struct faults, reboot_until_ns) == 64, "layout of the feed");
+_Static_assert(offsetof(struct faults, exposed) == 128, "layout of the feed");
+_Static_assert(sizeof(struct feed_header) <= FIRST_SLOT, "layout of the feed");
 
 /* Python has no memory barriers of its own: the writer stores and loads its counters through these two. */
 __attribute__((visibility("default"))) void inspectd_feed_store(_Atomic uint64_t *counter, uint64_t value);
@@ -44,6 +50,10 @@ void inspectd_feed_store(_Atomic uint64_t *counter, uint64_t value) {
 
 uint64_t inspectd_feed_load(const _Atomic uint64_t *counter) {
     return atomic_load_explicit(counter, memory_order_acquire);
+}
+
+struct faults *feed_faults(const struct feed *feed) {
+    return &feed->header->faults;
 }
 
 size_t feed_frame_size(const struct feed *feed) {
@@ -77,9 +87,12 @@ bool feed_exists(const char *path) {
     struct feed feed;
     const int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) return false;
-    const bool valid = read_header(fd, path, &feed) == GC_OK;
+    struct feed_header header;
+    const bool seen = read_header(fd, path, &feed) == GC_OK &&
+                      pread(fd, &header, sizeof header, 0) == (ssize_t)sizeof header &&
+                      atomic_load(&header.faults.absent) == 0 && !faults_unplugged(&header.faults);
     close(fd);
-    return valid;
+    return seen;
 }
 
 gc_error feed_open(struct feed *feed, const char *path) {
@@ -94,7 +107,12 @@ gc_error feed_open(struct feed *feed, const char *path) {
         if (memory != MAP_FAILED) {
             feed->header = memory;
             feed->fd = fd;
-            return GC_OK;
+            if (!atomic_load(&feed->header->faults.refused) && !faults_unplugged(&feed->header->faults)) return GC_OK;
+            code = atomic_load(&feed->header->faults.refused)
+                       ? fail(GC_ACCESS_DENIED, "%s is held by another host", path)
+                       : fail(GC_IO, "%s: the link is gone", path);
+            feed_close(feed);
+            return code;
         }
         code = fail(GC_IO, "cannot map %s: %s", path, strerror(errno));
     }

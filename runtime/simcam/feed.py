@@ -26,12 +26,12 @@ from . import producer_path
 __all__ = ["FrameFeed", "feed_buttons"]
 
 _MAGIC = b"INSPFEED"
-_VERSION = 1
+_VERSION = 2
 _HEADER = struct.Struct("<8s6I")  # magic, version, width, height, channels, slots, closed
 _CLOSED_OFFSET = 28
 _WRITTEN_OFFSET = 64
 _CONSUMED_OFFSET = 128
-_FIRST_SLOT = 256
+_FIRST_SLOT = 512
 _PART_ID_SIZE = 8
 _ALIGNMENT = 64
 _MAX_SIDE = 65535

@@ -247,8 +247,15 @@ static struct port *find_port(gc_handle handle, struct camera **remote_of) {
     struct port *port = find_port(handle, &remote);    \
     LOCK_MODULE(port != NULL && port->open)
 
+/* Before any lock: others are to go on. */
+static void hang_with_port(gc_handle handle) {
+    for (size_t i = 0; i < MAX_CAMERAS; i++)
+        if (handle == &cameras[i].remote && cameras[i].remote.open) camera_may_hang(&cameras[i]);
+}
+
 ENTRY GCReadPort(gc_handle handle, uint64_t address, void *data, size_t *size) {
     if (data == NULL || size == NULL) return fail(GC_INVALID_PARAMETER, "GCReadPort: no place for the data");
+    hang_with_port(handle);
     LOCK_PORT(port, remote, handle);
     const uint64_t offset = address - XML_ADDRESS;
     if (address >= XML_ADDRESS && offset <= port->xml_size && *size <= port->xml_size - offset) {
@@ -262,6 +269,7 @@ ENTRY GCReadPort(gc_handle handle, uint64_t address, void *data, size_t *size) {
 
 ENTRY GCWritePort(gc_handle handle, uint64_t address, const void *data, size_t *size) {
     if (data == NULL || size == NULL) return fail(GC_INVALID_PARAMETER, "GCWritePort: no data");
+    hang_with_port(handle);
     LOCK_PORT(port, remote, handle);
     if (remote != NULL) return unlock(camera_write(remote, address, data, *size));
     return unlock(fail(GC_INVALID_ADDRESS, "module %s has no register at 0x%llx", port->module,
@@ -427,7 +435,7 @@ ENTRY IFGetDeviceID(gc_handle handle, uint32_t index, char *id, size_t *size) {
     return unlock(put_string(listed[index]->id, NULL, id, size));
 }
 
-static gc_error device_info(const struct camera *camera, gc_enum what, gc_enum *type, void *value, size_t *size) {
+static gc_error device_info(struct camera *camera, gc_enum what, gc_enum *type, void *value, size_t *size) {
     switch (what) {
     case DEVICE_ID: return put_string(camera->id, type, value, size);
     case DEVICE_VENDOR: return put_string(VENDOR, type, value, size);
@@ -437,7 +445,8 @@ static gc_error device_info(const struct camera *camera, gc_enum what, gc_enum *
     case DEVICE_USER_NAME:
     case DEVICE_SERIAL: return put_string(camera->name, type, value, size);
     case DEVICE_ACCESS_STATUS:
-        if (camera->local.open) return put_int32(STATUS_OPEN_READWRITE, type, value, size);
+        if (camera->local.open)
+            return put_int32(camera_is_dead(camera) ? STATUS_NOACCESS : STATUS_OPEN_READWRITE, type, value, size);
         return put_int32(feed_exists(camera->path) ? STATUS_READWRITE : STATUS_NOACCESS, type, value, size);
     case DEVICE_VERSION: return put_string(VERSION, type, value, size);
     case DEVICE_TICK_FREQUENCY: return put_uint64(1000000000u, type, value, size);
@@ -447,7 +456,7 @@ static gc_error device_info(const struct camera *camera, gc_enum what, gc_enum *
 
 ENTRY IFGetDeviceInfo(gc_handle handle, const char *id, gc_enum what, gc_enum *type, void *value, size_t *size) {
     LOCK_INTERFACE(handle);
-    const struct camera *camera = find_camera(id);
+    struct camera *camera = find_camera(id);
     if (camera == NULL) return unlock(fail(GC_INVALID_ID, "no device %s", id == NULL ? "(none)" : id));
     return unlock(device_info(camera, what, type, value, size));
 }

@@ -4,6 +4,7 @@
  *     camera.c     the remote device (registers) and the thread that exposes frames
  *     stream.c     buffers, their pools, and the new-buffer event
  *     feed.c       the mapped file from which frames come
+ *     faults.c     what goes wrong on demand
  *     info.c       handing out values, strings and errors the way GenTL wants them
  *     stubs.c      the rest of GenTL 1.6, answered with "not implemented"
  *
@@ -15,6 +16,7 @@
 #define INSPECTD_SIM_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 
 #include "gentl.h"
@@ -29,6 +31,20 @@
 #define PATH_SIZE 4096
 
 struct feed_header;
+
+/* What goes wrong, and an account of all frames; a part of the mapped feed. Set and read from any process. */
+struct faults {
+    _Atomic uint32_t incomplete, dropped, late, duplicate; /* so many of the next frames */
+    _Atomic uint32_t late_ms;
+    _Atomic uint32_t stalled, lost, silent, refused, absent, hanging; /* for as long as they are not 0 */
+    _Atomic uint32_t padding; /* bytes at the end of each line, from the next opening on */
+    _Atomic uint32_t format;  /* the code that frames claim to have, if not 0 */
+    uint32_t reserved[3];
+    _Atomic uint64_t reboot_until_ns; /* unplugged until then, by CLOCK_MONOTONIC */
+    uint8_t to_line[56];
+    /* Since the feed was made: exposed = delivered + without_buffer + dropped_frames; the incomplete are delivered. */
+    _Atomic uint64_t exposed, delivered, without_buffer, dropped_frames, incomplete_frames;
+};
 
 /* A mapped feed file. `header` is NULL while nothing is mapped. */
 struct feed {
@@ -117,9 +133,11 @@ struct camera {
     struct stream stream;
     struct feed feed;
     struct registers registers;
+    bool dead; /* the link was gone since it was opened */
     bool acquiring; /* between AcquisitionStart and AcquisitionStop */
     uint64_t triggers; /* executed and not yet exposed */
     uint64_t next_frame_id;
+    uint32_t padding; /* bytes at the end of each line */
 };
 
 /* info.c: results. `fail` keeps the text for GCGetLastError of the calling thread. */
@@ -137,10 +155,19 @@ gc_error unknown_command(const char *function, gc_enum what);
 /* feed.c */
 gc_error feed_open(struct feed *feed, const char *path);
 void feed_close(struct feed *feed);
-bool feed_exists(const char *path);
+bool feed_exists(const char *path); /* and is plugged in */
 bool feed_front(const struct feed *feed, struct part *part);
 void feed_pop(struct feed *feed);
 size_t feed_frame_size(const struct feed *feed);
+struct faults *feed_faults(const struct feed *feed);
+
+/* faults.c */
+bool fault_takes_one(_Atomic uint32_t *left);
+bool faults_unplugged(const struct faults *faults);
+bool camera_is_dead(struct camera *camera);
+bool camera_is_still(struct camera *camera);
+void camera_may_hang(const struct camera *camera);
+gc_error camera_link(struct camera *camera);
 
 /* camera.c */
 extern const char device_xml[], device_xml_end[];

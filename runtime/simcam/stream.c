@@ -8,6 +8,7 @@
 #include "sim.h"
 
 #define NS_PER_MS 1000000u
+#define FAULT_POLL_NS (5 * NS_PER_MS)
 
 struct buffer *queue_take(struct queue *queue) {
     struct buffer *buffer = queue->head;
@@ -217,6 +218,8 @@ ENTRY DSStopAcquisition(gc_handle handle, gc_enum flags) {
     LOCK_STREAM(camera, handle);
     if (camera->stream.state != ACQ_RUNNING)
         return unlock(camera, fail(GC_RESOURCE_IN_USE, "camera %s is not acquiring", camera->name));
+    if (flags != STOP_KILL && camera_is_dead(camera))
+        return unlock(camera, fail(GC_IO, "camera %s cannot be told to stop: its link is gone", camera->name));
     stop_acquisition(camera);
     return unlock(camera, GC_OK);
 }
@@ -256,12 +259,15 @@ static gc_error image_info(const struct camera *camera, const struct buffer *buf
     case BUFFER_HEIGHT:
     case BUFFER_DELIVERED_HEIGHT: return put_size(registers->height, type, value, size);
     case BUFFER_XOFFSET:
-    case BUFFER_YOFFSET:
-    case BUFFER_XPADDING:
+    case BUFFER_YOFFSET: return put_size(0, type, value, size);
+    case BUFFER_XPADDING: return put_size(camera->padding, type, value, size);
     case BUFFER_YPADDING:
     case BUFFER_IMAGE_OFFSET: return put_size(0, type, value, size);
     case BUFFER_PAYLOAD_TYPE: return put_size(PAYLOAD_IMAGE, type, value, size);
-    case BUFFER_PIXEL_FORMAT: return put_uint64(registers->pixel_format, type, value, size);
+    case BUFFER_PIXEL_FORMAT: {
+        const uint32_t claimed = atomic_load(&feed_faults(&camera->feed)->format);
+        return put_uint64(claimed != 0 ? claimed : registers->pixel_format, type, value, size);
+    }
     case BUFFER_PIXEL_FORMAT_SPACE: return put_uint64(FORMAT_SPACE_PFNC32, type, value, size);
     case BUFFER_ENDIANNESS: return put_int32(ENDIAN_LITTLE, type, value, size);
     default: return unknown_command("DSGetBufferInfo", what);
@@ -325,14 +331,23 @@ ENTRY EventGetData(gc_handle event, void *data, size_t *size, uint64_t timeout_m
     if (data == NULL || size == NULL) return fail(GC_INVALID_PARAMETER, "EventGetData: no place for the event");
     if (*size < sizeof(struct new_buffer))
         return fail(GC_BUFFER_TOO_SMALL, "EventGetData: a new-buffer event has %zu bytes", sizeof(struct new_buffer));
+    struct camera *may_hang = camera_of_stream(event);
+    if (may_hang != NULL && may_hang->stream.port.open) camera_may_hang(may_hang);
     LOCK_EVENT(camera, event);
     struct stream *stream = &camera->stream;
     const uint64_t now = monotonic_ns();
     /* Later than the clock can ever be is as good as never. */
     const uint64_t deadline_ns = timeout_ms < (INT64_MAX - now) / NS_PER_MS ? now + timeout_ms * NS_PER_MS : INT64_MAX;
-    int waited = 0;
-    while (stream->event_registered && !stream->event_killed && stream->output.length == 0 && waited != ETIMEDOUT)
-        waited = wait_until(&camera->ready, &camera->lock, deadline_ns);
+    /* Faults come from other processes, which wake nobody. */
+    uint64_t until_ns = now;
+    while (stream->event_registered && !stream->event_killed && stream->output.length == 0 && !camera_is_dead(camera) &&
+           until_ns < deadline_ns) {
+        until_ns = monotonic_ns() + FAULT_POLL_NS;
+        if (until_ns > deadline_ns) until_ns = deadline_ns;
+        if (wait_until(&camera->ready, &camera->lock, until_ns) != ETIMEDOUT) until_ns = now;
+    }
+    if (stream->event_registered && camera_is_dead(camera))
+        return unlock(camera, fail(GC_IO, "no buffer from camera %s: its link is gone", camera->name));
     if (!stream->event_registered) return unlock(camera, fail(GC_ABORT, "the event was unregistered"));
     if (stream->event_killed) {
         stream->event_killed = false;

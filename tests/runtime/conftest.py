@@ -25,6 +25,9 @@ from inspectd.bundle import (
     write_bundle,
 )
 from inspectd.preprocess import Preprocess
+from inspectd.runtime.simcam import FEED_VARIABLE
+
+from .camera_site import Site
 
 SIZE = 32
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
@@ -130,6 +133,18 @@ def write_config(tmp_path: Path, bundle_path: Path):
         return path
 
     return write
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A place for a simulated camera."""
+    monkeypatch.setenv(FEED_VARIABLE, str(tmp_path / "line.feed"))
+    site = Site(tmp_path / "line.feed")
+    yield site
+    for grabber in site.grabbers:
+        grabber.close()
+    if site.feed is not None:
+        site.feed.close()
 
 
 def inspectd(*arguments: object, **options) -> subprocess.Popen[str]:

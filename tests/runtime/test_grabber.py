@@ -9,88 +9,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from inspectd.config import GenicamCamera
 from inspectd.errors import CameraAway, CameraError, CameraLost, FrameTimeout
-from inspectd.frame import CameraState, Frame
-from inspectd.runtime.simcam import FEED_VARIABLE
-from inspectd.runtime.simcam.feed import FrameFeed
+from inspectd.frame import CameraState
+from inspectd.runtime.simcam.faults import Faults
 from inspectd.runtime.sources import grabber as module
-from inspectd.runtime.sources.damaged import DamagedFrame
-from inspectd.runtime.sources.grabber import Grabber
 
-WIDTH, HEIGHT = 37, 23
-WAIT_S = 20.0
-
-
-def picture(number: int) -> np.ndarray:
-    return np.random.default_rng(number).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
-
-
-class Site:
-    """A feed, and the cameras that are made for it."""
-
-    def __init__(self, feed: Path) -> None:
-        self.path = feed
-        self.feed: FrameFeed | None = None
-        self.grabbers: list[Grabber] = []
-        self.put = 0
-
-    def plug_in(self, slots: int = 64) -> None:
-        self.feed = FrameFeed(self.path, WIDTH, HEIGHT, slots=slots)
-
-    def pass_parts(self, count: int) -> None:
-        for _ in range(count):
-            assert self.feed.put(picture(self.put), 5.0)
-            self.put += 1
-
-    def camera(self, *, features=None, **settings) -> Grabber:
-        rate = {} if "trigger" in settings else {"AcquisitionFrameRate": 200.0}
-        camera = GenicamCamera(source="genicam", producer="simulator", features=features or rate, **settings)
-        self.grabbers.append(Grabber("cam1", camera))
-        return self.grabbers[-1]
-
-    def streaming(self, **settings) -> Grabber:
-        grabber = self.camera(**settings)
-        grabber.open()
-        grabber.start()
-        return grabber
-
-
-@pytest.fixture
-def site(tmp_path, monkeypatch):
-    monkeypatch.setenv(FEED_VARIABLE, str(tmp_path / "line.feed"))
-    site = Site(tmp_path / "line.feed")
-    yield site
-    for grabber in site.grabbers:
-        grabber.close()
-    if site.feed is not None:
-        site.feed.close()
-
-
-def frames(grabber: Grabber, count: int) -> list[Frame]:
-    got, until = [], time.monotonic() + WAIT_S
-    while len(got) < count:
-        assert time.monotonic() < until, f"{len(got)} of {count} frames; {grabber.status}"
-        try:
-            got.append(grabber.read(0.1))
-        except FrameTimeout:
-            continue
-    return got
-
-
-def until(condition: Callable[[], bool], grabber: Grabber) -> None:
-    """Read on, without a frame, until something is so."""
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline, grabber.status
-        with pytest.raises(FrameTimeout):
-            grabber.read(0.05)
+from .camera_site import answers, frames, picture, until
 
 
 def is_running(number: int) -> bool:
@@ -232,22 +161,6 @@ def test_each_software_trigger_comes_back_with_its_number(site):
     assert grabber.status.state is CameraState.STREAMING
 
 
-def answers(grabber: Grabber, count: int) -> list[tuple[int, str]]:
-    """What became of triggers: number, and why there is no picture."""
-    got, deadline = [], time.monotonic() + WAIT_S
-    while len(got) < count:
-        assert time.monotonic() < deadline, grabber.status
-        try:
-            frame, why = grabber.read(0.1), ""
-        except FrameTimeout:
-            continue
-        except DamagedFrame as error:
-            frame, why = error.frame, str(error)
-        got.append((frame.trigger_id, why))
-        del frame
-    return got
-
-
 def test_every_trigger_has_an_answer_whatever_becomes_of_the_camera(site):
     site.plug_in()
     grabber = site.streaming(trigger="Software", trigger_timeout_ms=700)
@@ -283,7 +196,9 @@ def test_a_triggered_part_that_finds_no_place_is_told(site):
     assert grabber.status.overruns == 2
 
 
-def test_a_line_that_is_killed_takes_its_camera_along(site):
+@pytest.mark.parametrize("hanging", [False, True])
+def test_a_line_that_is_killed_takes_its_camera_along(site, hanging):
+    """Even while the producer hangs and holds the interpreter: no thread of it could notice."""
     site.plug_in()
     program = """
 import sys, time
@@ -297,6 +212,10 @@ time.sleep(60)
 """
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as line:
         number = int(line.stdout.readline())
+        if hanging:
+            with Faults(site.path) as faults:
+                faults.hang()
+            time.sleep(0.3)
         assert is_running(number)
         line.kill()
     deadline = time.monotonic() + 5
@@ -304,6 +223,8 @@ time.sleep(60)
         assert time.monotonic() < deadline
         time.sleep(0.02)
     # The camera is free again.
+    with Faults(site.path) as faults:
+        faults.clear()
     assert site.streaming().status.state is CameraState.STREAMING
 
 

@@ -13,7 +13,7 @@ from inspectd.errors import InspectdError
 
 from .measure import Report, machine, machine_text
 
-BENCHMARKS = ("render", "line", "training", "dst", "engines", "painter", "camera")
+BENCHMARKS = ("render", "line", "training", "dst", "engines", "painter", "camera", "faults")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,6 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
         "engines": _engines,
         "painter": _painter,
         "camera": _camera,
+        "faults": _faults,
     }
     # Asked before anything is measured: the benchmarks are a load themselves.
     found: dict[str, Any] = {"machine": machine()}
@@ -68,6 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     line.add_argument("--bundle", type=Path, metavar="PATH", help="judge by this one instead of the one shipped")
     line.add_argument("--threads", type=int, default=0, metavar="N", help="of an engine; 0 takes all cores (0)")
     line.add_argument("--frames", type=_count, default=60, metavar="N", help="frames of a round, also of camera (60)")
+    faults = parser.add_argument_group("faults")
+    faults.add_argument("--minutes", type=float, default=10.0, metavar="M", help="how long things go wrong (10)")
+    faults.add_argument("--seed", type=int, default=0, metavar="N", help="of what goes wrong when (0)")
     training = parser.add_argument_group("training")
     training.add_argument("--backbone", choices=("resnet50", "resnet34", "resnet18", "slim"), default="slim")
     training.add_argument("--precision", choices=("auto", "32-true", "bf16-mixed"), default="auto")
@@ -167,6 +171,12 @@ def _camera(options: argparse.Namespace) -> Report:
     from .camera import run
 
     return run(rounds=options.repeats, frames=options.frames)
+
+
+def _faults(options: argparse.Namespace) -> Report:
+    from .faults import run
+
+    return run(minutes=options.minutes, seed=options.seed)
 
 
 if __name__ == "__main__":

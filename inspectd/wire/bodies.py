@@ -174,7 +174,7 @@ class CameraBody(_Model):
     unusable: int = Field(ge=0)
     """Frames that came and are no pictures: incomplete, of another format."""
     missed: int = Field(ge=0)
-    """Frames that never came, by gaps in the camera's numbers."""
+    """Frames that never came, by gaps in the camera's numbers, or were not fetched when it was lost."""
     overruns: int = Field(ge=0)
     """Frames that came while all places were taken, and were let go."""
     late: int = Field(ge=0)

@@ -181,6 +181,15 @@ class GenicamSource:
         """What was opened, for people: model, and serial number or id."""
         return self._device
 
+    @property
+    def unread(self) -> int:
+        """Frames that the producer holds ready and that nobody has fetched; 0 where it does not say."""
+        if self._acquirer is None:
+            return 0
+        asked = load_api().asked
+        streams: list[Foreign] = asked(lambda: list(self._acquirer.data_streams), [])
+        return asked(lambda: sum(int(stream.num_awaiting_delivery) for stream in streams), 0)
+
     def trigger(self) -> None:
         """Send it a software trigger.
 

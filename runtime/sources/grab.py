@@ -83,7 +83,9 @@ class _Grab:
             self._source.open()
             self._run()
         except CameraError as error:
-            self._link.tell(Kind.LOST, reason=str(error), away=isinstance(error, CameraAway))
+            # What is left in the buffers of a camera that is gone is not inspected: it may be from long ago.
+            unread = self._source.unread
+            self._link.tell(Kind.LOST, reason=str(error), away=isinstance(error, CameraAway), unread=unread)
         finally:
             self._source.close()
 

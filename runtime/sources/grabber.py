@@ -240,7 +240,9 @@ class Grabber:
             case Kind.UNUSABLE:
                 self._arrive_unusable(packet)
             case Kind.LOST:
-                raise self._lose(packet.facts["reason"], away=packet.facts["away"])
+                facts = packet.facts
+                self._set(missed=self._status.missed + facts["unread"])
+                raise self._lose(facts["reason"], away=facts["away"])
             case _:
                 pass
 

@@ -1,13 +1,14 @@
 """A camera at whose feed everything goes wrong at random: is every frame what it should be, and accounted for?
 
-In the first part the simulated camera loses, damages, delays and repeats frames, falls silent, is unplugged, reboots and is
-held by somebody else. Every frame that it exposes has to arrive with its own pixels, or to be counted. In the second part
-its process is killed and its producer hangs too; what is in a process that is killed cannot be counted, so there it is
-recovery and pixels that count.
+In the first part the simulated camera loses, damages, delays and repeats frames, falls silent, is unplugged, reboots
+and is held by somebody else. Every frame that it exposes has to arrive with its own pixels, or to be counted. In the
+second part its process is killed and its producer hangs; what is in a process that is killed cannot be counted, so
+there it is recovery and pixels that count.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import tempfile
@@ -70,7 +71,7 @@ def run(*, minutes: float, seed: int) -> Report:
         violent.go_on_for(seconds * VIOLENT_SHARE)
         watch.drain()
         unknown = watch.faults.sent.exposed - watch.counted
-    return _report(watch, gentle, violent, counted, sent, unknown, seed)
+    return _report(watch, gentle, violent, counted=counted, sent=sent, unknown=unknown, seed=seed)
 
 
 def picture(part: int) -> NDArray[np.uint8]:
@@ -223,6 +224,8 @@ def _violent(watch: _Watch) -> dict[str, Act]:
 def _site(path: Path) -> Iterator[_Watch]:
     """A belt that never ends, and a camera on it."""
     over = threading.Event()
+    # Each fault is an alarm; here they are counted.
+    logging.getLogger("inspectd.camera").setLevel(logging.CRITICAL)
     os.environ[FEED_VARIABLE] = str(path)
     camera = GenicamCamera(
         source="genicam",
@@ -252,7 +255,9 @@ def _site(path: Path) -> Iterator[_Watch]:
             del os.environ[FEED_VARIABLE]
 
 
-def _report(watch: _Watch, gentle: _Part, violent: _Part, counted: int, sent: Sent, unknown: int, seed: int) -> Report:
+def _report(
+    watch: _Watch, gentle: _Part, violent: _Part, *, counted: int, sent: Sent, unknown: int, seed: int
+) -> Report:
     status = watch.grabber.status
     doubled = sum(count > 1 for count in watch.seen.values())
     recoveries = gentle.recoveries_s + violent.recoveries_s
@@ -261,7 +266,7 @@ def _report(watch: _Watch, gentle: _Part, violent: _Part, counted: int, sent: Se
     text = "\n".join(
         (
             table((f"faults, seed {seed}", "times"), rows),
-            f"  pictures: {watch.right} right, {watch.wrong} wrong, {doubled} parts twice; {watch.damaged} told as damaged",
+            f"  pictures: {watch.right} right, {watch.wrong} wrong, {doubled} parts twice; {watch.damaged} damaged",
             f"  first part: {sent.exposed} exposed, {counted} arrived or counted as lost",
             f"  second part: {unknown} of the frames in processes that were ended are in no account",
             f"  {status.connections} connections; from the end of a fault to the next frame: median "

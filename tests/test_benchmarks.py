@@ -208,3 +208,13 @@ def test_rounds_come_in_turns_and_a_ratio_above_the_bound_fails(monkeypatch: pyt
     for baseline, measured in (((), ()), ((1.0,), ()), ((0.0,), (1.0,))):
         with pytest.raises(ValueError, match=r"round"):
             Comparison(baseline, measured, bound=1.0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_faults_at_random_for_ten_minutes():
+    """No wrong picture, no part twice, every frame accounted for; what `python -m benchmarks faults` prints."""
+    from benchmarks import faults
+
+    report = faults.run(minutes=10, seed=0)
+    assert report.passed, report.text

@@ -7,7 +7,7 @@ Every feed file named in the environment variable `INSPECTD_SIM_FEED` (paths sep
 The camera is free-running at `AcquisitionFrameRate` (0.1 to 1000 Hz, 10 at first) or, with `TriggerMode` On, takes one
 picture for each `TriggerSoftware`. Timestamps are ns since the Unix epoch, as from a camera synchronised by PTP; frame
 ids count from 0 at each start, and a part that finds no free buffer leaves a gap. One process at a time can open a
-camera. The part's number travels as GenTL buffer information 1000 (`buffer.module.get_info_uint64(1000)`).
+camera. Faults are injected from outside (`faults.py`, docs/simulated-camera.md). The part's number travels as GenTL buffer information 1000 (`buffer.module.get_info_uint64(1000)`).
 """
 
 from __future__ import annotations

@@ -5,9 +5,10 @@
 Every feed file named in the environment variable `INSPECTD_SIM_FEED` (paths separated by `:`, or folders with
 `*.feed` files in them; at most 32) is one camera, whose serial number is the file's name without `.feed`.
 The camera is free-running at `AcquisitionFrameRate` (0.1 to 1000 Hz, 10 at first) or, with `TriggerMode` On, takes one
-picture for each `TriggerSoftware`. Timestamps are ns since the Unix epoch, as from a camera synchronised by PTP; frame
-ids count from 0 at each start, and a part that finds no free buffer leaves a gap. One process at a time can open a
-camera. Faults are injected from outside (`faults.py`, docs/simulated-camera.md). The part's number travels as GenTL buffer information 1000 (`buffer.module.get_info_uint64(1000)`).
+picture for each trigger. Timestamps are ns since the Unix epoch, as from a camera synchronised by PTP; frame ids count
+from 0 at each start, and a part that finds no free buffer leaves a gap. One process at a time can open a camera. Faults
+are injected from outside (`faults.py`; docs/simulated-camera.md). The part's number travels as GenTL buffer information
+1000 (`buffer.module.get_info_uint64(1000)`).
 """
 
 from __future__ import annotations

@@ -13,6 +13,11 @@
 #define FRAME_RATE_MIN_HZ 0.1
 #define FRAME_RATE_MAX_HZ 1000.0
 #define FRAME_RATE_DEFAULT_HZ 10.0
+#define EXPOSURE_MIN_US 10.0
+#define EXPOSURE_MAX_US 1000000.0
+#define EXPOSURE_DEFAULT_US 5000.0
+#define GAIN_MAX_DB 24.0
+#define RESET_NS (1 * (uint64_t)NS_PER_S)
 
 __asm__(".section .rodata\n"
         ".globl device_xml\n"
@@ -29,6 +34,10 @@ _Static_assert(offsetof(struct registers, width) == 0x140, "addresses in device.
 _Static_assert(offsetof(struct registers, acquisition_start) == 0x150, "addresses in device.xml");
 _Static_assert(offsetof(struct registers, frame_rate_hz) == 0x158, "addresses in device.xml");
 _Static_assert(offsetof(struct registers, trigger_mode) == 0x160, "addresses in device.xml");
+_Static_assert(offsetof(struct registers, width_max) == 0x170, "addresses in device.xml");
+_Static_assert(offsetof(struct registers, exposure_us) == 0x178, "addresses in device.xml");
+_Static_assert(offsetof(struct registers, trigger_source) == 0x188, "addresses in device.xml");
+_Static_assert(offsetof(struct registers, device_reset) == 0x1A0, "addresses in device.xml");
 
 static uint64_t now_ns(clockid_t clock) {
     struct timespec now;
@@ -45,8 +54,66 @@ int wait_until(pthread_cond_t *condition, pthread_mutex_t *lock, uint64_t deadli
     return pthread_cond_timedwait(condition, lock, &deadline);
 }
 
-static size_t payload_size(const struct camera *camera) {
-    return feed_frame_size(&camera->feed) + (size_t)camera->padding * camera->feed.height;
+enum { FORMAT_MONO8 = 1, FORMAT_MONO12P = 2, FORMAT_RGB8 = 4, FORMAT_BAYER_RG8 = 8 };
+
+static uint32_t format_bit(uint32_t format) {
+    switch (format) {
+    case PFNC_MONO8: return FORMAT_MONO8;
+    case PFNC_MONO12P: return FORMAT_MONO12P;
+    case PFNC_RGB8: return FORMAT_RGB8;
+    case PFNC_BAYER_RG8: return FORMAT_BAYER_RG8;
+    default: return 0;
+    }
+}
+
+static void load_defaults(struct camera *camera) {
+    struct registers *registers = &camera->registers;
+    registers->width = registers->width_max;
+    registers->height = registers->height_max;
+    registers->offset_x = registers->offset_y = 0;
+    registers->pixel_format = camera->feed.channels == 1 ? PFNC_MONO8 : PFNC_RGB8;
+    registers->frame_rate_hz = FRAME_RATE_DEFAULT_HZ;
+    registers->exposure_us = EXPOSURE_DEFAULT_US;
+    registers->gain_db = 0.0;
+    registers->trigger_mode = 0;
+    registers->trigger_source = SOURCE_SOFTWARE;
+    registers->trigger_divider = 1;
+    registers->payload_size = (uint32_t)picture_size(camera);
+}
+
+static void load_user_set(struct camera *camera) {
+    const struct user_set *set = feed_user_set(&camera->feed);
+    struct registers *registers = &camera->registers;
+    if (!set->saved) return;
+    registers->width = set->width;
+    registers->height = set->height;
+    registers->offset_x = set->offset_x;
+    registers->offset_y = set->offset_y;
+    registers->pixel_format = set->pixel_format;
+    registers->frame_rate_hz = set->frame_rate_hz;
+    registers->exposure_us = set->exposure_us;
+    registers->gain_db = set->gain_db;
+    registers->trigger_mode = set->trigger_mode;
+    registers->trigger_source = set->trigger_source;
+    registers->trigger_divider = set->trigger_divider;
+    registers->payload_size = (uint32_t)picture_size(camera);
+}
+
+static void save_user_set(const struct camera *camera) {
+    struct user_set *set = feed_user_set(&camera->feed);
+    const struct registers *registers = &camera->registers;
+    set->width = registers->width;
+    set->height = registers->height;
+    set->offset_x = registers->offset_x;
+    set->offset_y = registers->offset_y;
+    set->pixel_format = registers->pixel_format;
+    set->frame_rate_hz = registers->frame_rate_hz;
+    set->exposure_us = registers->exposure_us;
+    set->gain_db = registers->gain_db;
+    set->trigger_mode = registers->trigger_mode;
+    set->trigger_source = registers->trigger_source;
+    set->trigger_divider = registers->trigger_divider;
+    set->saved = 1;
 }
 
 /* Power-up state of a camera whose feed has just been mapped. */
@@ -58,15 +125,17 @@ void camera_reset(struct camera *camera) {
     snprintf(registers->version, sizeof registers->version, "%s", VERSION);
     snprintf(registers->serial, sizeof registers->serial, "%s", camera->name);
     snprintf(registers->id, sizeof registers->id, "%s", camera->id);
-    registers->width = camera->feed.width;
-    registers->height = camera->feed.height;
-    registers->pixel_format = camera->feed.channels == 1 ? PFNC_MONO8 : PFNC_RGB8;
     camera->padding = atomic_load(&feed_faults(&camera->feed)->padding);
-    registers->payload_size = (uint32_t)payload_size(camera);
-    registers->frame_rate_hz = FRAME_RATE_DEFAULT_HZ;
+    registers->width_max = camera->feed.width;
+    registers->height_max = camera->feed.height;
+    registers->formats = camera->feed.channels == 1 ? FORMAT_MONO8 | FORMAT_MONO12P : FORMAT_RGB8 | FORMAT_BAYER_RG8;
+    load_defaults(camera);
+    registers->user_set_default = feed_user_set(&camera->feed)->startup;
+    if (registers->user_set_default != 0) load_user_set(camera);
     camera->dead = false;
     camera->acquiring = false;
     camera->triggers = 0;
+    camera->pulses = 0;
     camera->next_frame_id = 0;
 }
 
@@ -80,21 +149,99 @@ gc_error camera_read(struct camera *camera, uint64_t address, void *data, size_t
     return code;
 }
 
-static gc_error write_frame_rate(struct camera *camera, double rate_hz) {
-    if (!(rate_hz >= FRAME_RATE_MIN_HZ && rate_hz <= FRAME_RATE_MAX_HZ))
-        return fail(GC_INVALID_VALUE, "a frame rate of %g Hz is not possible", rate_hz);
-    camera->registers.frame_rate_hz = rate_hz;
+static gc_error write_number(struct camera *camera, uint64_t address, double value) {
+    double *place, lowest, highest;
+    switch (address) {
+    case offsetof(struct registers, frame_rate_hz):
+        place = &camera->registers.frame_rate_hz, lowest = FRAME_RATE_MIN_HZ, highest = FRAME_RATE_MAX_HZ;
+        break;
+    case offsetof(struct registers, exposure_us):
+        place = &camera->registers.exposure_us, lowest = EXPOSURE_MIN_US, highest = EXPOSURE_MAX_US;
+        break;
+    case offsetof(struct registers, gain_db):
+        place = &camera->registers.gain_db, lowest = 0.0, highest = GAIN_MAX_DB;
+        break;
+    default: return fail(GC_INVALID_ADDRESS, "no number can be written at 0x%llx", (unsigned long long)address);
+    }
+    if (!(value >= lowest && value <= highest))
+        return fail(GC_INVALID_VALUE, "%g is not possible; expected %g to %g", value, lowest, highest);
+    *place = value;
     return GC_OK;
+}
+
+/* Size and place of the picture on the sensor, and its format: fixed while frames are taken. */
+static gc_error write_geometry(struct camera *camera, uint64_t address, uint32_t value) {
+    struct registers *registers = &camera->registers, before = *registers;
+    memcpy((char *)registers + address, &value, sizeof value);
+    /* Even places alone, so that a mosaic begins with the same colour wherever the region is. */
+    const bool fits = registers->offset_x % 2 == 0 && registers->offset_y % 2 == 0 && registers->width > 0 &&
+                      registers->height > 0 && registers->width <= registers->width_max &&
+                      registers->offset_x <= registers->width_max - registers->width &&
+                      registers->height <= registers->height_max &&
+                      registers->offset_y <= registers->height_max - registers->height;
+    const bool known = (format_bit(registers->pixel_format) & registers->formats) != 0;
+    const bool changed = memcmp(registers, &before, sizeof before) != 0;
+    if (!fits || !known || (changed && camera->acquiring)) *registers = before;
+    if (!fits)
+        return fail(GC_INVALID_VALUE, "the region does not lie within %u x %u px", before.width_max, before.height_max);
+    if (!known) return fail(GC_INVALID_VALUE, "the feed of camera %s cannot give format 0x%08x", camera->name, value);
+    if (changed && camera->acquiring) return fail(GC_ACCESS_DENIED, "camera %s is acquiring", camera->name);
+    registers->payload_size = (uint32_t)picture_size(camera);
+    return GC_OK;
+}
+
+static gc_error write_user_set(struct camera *camera, uint64_t address, uint32_t value) {
+    struct registers *registers = &camera->registers;
+    switch (address) {
+    case offsetof(struct registers, user_set_selector):
+        if (value > 1) return fail(GC_INVALID_VALUE, "there is no user set %u", value);
+        registers->user_set_selector = value;
+        return GC_OK;
+    case offsetof(struct registers, user_set_default):
+        if (value > 1) return fail(GC_INVALID_VALUE, "there is no user set %u", value);
+        registers->user_set_default = feed_user_set(&camera->feed)->startup = value;
+        return GC_OK;
+    case offsetof(struct registers, user_set_load):
+        if (camera->acquiring) return fail(GC_ACCESS_DENIED, "camera %s is acquiring", camera->name);
+        load_defaults(camera);
+        if (registers->user_set_selector != 0) load_user_set(camera);
+        return GC_OK;
+    default: /* save */
+        if (registers->user_set_selector == 0) return fail(GC_ACCESS_DENIED, "the default set cannot be changed");
+        save_user_set(camera);
+        return GC_OK;
+    }
 }
 
 static gc_error write_word(struct camera *camera, uint64_t address, uint32_t value) {
     switch (address) {
-    case offsetof(struct registers, pixel_format):
-        if (value != camera->registers.pixel_format)
-            return fail(GC_INVALID_VALUE, "the feed of camera %s has another pixel format", camera->name);
+    case offsetof(struct registers, width):
+    case offsetof(struct registers, height):
+    case offsetof(struct registers, offset_x):
+    case offsetof(struct registers, offset_y):
+    case offsetof(struct registers, pixel_format): return write_geometry(camera, address, value);
+    case offsetof(struct registers, user_set_selector):
+    case offsetof(struct registers, user_set_load):
+    case offsetof(struct registers, user_set_save):
+    case offsetof(struct registers, user_set_default): return write_user_set(camera, address, value);
+    case offsetof(struct registers, trigger_source):
+        if (value > SOURCE_LINE1) return fail(GC_INVALID_VALUE, "there is no trigger source %u", value);
+        camera->registers.trigger_source = value;
+        camera->triggers = 0;
+        return GC_OK;
+    case offsetof(struct registers, trigger_divider):
+        if (value == 0) return fail(GC_INVALID_VALUE, "a trigger divider is at least 1");
+        camera->registers.trigger_divider = value;
+        camera->pulses = 0;
+        return GC_OK;
+    case offsetof(struct registers, device_reset):
+        atomic_store(&feed_faults(&camera->feed)->reboot_until_ns, monotonic_ns() + RESET_NS);
         return GC_OK;
     case offsetof(struct registers, acquisition_start):
         camera->acquiring = true;
+        /* As real cameras do: pulses that came while nothing was acquired are not kept. */
+        atomic_store(&feed_faults(&camera->feed)->line1, 0);
+        camera->pulses = 0;
         return GC_OK;
     case offsetof(struct registers, acquisition_stop):
         camera->acquiring = false;
@@ -107,7 +254,9 @@ static gc_error write_word(struct camera *camera, uint64_t address, uint32_t val
         return GC_OK;
     case offsetof(struct registers, trigger_software):
         /* As real cameras do: a trigger that comes while nothing is acquired is not kept. */
-        if (camera->acquiring && camera->registers.trigger_mode) camera->triggers++;
+        if (camera->acquiring && camera->registers.trigger_mode &&
+            camera->registers.trigger_source == SOURCE_SOFTWARE)
+            camera->triggers++;
         return GC_OK;
     default:
         return fail(GC_INVALID_ADDRESS, "nothing can be written at 0x%llx", (unsigned long long)address);
@@ -115,14 +264,14 @@ static gc_error write_word(struct camera *camera, uint64_t address, uint32_t val
 }
 
 gc_error camera_write(struct camera *camera, uint64_t address, const void *data, size_t size) {
-    double rate_hz;
+    double number;
     uint32_t word;
     pthread_mutex_lock(&camera->lock);
     gc_error code = camera_link(camera);
     if (code != GC_OK) {
-    } else if (address == offsetof(struct registers, frame_rate_hz) && size == sizeof rate_hz) {
-        memcpy(&rate_hz, data, sizeof rate_hz);
-        code = write_frame_rate(camera, rate_hz);
+    } else if (size == sizeof number) {
+        memcpy(&number, data, sizeof number);
+        code = write_number(camera, address, number);
     } else if (size == sizeof word) {
         memcpy(&word, data, sizeof word);
         code = write_word(camera, address, word);
@@ -134,25 +283,11 @@ gc_error camera_write(struct camera *camera, uint64_t address, const void *data,
     return code;
 }
 
-/* Copies a part into a buffer, a line at a time where lines are padded. */
-static void fill(const struct camera *camera, struct buffer *buffer, const uint8_t *pixels) {
-    const size_t line = (size_t)camera->feed.width * camera->feed.channels, stride = line + camera->padding;
-    const size_t whole = payload_size(camera);
-    buffer->filled = whole < buffer->size ? whole : buffer->size;
-    if (camera->padding == 0) {
-        memcpy(buffer->base, pixels, buffer->filled);
-        return;
-    }
-    memset(buffer->base, 0xA5, buffer->filled);
-    for (size_t row = 0; row < camera->feed.height && row * stride + line <= buffer->filled; row++)
-        memcpy(buffer->base + row * stride, pixels + row * line, line);
-}
-
 static void deliver(struct camera *camera, struct buffer *buffer, const struct part *part, uint64_t frame_id,
                     uint64_t timestamp_ns) {
     struct faults *faults = feed_faults(&camera->feed);
-    fill(camera, buffer, part->pixels);
-    buffer->incomplete = buffer->filled < payload_size(camera);
+    buffer->filled = picture_write(camera, part->pixels, buffer->base, buffer->size);
+    buffer->incomplete = buffer->filled == 0;
     if (fault_takes_one(&faults->incomplete)) {
         buffer->filled /= 2;
         buffer->incomplete = true;
@@ -198,6 +333,14 @@ static void expose(struct camera *camera, const struct part *part) {
     feed_pop(&camera->feed);
 }
 
+/* Every so many pulses of the line are a trigger; those that come while the camera is away are nobody's. */
+static void take_pulses(struct camera *camera) {
+    if (camera_is_dead(camera)) return;
+    camera->pulses += atomic_exchange(&feed_faults(&camera->feed)->line1, 0);
+    camera->triggers += camera->pulses / camera->registers.trigger_divider;
+    camera->pulses %= camera->registers.trigger_divider;
+}
+
 /* The exposing thread, from DSStartAcquisition to DSStopAcquisition. Free-running frames keep their raster, except
  * after an empty belt or a long delay: then the next frame is a whole period after the late one, never a burst. */
 void *camera_expose(void *argument) {
@@ -209,6 +352,13 @@ void *camera_expose(void *argument) {
     pthread_mutex_lock(&camera->lock);
     while (camera->stream.state == ACQ_RUNNING) {
         const bool triggered = camera->registers.trigger_mode;
+        const bool by_line = triggered && camera->registers.trigger_source == SOURCE_LINE1;
+        if (by_line && camera->acquiring) take_pulses(camera);
+        if (by_line && camera->acquiring && camera->triggers == 0) {
+            belt_was_empty = true;
+            wait_until(&camera->work, &camera->lock, monotonic_ns() + BELT_POLL_NS);
+            continue;
+        }
         if (!camera->acquiring || camera->stream.remaining == 0 || (triggered && camera->triggers == 0)) {
             belt_was_empty = true;
             pthread_cond_wait(&camera->work, &camera->lock);

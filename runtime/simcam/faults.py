@@ -18,7 +18,7 @@ __all__ = ["SENT", "Faults", "Sent"]
 _AT = 256  # struct faults in the feed, see sim.h
 _FIELDS = (
     "incomplete", "dropped", "late", "duplicate", "late_ms",
-    "stalled", "lost", "silent", "refused", "absent", "hanging", "padding", "format",
+    "stalled", "lost", "silent", "refused", "absent", "hanging", "padding", "format", "line1",
 )  # fmt: skip
 _WORD = struct.Struct("<I")
 _MOMENT = struct.Struct("<Q")
@@ -134,6 +134,11 @@ class Faults:
         """The camera is gone for so long, and comes back as it was switched on."""
         _MOMENT.pack_into(self._memory, _REBOOT_AT, self._clock() + duration_ms * 1_000_000)
 
+    def pulse(self, count: int = 1) -> None:
+        """Pulses on the camera's input Line1; what came while it does not acquire is not kept. No fault."""
+        (waiting,) = _WORD.unpack_from(self._memory, self._place("line1"))
+        self._set("line1", waiting + count)
+
     def clear(self) -> None:
         """No fault any more; a connection that was lost stays lost."""
         for name in _FIELDS:
@@ -146,7 +151,7 @@ class Faults:
         words = {name: _WORD.unpack_from(self._memory, self._place(name))[0] for name in _FIELDS}
         (until_ns,) = _MOMENT.unpack_from(self._memory, _REBOOT_AT)
         words["rebooting_ms"] = max(0, until_ns - self._clock()) // 1_000_000
-        return {name: value for name, value in words.items() if value and name != "late_ms"}
+        return {name: value for name, value in words.items() if value and name not in {"late_ms", "line1"}}
 
     @property
     def sent(self) -> Sent:

@@ -31,6 +31,8 @@ struct feed_header {
     _Atomic uint64_t consumed; /* 128 */
     uint8_t to_line_4[120];
     struct faults faults; /* 256 */
+    uint8_t to_user_set[8];
+    struct user_set user_set; /* 432 */
 };
 
 _Static_assert(offsetof(struct feed_header, written) == 64, "layout of the feed");
@@ -38,6 +40,7 @@ _Static_assert(offsetof(struct feed_header, consumed) == 128, "layout of the fee
 _Static_assert(offsetof(struct feed_header, faults) == 256, "layout of the feed");
 _Static_assert(offsetof(struct faults, reboot_until_ns) == 64, "layout of the feed");
 _Static_assert(offsetof(struct faults, exposed) == 128, "layout of the feed");
+_Static_assert(offsetof(struct feed_header, user_set) == 432, "layout of the feed");
 _Static_assert(sizeof(struct feed_header) <= FIRST_SLOT, "layout of the feed");
 
 /* Python has no memory barriers of its own: the writer stores and loads its counters through these two. */
@@ -54,6 +57,10 @@ uint64_t inspectd_feed_load(const _Atomic uint64_t *counter) {
 
 struct faults *feed_faults(const struct feed *feed) {
     return &feed->header->faults;
+}
+
+struct user_set *feed_user_set(const struct feed *feed) {
+    return &feed->header->user_set;
 }
 
 size_t feed_frame_size(const struct feed *feed) {

@@ -3,6 +3,7 @@
  *     producer.c   library, system, interface, device: what exists and who has it open
  *     camera.c     the remote device (registers) and the thread that exposes frames
  *     stream.c     buffers, their pools, and the new-buffer event
+ *     picture.c    from the pixels of a part to those of a frame
  *     feed.c       the mapped file from which frames come
  *     faults.c     what goes wrong on demand
  *     info.c       handing out values, strings and errors the way GenTL wants them
@@ -39,7 +40,8 @@ struct faults {
     _Atomic uint32_t stalled, lost, silent, refused, absent, hanging; /* for as long as they are not 0 */
     _Atomic uint32_t padding; /* bytes at the end of each line, from the next opening on */
     _Atomic uint32_t format;  /* the code that frames claim to have, if not 0 */
-    uint32_t reserved[3];
+    _Atomic uint32_t line1;   /* pulses on the camera's input that it has not seen yet */
+    uint32_t reserved[2];
     _Atomic uint64_t reboot_until_ns; /* unplugged until then, by CLOCK_MONOTONIC */
     uint8_t to_line[56];
     /* Since the feed was made: exposed = delivered + without_buffer + dropped_frames; the incomplete are delivered. */
@@ -87,6 +89,29 @@ struct registers {
     double frame_rate_hz; /* 0x158 */
     uint32_t trigger_mode; /* 0x160 */
     uint32_t trigger_software;
+    uint32_t offset_x; /* 0x168 */
+    uint32_t offset_y;
+    uint32_t width_max; /* 0x170 */
+    uint32_t height_max;
+    double exposure_us; /* 0x178 */
+    double gain_db;     /* 0x180 */
+    uint32_t trigger_source; /* 0x188 */
+    uint32_t trigger_divider;
+    uint32_t user_set_selector; /* 0x190 */
+    uint32_t user_set_load;
+    uint32_t user_set_save;
+    uint32_t user_set_default;
+    uint32_t device_reset; /* 0x1A0 */
+    uint32_t formats;      /* bits: 1 Mono8, 2 Mono12p, 4 RGB8, 8 BayerRG8 */
+};
+
+enum { SOURCE_SOFTWARE, SOURCE_LINE1 };
+
+/* What a camera keeps while it is switched off; a part of the mapped feed. */
+struct user_set {
+    uint32_t saved, startup; /* startup: the set that is loaded at power-up, 0 for none */
+    uint32_t width, height, offset_x, offset_y, pixel_format, trigger_mode, trigger_source, trigger_divider;
+    double frame_rate_hz, exposure_us, gain_db;
 };
 
 /* Where a buffer is: with the consumer, waiting to be filled, or waiting to be fetched. */
@@ -136,6 +161,7 @@ struct camera {
     bool dead; /* the link was gone since it was opened */
     bool acquiring; /* between AcquisitionStart and AcquisitionStop */
     uint64_t triggers; /* executed and not yet exposed */
+    uint32_t pulses;   /* of Line1 towards the next trigger */
     uint64_t next_frame_id;
     uint32_t padding; /* bytes at the end of each line */
 };
@@ -160,6 +186,7 @@ bool feed_front(const struct feed *feed, struct part *part);
 void feed_pop(struct feed *feed);
 size_t feed_frame_size(const struct feed *feed);
 struct faults *feed_faults(const struct feed *feed);
+struct user_set *feed_user_set(const struct feed *feed);
 
 /* faults.c */
 bool fault_takes_one(_Atomic uint32_t *left);
@@ -168,6 +195,10 @@ bool camera_is_dead(struct camera *camera);
 bool camera_is_still(struct camera *camera);
 void camera_may_hang(const struct camera *camera);
 gc_error camera_link(struct camera *camera);
+
+/* picture.c */
+size_t picture_size(const struct camera *camera);
+size_t picture_write(const struct camera *camera, const uint8_t *pixels, uint8_t *target, size_t room);
 
 /* camera.c */
 extern const char device_xml[], device_xml_end[];

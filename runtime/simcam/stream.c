@@ -258,8 +258,8 @@ static gc_error image_info(const struct camera *camera, const struct buffer *buf
     case BUFFER_WIDTH: return put_size(registers->width, type, value, size);
     case BUFFER_HEIGHT:
     case BUFFER_DELIVERED_HEIGHT: return put_size(registers->height, type, value, size);
-    case BUFFER_XOFFSET:
-    case BUFFER_YOFFSET: return put_size(0, type, value, size);
+    case BUFFER_XOFFSET: return put_size(registers->offset_x, type, value, size);
+    case BUFFER_YOFFSET: return put_size(registers->offset_y, type, value, size);
     case BUFFER_XPADDING: return put_size(camera->padding, type, value, size);
     case BUFFER_YPADDING:
     case BUFFER_IMAGE_OFFSET: return put_size(0, type, value, size);

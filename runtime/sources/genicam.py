@@ -259,6 +259,8 @@ class GenicamSource:
         except (api.invalid, TypeError, AttributeError) as error:
             raise CameraError(f"{where}: {value!r} does not fit; expected {_expected(node)}") from error
         except api.access as error:
+            if hasattr(node, "symbolics") and value not in node.symbolics:
+                raise CameraError(f"{where}: {value!r} is not there; expected {_expected(node)}") from error
             raise CameraError(f"{where} cannot be written now; another feature may lock it ({error})") from error
         same = math.isclose(got, float(value), rel_tol=_ROUNDING) if isinstance(got, float) else got == value
         if not same:

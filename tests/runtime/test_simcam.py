@@ -317,7 +317,7 @@ camera.destroy()
         "too_slow": "OutOfRangeException",
         "rate": None,
         "kept": 12.5,
-        "width": "AccessException",
+        "width": "OutOfRangeException",
         "other_format": "AccessException",
         "own_format": None,
         "mode": "InvalidArgumentException",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import multiprocessing
@@ -621,3 +622,70 @@ FrameFeed(Path({str(tmp_path / "a.feed")!r}), {WIDTH}, {HEIGHT})
         )
     assert done.returncode == 1
     assert "another process feeds this camera already" in done.stderr
+
+
+GENTL_1_5 = [
+    "GCGetInfo",
+    "GCGetLastError",
+    "GCInitLib",
+    "GCCloseLib",
+    "GCReadPort",
+    "GCWritePort",
+    "GCGetPortURL",
+    "GCGetPortInfo",
+    "GCGetNumPortURLs",
+    "GCGetPortURLInfo",
+    "GCReadPortStacked",
+    "GCWritePortStacked",
+    "GCRegisterEvent",
+    "GCUnregisterEvent",
+    "EventGetData",
+    "EventGetDataInfo",
+    "EventGetInfo",
+    "EventFlush",
+    "EventKill",
+    "TLOpen",
+    "TLClose",
+    "TLGetInfo",
+    "TLGetNumInterfaces",
+    "TLGetInterfaceID",
+    "TLGetInterfaceInfo",
+    "TLOpenInterface",
+    "TLUpdateInterfaceList",
+    "IFClose",
+    "IFGetInfo",
+    "IFGetNumDevices",
+    "IFGetDeviceID",
+    "IFUpdateDeviceList",
+    "IFGetDeviceInfo",
+    "IFOpenDevice",
+    "IFGetParentTL",
+    "DevGetPort",
+    "DevGetNumDataStreams",
+    "DevGetDataStreamID",
+    "DevOpenDataStream",
+    "DevGetInfo",
+    "DevClose",
+    "DevGetParentIF",
+    "DSAnnounceBuffer",
+    "DSAllocAndAnnounceBuffer",
+    "DSFlushQueue",
+    "DSStartAcquisition",
+    "DSStopAcquisition",
+    "DSGetInfo",
+    "DSGetBufferID",
+    "DSClose",
+    "DSRevokeBuffer",
+    "DSQueueBuffer",
+    "DSGetBufferInfo",
+    "DSGetBufferChunkData",
+    "DSGetParentDev",
+    "DSGetNumBufferParts",
+    "DSGetBufferPartInfo",
+]
+
+
+def test_every_function_that_gentl_names_is_there(producer):
+    """Consumers call what is not there without looking, and crash."""
+    library = ctypes.CDLL(producer)
+    assert [name for name in GENTL_1_5 if not hasattr(library, name)] == []

@@ -32,6 +32,7 @@ __all__ = [
     "save_user_set",
     "set_feature",
     "split_feature",
+    "write_feature",
 ]
 
 Value: TypeAlias = bool | int | float | str
@@ -239,7 +240,7 @@ def _limit(number: float | None) -> float | None:
 
 
 def set_feature(nodes: Foreign, name: str, text: str, *, camera: str) -> Change:
-    """Set a feature and read it back.
+    """Set a feature to what a text says, and read it back.
 
     Args:
         nodes: the node map of an open camera.
@@ -248,29 +249,55 @@ def set_feature(nodes: Foreign, name: str, text: str, *, camera: str) -> Change:
         camera: for messages.
 
     Raises:
+        CameraError: as `write_feature`.
+    """
+    feature = _writable(nodes, name, f"{camera}: feature {name!r}")
+    return write_feature(nodes, name, _converted(feature, text, f"{camera}: feature {name!r}"), camera=camera)
+
+
+def write_feature(nodes: Foreign, name: str, value: Value, *, camera: str) -> Change:
+    """Set a feature and read it back.
+
+    Args:
+        nodes: the node map of an open camera.
+        name: of the feature.
+        value: of a command True, which executes it.
+        camera: for messages.
+
+    Raises:
         CameraError: there is no such feature, it takes no such value or none now, or answers with another one.
     """
     where = f"{camera}: feature {name!r}"
+    feature = _writable(nodes, name, where)
+    node, api = _node(nodes, name), load_api()
+    try:
+        if feature.kind == "command":
+            if value is not True:
+                raise CameraError(f"{where} is a command: true executes it, got {value!r}")
+            node.execute()
+            return Change(name, None, None)
+        if feature.choices and value not in feature.choices:
+            raise CameraError(f"{where}: {value!r} does not fit; expected {feature.expected}")
+        node.value = value
+        new = api.asked(lambda: node.get_value(False, True), None)
+    except api.out_of_range as error:
+        raise CameraError(f"{where}: {value!r} is out of range; expected {feature.expected}") from error
+    except (api.invalid, TypeError, AttributeError) as error:
+        raise CameraError(f"{where}: {value!r} does not fit; expected {feature.expected}") from error
+    except api.access as error:
+        raise CameraError(f"{where} cannot be written now; another feature may lock it ({error})") from error
+    if new is not None and not _same(value, new):
+        raise CameraError(f"{where}: was set to {value!r}, but the camera answers {new!r}; expected {feature.expected}")
+    return Change(name, feature.value, new)
+
+
+def _writable(nodes: Foreign, name: str, where: str) -> Feature:
     feature = find_feature(nodes, name)
     if feature is None:
         raise CameraError(f"{where} {_absence(nodes, name)}")
     if not feature.writable:
         raise CameraError(f"{where} cannot be written now; another feature may lock it")
-    value = _converted(feature, text, where)
-    node, api = _node(nodes, name), load_api()
-    try:
-        if feature.kind == "command":
-            node.execute()
-            return Change(name, None, None)
-        node.value = value
-        new = api.asked(lambda: node.get_value(False, True), None)
-    except (api.out_of_range, api.invalid, TypeError) as error:
-        raise CameraError(f"{where}: {text} was refused; expected {feature.expected}") from error
-    except api.access as error:
-        raise CameraError(f"{where} cannot be written now; another feature may lock it ({error})") from error
-    if new is not None and not _same(value, new):
-        raise CameraError(f"{where}: was set to {text}, but the camera answers {new}; expected {feature.expected}")
-    return Change(name, feature.value, new)
+    return feature
 
 
 def save_user_set(

@@ -9,8 +9,6 @@ format that harvesters does not know loses the buffer, so the format is checked 
 
 from __future__ import annotations
 
-import difflib
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,12 +16,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from inspectd.config import Feature, GenicamCamera
+from inspectd.config import GenicamCamera
 from inspectd.errors import CameraAway, CameraError, CameraLost, FrameTimeout
 from inspectd.frame import Frame
 from inspectd.runtime.simcam import PART_ID_INFO
 
 from .damaged import DamagedFrame, stand_in
+from .features import write_feature
 from .pixel_formats import PIXEL_FORMATS, PixelFormat, Place, to_pixels
 from .producers import Device, Foreign, Producer, load_api, producer_file, sigint_kept, tolerated
 
@@ -97,14 +96,16 @@ class GenicamSource:
             refused = []
             for feature, value in self._camera.features.items():
                 try:
-                    self._set(nodes, feature, value)
+                    write_feature(nodes, feature, value, camera=self._who)
                 except CameraError as error:  # noqa: PERF203 - all of them are told at once
                     refused.append(str(error))
             if refused:
+                # A camera that is being unplugged refuses as well; that is no fault of the configuration.
+                nodes.Width.get_value(False, True)
                 raise CameraError("\n".join(refused))
             # Last, for a user set that is loaded by a feature replaces them.
             for feature, value in self._camera.trigger_features.items():
-                self._set(nodes, feature, value)
+                write_feature(nodes, feature, value, camera=self._who)
             self._format = self._agree_on_format(nodes)
             self._acquirer.num_buffers = max(self._acquirer.min_num_buffers, _BUFFERS)
 
@@ -236,36 +237,6 @@ class GenicamSource:
             )
         raise CameraAway(f"{self._who}: not found; {producer.path} finds: {found}")
 
-    def _set(self, nodes: Foreign, feature: str, value: Feature) -> None:
-        api = load_api()
-        where = f"{self._who}: feature {feature!r}"
-        if not nodes.has_node(feature):
-            known = [name for name in dir(nodes) if name[0].isupper()]
-            near = difflib.get_close_matches(feature, known, n=1)
-            raise CameraError(f"{where} does not exist{f'; did you mean {near[0]!r}?' if near else ''}")
-        node = getattr(nodes, feature)
-        if not (hasattr(node, "value") or hasattr(node, "execute")):
-            raise CameraError(f"{where} is a category, not a value")
-        try:
-            if hasattr(node, "execute"):
-                if value is not True:
-                    raise CameraError(f"{where} is a command: true executes it, got {value!r}")
-                node.execute()
-                return
-            node.value = value
-            got = node.get_value(False, True)
-        except api.out_of_range as error:
-            raise CameraError(f"{where}: {value!r} is out of range; expected {_expected(node)}") from error
-        except (api.invalid, TypeError, AttributeError) as error:
-            raise CameraError(f"{where}: {value!r} does not fit; expected {_expected(node)}") from error
-        except api.access as error:
-            if hasattr(node, "symbolics") and value not in node.symbolics:
-                raise CameraError(f"{where}: {value!r} is not there; expected {_expected(node)}") from error
-            raise CameraError(f"{where} cannot be written now; another feature may lock it ({error})") from error
-        same = math.isclose(got, float(value), rel_tol=_ROUNDING) if isinstance(got, float) else got == value
-        if not same:
-            raise CameraError(f"{where}: was set to {value!r}, but the camera answers {got!r}")
-
     def _agree_on_format(self, nodes: Foreign) -> PixelFormat:
         name = str(nodes.PixelFormat.value)
         if name in PIXEL_FORMATS:
@@ -349,12 +320,3 @@ class GenicamSource:
         if self._camera.producer != "simulator":
             return 0
         return load_api().asked(lambda: 1 + int(buffer.get_info_uint64(PART_ID_INFO)), 0)
-
-
-def _expected(node: Foreign) -> str:
-    """What a feature takes, in words."""
-    if hasattr(node, "symbolics"):
-        return f"one of {', '.join(node.symbolics)}"
-    if hasattr(node, "min"):
-        return f"a number from {node.min} to {node.max}"
-    return f"a value like {node.value!r}"

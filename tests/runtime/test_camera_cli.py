@@ -133,10 +133,13 @@ def test_what_a_camera_can_do_as_json(feed):
     status, out, _ = camera("info", "line", "--producer", "simulator", "--json")
     told = json.loads(out)
     assert status == 0
-    assert told["formats"] == [{"name": "RGB8", "readable": True, "current": True}]
-    assert (told["width"]["value"], told["width"]["writable"]) == (50, False)
-    assert told["trigger_sources"]["choices"] == ["Software"]
-    assert told["exposure"] is None
+    assert told["formats"] == [
+        {"name": "RGB8", "readable": True, "current": True},
+        {"name": "BayerRG8", "readable": True, "current": False},
+    ]
+    assert (told["width"]["value"], told["width"]["maximum"], told["width"]["writable"]) == (50, 50, True)
+    assert told["trigger_sources"]["choices"] == ["Software", "Line1"]
+    assert (told["exposure"]["value"], told["exposure"]["unit"]) == (5000.0, "us")
     assert "features" not in told
 
 
@@ -213,7 +216,7 @@ def test_a_snapshot_in_another_format(tmp_path):
         (["--out", "part.jpg"], "expected a name ending in .png"),
         (["--out", "/nowhere/part.png"], "there is no folder /nowhere"),
         (["--out", "part.png", "--set", "Width"], "expected NAME=VALUE"),
-        (["--out", "part.png", "--set", "Width=3"], "3 is out of range; expected a number from 100 to 800"),
+        (["--out", "part.png", "--set", "Width=3"], "3 is out of range; expected a whole number from 100 to 800"),
     ],
 )
 def test_snapshots_that_cannot_be(arguments, complaint):
@@ -279,7 +282,7 @@ def test_every_refusal_is_told_with_what_is_expected():
     assert out == "Height: 400 -> 200\n"
     complaints = (
         *(
-            "3 was refused; expected a whole number from 100 to 800",
+            "3 is out of range; expected a whole number from 100 to 800",
             "200.5 does not fit; expected a whole number",
             "'Widht' does not exist; did you mean 'Width'?",
         ),

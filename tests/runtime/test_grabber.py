@@ -133,7 +133,7 @@ def test_a_camera_that_is_not_to_be_looked_for_again_ends_with_its_reason(site):
     [
         ({"features": {"AcquisitionFrameRate": 1e6}}, "is out of range; expected a number from 0.1 to 1000"),
         ({"trigger": "Line7"}, "feature 'TriggerSource': 'Line7' does not fit"),
-        ({"trigger": "Software", "trigger_divider": 2}, "feature 'TriggerDivider' does not exist"),
+        ({"trigger": "Line1", "trigger_divider": 70_000}, "feature 'TriggerDivider': 70000 is out of range"),
     ],
 )
 def test_settings_that_the_camera_does_not_take_end_the_start(site, settings, told):

@@ -71,9 +71,9 @@ def test_a_region_of_a_mosaic_is_that_of_the_picture(site):
 @pytest.mark.parametrize(
     ("features", "told"),
     [
-        ({"Width": 38}, "'Width': 38 is out of range; expected a number from 1 to 37"),
-        ({"OffsetX": 2}, "'OffsetX': 2 is out of range; expected a number from 0 to 0"),
-        ({"Width": 30, "OffsetX": 8}, "'OffsetX': 8 is out of range; expected a number from 0 to 7"),
+        ({"Width": 38}, "'Width': 38 is out of range; expected a whole number from 1 to 37"),
+        ({"OffsetX": 2}, "'OffsetX': 2 is out of range; expected a whole number from 0 to 0"),
+        ({"Width": 30, "OffsetX": 8}, "'OffsetX': 8 is out of range; expected a whole number from 0 to 7"),
         ({"Width": 30, "OffsetX": 3}, "'OffsetX': 3 is out of range"),
         ({"PixelFormat": "Mono8"}, "expected one of RGB8, BayerRG8"),
         ({"ExposureTime": 5.0}, "'ExposureTime': 5.0 is out of range; expected a number from 10.0 to 1000000.0"),

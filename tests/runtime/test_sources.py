@@ -281,7 +281,7 @@ print(json.dumps({
     assert "VikyTL_DEV_blue" in got["many"]
     assert "not found" in got["none"]
     assert "VikyTL_DEV_red" in got["none"]
-    assert "expected a number from 100 to 800" in got["range"]
+    assert "expected a whole number from 100 to 800" in got["range"]
     assert "did you mean 'Width'?" in got["unknown"]
     first, second, third = got["three"].splitlines()
     assert "'Widht' does not exist" in first

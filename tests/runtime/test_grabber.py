@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import re
@@ -14,10 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from inspectd.config import GenicamCamera
 from inspectd.errors import CameraAway, CameraError, CameraLost, FrameTimeout
 from inspectd.frame import CameraState
 from inspectd.runtime.simcam.faults import Faults
 from inspectd.runtime.sources import grabber as module
+from inspectd.runtime.sources.grabber import Grabber
 
 from .camera_site import answers, frames, picture, until
 
@@ -226,6 +229,30 @@ time.sleep(60)
     with Faults(site.path) as faults:
         faults.clear()
     assert site.streaming().status.state is CameraState.STREAMING
+
+
+def test_another_producer_is_grabbed_and_replaced_likewise(site):
+    """The one inside the genicam package: three cameras, no trigger, no faults but those that signals make."""
+    camera = GenicamCamera(
+        source="genicam",
+        producer="viky",
+        device="1",
+        features={"Width": 128, "Height": 100, "PixelFormat": "Mono8", "AcquisitionFrameRate": 100.0},
+    )
+    grabber = Grabber("cam1", camera)
+    site.grabbers.append(grabber)
+    grabber.open()
+    grabber.start()
+    got = frames(grabber, 30)
+    assert {frame.pixels.shape for frame in got} == {(100, 128, 1)}
+    numbers = [frame.frame_id for frame in got]
+    assert numbers == list(range(numbers[0], numbers[0] + 30))
+    os.kill(grabber.process, signal.SIGKILL)
+    while grabber.status.state is not CameraState.LOST:
+        with contextlib.suppress(FrameTimeout):
+            grabber.read(0.1)
+    assert len(frames(grabber, 5)) == 5
+    assert grabber.status.connections == 2
 
 
 def test_nothing_is_left_behind(site):

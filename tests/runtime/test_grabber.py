@@ -237,6 +237,7 @@ def test_another_producer_is_grabbed_and_replaced_likewise(site):
         source="genicam",
         producer="viky",
         device="1",
+        queue_frames=32,
         features={"Width": 128, "Height": 100, "PixelFormat": "Mono8", "AcquisitionFrameRate": 100.0},
     )
     grabber = Grabber("cam1", camera)

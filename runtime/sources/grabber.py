@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from inspectd.config import GenicamCamera
@@ -106,7 +106,8 @@ class Grabber:
             CameraError: settings that the camera does not take, no producer; and where it does not reconnect, a camera
                 that is away.
         """
-        self._child = GrabProcess(self._name, self._camera, self._clock)
+        with self._complaining():
+            self._connect()
         self._hear_while(CameraState.CONNECTING)
 
     def start(self) -> None:
@@ -133,15 +134,11 @@ class Grabber:
             left_s = (deadline_ns - self._clock()) / 1e9
             if left_s <= 0:
                 raise FrameTimeout(f"camera {self._name!r}: no frame within {timeout_s:g} s")
-            if self._child is None:
-                self._look_again(left_s)
-                continue
-            try:
-                self._hear(left_s)
-            except CameraError as error:
-                if not self._camera.reconnect:
-                    raise
-                self._complain(error)
+            with self._complaining():
+                if self._child is None:
+                    self._look_again(left_s)
+                else:
+                    self._hear(left_s)
         arrived = self._ready.popleft()
         if isinstance(arrived, DamagedFrame):
             raise arrived
@@ -176,26 +173,40 @@ class Grabber:
     # The process
 
     def _hear_while(self, state: CameraState) -> None:
+        """Settings that are refused are told here, at the start; a camera that is away is looked for by `read`."""
         while self._status.state is state and self._child is not None:
-            try:
+            with self._complaining(of=CameraAway):
                 self._hear(_OPEN_POLL_S)
-            except CameraAway as error:  # noqa: PERF203 - the first one ends the loop
-                if not self._camera.reconnect:
-                    raise
-                self._complain(error)
 
-    def _complain(self, error: CameraError) -> None:
+    @contextlib.contextmanager
+    def _complaining(self, of: type[CameraError] = CameraError) -> Iterator[None]:
         """An alarm for each new reason; that the camera is still away is no news."""
-        if str(error) != self._complained:
-            _log.error("%s; looking for it again", error)
-        self._complained = str(error)
+        try:
+            yield
+        except of as error:
+            if not self._camera.reconnect:
+                raise
+            if str(error) != self._complained:
+                _log.error("%s; looking for it again", error)
+            self._complained = str(error)
 
     def _look_again(self, left_s: float) -> None:
         wait_s = (self._next_attempt_ns - self._clock()) / 1e9
         if wait_s > 0:
             self._sleep(min(wait_s, left_s))
         else:
+            self._connect()
+
+    def _connect(self) -> None:
+        """Start a process for the camera.
+
+        Raises:
+            CameraAway: this machine has no room for one now.
+        """
+        try:
             self._child = GrabProcess(self._name, self._camera, self._clock)
+        except OSError as error:
+            raise self._lose(f"no process can be started for it: {error.strerror}") from error
 
     def _hear(self, timeout_s: float) -> None:
         """Take what the process tells next.
@@ -210,6 +221,7 @@ class Grabber:
             packet = child.hear(timeout_s)
             if packet is not None:
                 self._take(child, packet)
+                return
         except LinkClosed:
             raise self._lose(child.how_it_ended()) from None
         except RingDamaged as error:
@@ -340,19 +352,26 @@ class GrabProcess:
         self._name = name
         self._clock = clock
         self._ring: FrameRing | None = None
+        self._ended = threading.Lock()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         # Never written to: that it is closed, by whatever ends the line, ends the process.
         life, self._life = os.pipe()
         self.link = Link(ours, waits=False)
-        self._process = subprocess.Popen(
-            [*COMMAND, str(theirs.fileno()), str(life), name, camera.model_dump_json()],
-            pass_fds=(theirs.fileno(), life),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-        )
+        try:
+            self._process = subprocess.Popen(
+                [*COMMAND, str(theirs.fileno()), str(life), name, camera.model_dump_json()],
+                pass_fds=(theirs.fileno(), life),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+            )
+        except OSError:
+            ours.close()
+            os.close(self._life)
+            raise
+        finally:
+            theirs.close()
+            os.close(life)
         self.number = self._process.pid
-        theirs.close()
-        os.close(life)
         self._heard_ns = clock()
 
     @property
@@ -407,7 +426,9 @@ class GrabProcess:
         return f"its process ended with status {status}; what it said is above"
 
     def end(self) -> None:
-        """Let it let go of its camera; end it if it does not."""
+        """Let it let go of its camera; end it if it does not. May be called twice, and from any thread."""
+        if not self._ended.acquire(blocking=False):
+            return
         with contextlib.suppress(LinkClosed):
             self.link.tell(Kind.STOP)
         try:

@@ -72,7 +72,10 @@ class FrameRing:
             RingDamaged: it is none.
         """
         self.descriptor = descriptor
-        size = os.fstat(descriptor).st_size
+        try:
+            size = os.fstat(descriptor).st_size
+        except OSError as error:
+            raise RingDamaged(f"the memory of a camera's process did not arrive: {error.strerror}") from error
         if size < _RING.size:
             raise RingDamaged("the memory of a camera's process is no ring of frames")
         self._memory = mmap.mmap(descriptor, size)

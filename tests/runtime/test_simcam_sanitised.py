@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from inspectd.runtime.simcam import FEED_VARIABLE
+from inspectd.runtime.simcam.faults import Faults
+from inspectd.runtime.simcam.feed import FrameFeed
 
 from . import simcam_drive
 
 SIMCAM = Path(__file__).resolve().parents[2] / "runtime" / "simcam"
-FLAGS = [
-    "-std=gnu11",
-    "-O1",
-    "-g",
-    "-Wall",
-    "-Wextra",
-    "-Werror",
-    "-fPIC",
-    "-shared",
-    "-fvisibility=hidden",
-    "-pthread",
-]
+WARNINGS = ["-Wall", "-Wextra", "-Werror"]
+FLAGS = ["-std=gnu11", "-O1", "-g", *WARNINGS, "-fPIC", "-shared", "-fvisibility=hidden", "-pthread"]
 SANITISERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 
 
@@ -62,3 +58,37 @@ def test_no_fault_reads_or_writes_where_it_should_not(tmp_path):
     assert "runtime error" not in done.stderr
     # Frames came in every way that brings any.
     assert int(done.stdout.split()[-1]) > 100
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("checker", ["valgrind", "sanitiser"])
+def test_a_bare_consumer_leaves_nothing_behind(tmp_path, checker, channels):
+    """All that is allocated is given back, and no byte of a frame is one that was never written."""
+    if checker == "valgrind" and shutil.which("valgrind") is None:
+        pytest.skip("valgrind is not there: apt install valgrind")
+    if checker == "sanitiser" and library("libasan.so") is None:
+        pytest.skip("the address sanitiser's library is not there: apt install gcc libasan8 (or that of your gcc)")
+    driver = tmp_path / "driver"
+    sources = [Path(__file__).with_name("simcam_driver.c"), *sorted(SIMCAM.glob("*.c"))]
+    options = SANITISERS if checker == "sanitiser" else []
+    definitions = [f"-I{SIMCAM}", f'-DDEVICE_XML="{SIMCAM / "device.xml"}"']
+    subprocess.run(
+        ["gcc", "-std=gnu11", "-O1", "-g", *WARNINGS, "-pthread", *options, *definitions, "-o", driver, *sources],
+        check=True,
+    )
+    memcheck = ["valgrind", "--quiet", "--leak-check=full", "--show-leak-kinds=all", "--error-exitcode=9"]
+    path = tmp_path / "cam.feed"
+    with FrameFeed(path, 37, 23, channels, slots=64) as feed, Faults(path) as faults:
+        faults.incomplete(4)
+        faults.drop(2)
+        faults.duplicate(2)
+        while feed.put(np.zeros(feed.shape, np.uint8), 0):
+            pass
+        done = subprocess.run(
+            [*(memcheck if checker == "valgrind" else []), driver, "10"],
+            env={**os.environ, FEED_VARIABLE: str(path)},
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "26\n")

@@ -22,7 +22,7 @@ demo: $(VENV)/.base
 	$(BIN)/inspectd demo --frames 60
 
 test: $(VENV)/.dev
-	$(ENV) $(BIN)/python -m pytest
+	$(ENV) $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
 
 test-slow: $(VENV)/.dev
 	$(ENV) $(BIN)/python -m pytest -m slow

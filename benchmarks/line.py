@@ -24,7 +24,7 @@ from inspectd.bundle import Bundle, load_bundle
 from inspectd.buttons import line_part
 from inspectd.config import ButtonsCamera, Config, ModelSettings
 from inspectd.errors import InferenceError, ProtocolError
-from inspectd.frame import Frame
+from inspectd.frame import STREAMING, CameraStatus, Frame
 from inspectd.runtime.engine import Engine, open_engine, self_test
 from inspectd.runtime.line import Line
 from inspectd.runtime.messaging import CameraStream, Publisher, Silence, Subscriber
@@ -163,6 +163,10 @@ class _MemorySource:
     @property
     def name(self) -> str:
         return CAMERA
+
+    @property
+    def status(self) -> CameraStatus:
+        return STREAMING
 
     def open(self) -> None:
         """Nothing to connect to."""

@@ -44,7 +44,6 @@ HANG_S = 10.0
 LATENCIES_KEPT = 100_000
 """Frames that the percentiles of the latency are taken over: the latest."""
 
-_AWAY = (CameraState.CONNECTING, CameraState.LOST)
 _log = logging.getLogger("inspectd.line")
 
 
@@ -128,6 +127,7 @@ class Line:
         self._cameras = tuple(sources)
         self._sources = list(sources)
         self._publisher = publisher
+        self._free_running = {name: camera.free_running for name, camera in config.cameras.items()}
         self._inspector = Inspector(bundle, engine, rule, scales=scales, clock=clock)
         self._mailbox = Mailbox(slots, limit=frames)
         self._clock = clock
@@ -138,7 +138,6 @@ class Line:
         self._is_open = False
         self._engine_failed = False
         self._as_started = (publisher.health, publisher.health_reason)
-        self._lost = Counter(dict.fromkeys(config.cameras, 0))
         self._reading_since_ns: dict[str, int | None] = dict.fromkeys(config.cameras)
         self._hanging: set[str] = set()
         self._verdicts: Counter[Verdict] = Counter()
@@ -172,8 +171,8 @@ class Line:
             ng=self._verdicts[Verdict.NG],
             review=self._verdicts[Verdict.REVIEW],
             not_inspected=self._verdicts[Verdict.NOT_INSPECTED],
-            dropped=self._mailbox.dropped,
-            lost=self._lost.total(),
+            dropped=self._dropped,
+            lost=self._lost,
             cameras=self._status(),
             fps=verdicts / seconds if seconds > 0 else 0.0,
             latency_p50_ms=float(p50),
@@ -270,7 +269,7 @@ class Line:
 
     def _inspect_all(self) -> None:
         while not self._mailbox.drained:
-            self._publisher.drops = self._mailbox.dropped + self._lost.total()
+            self._publisher.drops = self._dropped + self._lost
             self._tell_health()
             if self.failure is not None:
                 self._publisher.state = State.ERROR
@@ -289,6 +288,17 @@ class Line:
                 self._hanging.add(camera)
                 self._mailbox.finish(camera, CameraError(_hangs(camera)))
 
+    @property
+    def _dropped(self) -> int:
+        """Frames that gave way: in the mailbox, or where a camera's process found no place."""
+        return self._mailbox.dropped + sum(
+            status.overruns for name, status in self._status().items() if self._free_running[name]
+        )
+
+    @property
+    def _lost(self) -> int:
+        return sum(status.missed for status in self._status().values())
+
     def _status(self) -> dict[str, CameraStatus]:
         return {source.name: source.status for source in self._cameras}
 
@@ -296,7 +306,14 @@ class Line:
         """What the heartbeats say of the station: the worst that is so now."""
         health, reason = self._as_started
         self._publisher.camera_status = self._status()
-        away = [status.reason for status in self._publisher.camera_status.values() if status.state in _AWAY]
+        # While the line runs, a camera that is open and does not acquire inspects nothing either.
+        running = self._publisher.state is State.CONTINUOUS_EXECUTION
+        well = {CameraState.STREAMING} if running else {CameraState.STREAMING, CameraState.READY}
+        away = [
+            status.reason or f"camera {name!r} does not acquire yet"
+            for name, status in self._publisher.camera_status.items()
+            if status.state not in well
+        ]
         if away:
             health, reason = DeviceHealth.FAILURE, "; ".join(away)
         if (why := self._engine.failure) is not None:
@@ -337,28 +354,21 @@ class Line:
             self._mailbox.finish(source.name)
 
     def _grab_until_refused(self, source: FrameSource) -> None:
-        previous: int | None = None
-        number: int | None
         while not self._mailbox.is_over:
             self._reading_since_ns[source.name] = self._clock()
             try:
                 arrival = Arrival(source.read(READ_S))
-                number = arrival.frame.frame_id
             except FrameTimeout:
                 continue
             except DamagedFrame as error:
-                arrival, number = Arrival(error.frame, str(error)), error.frame.frame_id
+                arrival = Arrival(error.frame, str(error))
             except IncompleteFrame as error:
                 frame = stand_in(source.name, 0, acquired_ns=self._utc(), received_ns=self._clock())
-                arrival, number = Arrival(frame, str(error) or "incomplete frame"), None
+                arrival = Arrival(frame, str(error) or "incomplete frame")
             finally:
                 self._reading_since_ns[source.name] = None
             if not self._mailbox.put(source.name, arrival):
                 return
-            # A number that goes back is a camera's counter that starts anew, not a loss.
-            if previous is not None and number is not None and number > previous:
-                self._lost[source.name] += number - previous - 1
-            previous = number
 
 
 def _hangs(*cameras: str) -> str:

@@ -106,6 +106,7 @@ class GenicamSource:
             # Last, for a user set that is loaded by a feature replaces them.
             for feature, value in self._camera.trigger_features.items():
                 write_feature(nodes, feature, value, camera=self._who)
+            self._check_trigger(nodes)
             self._format = self._agree_on_format(nodes)
             self._acquirer.num_buffers = max(self._acquirer.min_num_buffers, _BUFFERS)
 
@@ -237,6 +238,15 @@ class GenicamSource:
             )
         raise CameraAway(f"{self._who}: not found; {producer.path} finds: {found}")
 
+    def _check_trigger(self, nodes: Foreign) -> None:
+        """A camera that waits for a trigger, taken for one that runs freely, would lose parts and only count them."""
+        waits = nodes.has_node("TriggerMode") and load_api().asked(lambda: str(nodes.TriggerMode.value), "Off") == "On"
+        if waits and self._camera.free_running:
+            raise CameraError(
+                f"{self._who}: waits for a trigger (TriggerMode is On); set cameras.{self._name}.trigger to its source "
+                f"(Line1, ...), or its feature TriggerMode to Off"
+            )
+
     def _agree_on_format(self, nodes: Foreign) -> PixelFormat:
         name = str(nodes.PixelFormat.value)
         if name in PIXEL_FORMATS:
@@ -299,7 +309,7 @@ class GenicamSource:
         padding = asked(lambda: int(buffer.padding_x), 0)
         data = np.frombuffer(buffer.raw_buffer, np.uint8)
         # Beyond it lies what the buffer held before, which a line-scan camera's short frame does not overwrite.
-        filled = asked(lambda: int(buffer.size_filled), 0) or data.size
+        filled = asked(lambda: int(buffer.size_filled), data.size)
         data = data[asked(lambda: int(buffer.image_offset), 0) : filled]
         try:
             pixels = to_pixels(data, height, width, padding, self._format, place=self.place)

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import select
 import signal
 import socket
 import sys
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inspectd.config import GenicamCamera
-from inspectd.errors import CameraAway, CameraError, FrameTimeout
+from inspectd.errors import CameraAway, FrameTimeout, InspectdError
 from inspectd.frame import Frame
 
 from .damaged import DamagedFrame
@@ -61,6 +62,11 @@ def _die_with(life: int) -> None:
     signal.signal(signal.SIGIO, signal.SIG_DFL)
     fcntl.fcntl(life, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC)
+    # A line that has ended before that is told by no signal.
+    waiting = select.poll()
+    waiting.register(life, select.POLLIN)
+    if waiting.poll(0):
+        sys.exit(0)
 
 
 class _Grab:
@@ -82,7 +88,7 @@ class _Grab:
         try:
             self._source.open()
             self._run()
-        except CameraError as error:
+        except InspectdError as error:
             # What is left in the buffers of a camera that is gone is not inspected: it may be from long ago.
             unread = self._source.unread
             self._link.tell(Kind.LOST, reason=str(error), away=isinstance(error, CameraAway), unread=unread)

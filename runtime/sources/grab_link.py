@@ -17,6 +17,7 @@ from typing import Any
 __all__ = ["Kind", "Link", "LinkClosed", "Packet"]
 
 _MAX_BYTES = 65_536
+_RECEIVING = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
 _PLACE = struct.Struct("<IQ")  # slot, generation
 
 
@@ -102,6 +103,9 @@ class Link:
     def free(self, slot: int, generation: int) -> None:
         """Give a slot back. Never waits and never raises: it is called wherever the last look at a picture ends."""
         self._unsent.append(bytes([Kind.FREE]) + _PLACE.pack(slot, generation))
+        self._send_unsent()
+
+    def _send_unsent(self) -> None:
         with contextlib.suppress(IndexError):  # another thread sends the rest
             while True:
                 packet = self._unsent.popleft()
@@ -119,10 +123,12 @@ class Link:
         Raises:
             LinkClosed: the other process has ended, and all that it sent was received.
         """
+        if self._unsent:
+            self._send_unsent()
         try:
             if not self._poll.poll(max(0.0, timeout_s) * 1000):
                 return None
-            content, ancillary, _, _ = self._end.recvmsg(_MAX_BYTES, socket.CMSG_SPACE(4), socket.MSG_DONTWAIT)
+            content, ancillary, _, _ = self._end.recvmsg(_MAX_BYTES, socket.CMSG_SPACE(4), _RECEIVING)
         except BlockingIOError:
             return None
         except OSError as error:

@@ -75,12 +75,13 @@ class Grabber:
         self._sleep = sleep
         self._child: GrabProcess | None = None
         self._wanted = False
-        self._complained = ""
+        self._complained = self._device = ""
         self._attempts = 0
         self._next_attempt_ns = 0
         self._previous: int | None = None
         self._ready: deque[Frame | DamagedFrame] = deque()
-        self._triggers: deque[tuple[int, int]] = deque()  # number, and until when its frame is expected
+        self._triggers: deque[int] = deque()
+        self._answer_by_ns = 0  # for the first of them, which alone has been sent; 0 where it was not
         self._lock = threading.Lock()
         self._status = CameraStatus(CameraState.CONNECTING, "is not opened yet")
 
@@ -154,11 +155,8 @@ class Grabber:
         """
         with self._lock:
             if self._child is not None and self._status.state is CameraState.STREAMING:
-                until_ns = self._clock() + self._camera.trigger_timeout_ms * 1_000_000
-                self._triggers.append((trigger_id, until_ns))
-                # A process that has ended is noticed by `read`, which then answers all triggers.
-                with contextlib.suppress(LinkClosed):
-                    self._child.link.tell(Kind.TRIGGER)
+                self._triggers.append(trigger_id)
+                self._send_trigger()
                 return
         why = self._status.reason or "it does not acquire"
         self._ready.append(self._missing(0, trigger_id, f"trigger {trigger_id} came while there was no camera: {why}"))
@@ -223,29 +221,33 @@ class Grabber:
                 self._take(child, packet)
                 return
         except LinkClosed:
-            raise self._lose(child.how_it_ended()) from None
+            # What fails at once fails again: a broken installation is no camera that may come back.
+            told, broken = child.how_it_ended(), child.failed and self._status.connections == 0
+            raise self._lose(told, away=not broken) from None
         except RingDamaged as error:
             raise self._lose(str(error)) from error
         if child.hangs:
-            raise self._lose(f"its producer hangs: nothing was heard of its process for {child.silent_s:.0f} s")
-        if self._triggers and self._clock() > self._triggers[0][1]:
+            why = f"its producer hangs: nothing was heard of its process for {child.silent_s:.0f} s"
+            raise self._lose(why, hangs=True)
+        if self._answer_by_ns and self._clock() > self._answer_by_ns:
             # Whatever came now could be the answer to this one or to the next.
-            raise self._lose(
-                f"it did not answer trigger {self._triggers[0][0]} in {self._camera.trigger_timeout_ms} ms"
-            )
+            raise self._lose(f"it did not answer trigger {self._triggers[0]} in {self._camera.trigger_timeout_ms} ms")
 
     def _take(self, child: GrabProcess, packet: Packet) -> None:
         match packet.kind:
             case Kind.READY:
                 child.take_ring(packet)
-                if self._complained:
-                    _log.warning("camera %r: %s is back", self._name, packet.facts["device"])
-                self._complained = ""
-                self._set(state=CameraState.READY, reason="", connections=self._status.connections + 1)
+                self._device = packet.facts["device"]
+                # What is wrong is over only once it acquires again.
+                reason = self._status.reason if self._wanted else ""
+                self._set(state=CameraState.READY, reason=reason, connections=self._status.connections + 1)
                 self._previous = None
                 if self._wanted:
                     self._begin()
             case Kind.STARTED:
+                if self._complained:
+                    _log.warning("camera %r: %s is back", self._name, self._device)
+                self._complained = ""
                 self._set(state=CameraState.STREAMING, reason="")
             case Kind.FRAME:
                 self._arrive(child.frame(*packet.place))
@@ -253,7 +255,7 @@ class Grabber:
                 self._arrive_unusable(packet)
             case Kind.LOST:
                 facts = packet.facts
-                self._set(missed=self._status.missed + facts["unread"])
+                self._miss(facts["unread"], "was not fetched when the camera was lost")
                 raise self._lose(facts["reason"], away=facts["away"])
             case _:
                 pass
@@ -264,19 +266,20 @@ class Grabber:
             with contextlib.suppress(LinkClosed):
                 self._child.link.tell(Kind.START)
 
-    def _lose(self, reason: str, *, away: bool = True) -> CameraError:
+    def _lose(self, reason: str, *, away: bool = True, hangs: bool = False) -> CameraError:
         """End the process, answer all triggers, and note when to look again; what the caller has to raise."""
         told = reason if reason.startswith("camera ") else f"camera {self._name!r}: {reason}"
         child, self._child = self._child, None
         was = self._status.state
         with self._lock:
             self._set(state=CameraState.LOST if self._status.connections else CameraState.CONNECTING, reason=told)
-            unanswered = [number for number, _ in self._triggers]
+            unanswered = list(self._triggers)
             self._triggers.clear()
+            self._answer_by_ns = 0
         for number in unanswered:
             self._ready.append(self._missing(0, number, f"no frame for trigger {number}: {told}"))
         if child is not None:
-            child.end()
+            child.end(hangs=hangs)
         back_off_s = BACK_OFF_S[min(self._attempts, len(BACK_OFF_S) - 1)]
         self._attempts += 1
         self._next_attempt_ns = self._clock() + round(back_off_s * 1e9)
@@ -315,22 +318,56 @@ class Grabber:
             self._ready.append(DamagedFrame(facts["reason"], replace(frame, trigger_id=number)))
 
     def _note_gap(self, frame_id: int) -> None:
-        """Count what is missing between the last frame and this one; of a triggered camera each is a part."""
+        """Count what is missing before this frame.
+
+        Raises:
+            CameraLost: of a camera with software triggers, a frame that cannot be the answer to the one that was sent.
+        """
         previous, self._previous = self._previous, frame_id
-        # A number that goes back is a camera's counter that starts anew, not a loss.
-        missed = 0 if previous is None else max(0, frame_id - previous - 1)
-        if not missed:
+        if self._camera.trigger == "Software":
+            self._check_answer(previous, frame_id)
             return
-        self._set(missed=self._status.missed + missed)
-        if not self._camera.free_running:
-            for number in range(frame_id - min(missed, _MOST_MISSED), frame_id):
-                why = f"frame {number} did not arrive: lost between camera and host"
-                self._ready.append(self._missing(number, self._answered(), why))
+        if previous is None:
+            # Numbers begin at 0 or 1 with each connection; a first one far beyond is of a camera that counts on.
+            missed = frame_id - 1 if frame_id <= _MOST_MISSED and not self._camera.free_running else 0
+        else:
+            # A number that goes back is a camera's counter that starts anew, not a loss.
+            missed = frame_id - previous - 1
+        self._miss(missed, f"did not arrive before frame {frame_id}: lost between camera and host")
+
+    def _check_answer(self, previous: int | None, frame_id: int) -> None:
+        """One trigger is under way at a time, so that a frame can be the answer to no other; if it is an answer."""
+        if not self._answer_by_ns:
+            raise self._lose(f"frame {frame_id} came without a trigger")
+        if previous is not None and frame_id != previous + 1:
+            raise self._lose(f"frame {frame_id} came after frame {previous}: which trigger it answers is not known")
+
+    def _miss(self, frames: int, why: str) -> None:
+        """Count frames that are not there; of a camera that is triggered by a line each is a part."""
+        if frames <= 0:
+            return
+        self._set(missed=self._status.missed + frames)
+        if not self._camera.free_running and self._camera.trigger != "Software":
+            self._ready.extend(self._missing(0, 0, f"a frame {why}") for _ in range(min(frames, _MOST_MISSED)))
 
     def _answered(self) -> int:
-        """The number of the trigger that a frame answers, 0 if there is none."""
+        """The number of the trigger that a frame answers, 0 if there is none; the next one is sent."""
         with self._lock:
-            return self._triggers.popleft()[0] if self._triggers else 0
+            if not self._answer_by_ns:
+                return 0
+            self._answer_by_ns = 0
+            number = self._triggers.popleft()
+            self._send_trigger()
+        return number
+
+    def _send_trigger(self) -> None:
+        """Send the first of those that wait, if none is under way; the lock is held."""
+        if self._answer_by_ns or not self._triggers or self._child is None:
+            return
+        self._answer_by_ns = self._clock() + self._camera.trigger_timeout_ms * 1_000_000
+        # A process that takes no packets gives no answer either.
+        with contextlib.suppress(LinkClosed):
+            self._child.link.tell(Kind.TRIGGER)
 
     def _missing(self, frame_id: int, trigger_id: int, reason: str) -> DamagedFrame:
         frame = stand_in(self._name, frame_id, acquired_ns=self._utc(), received_ns=self._clock())
@@ -363,6 +400,8 @@ class GrabProcess:
                 pass_fds=(theirs.fileno(), life),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
+                # Modules of the folder that the line was started in are not its own.
+                env={**os.environ, "PYTHONSAFEPATH": "1"},
             )
         except OSError:
             ours.close()
@@ -401,8 +440,14 @@ class GrabProcess:
         Raises:
             RingDamaged: it is none.
         """
-        self._ring = FrameRing(packet.descriptor)
-        self._ring.close()
+        try:
+            ring = FrameRing(packet.descriptor)
+        except RingDamaged:
+            if packet.descriptor >= 0:
+                os.close(packet.descriptor)
+            raise
+        ring.close()
+        self._ring = ring
 
     def frame(self, slot: int, generation: int) -> Frame:
         """The frame that it told of; its slot is given back when nobody looks at the picture any more.
@@ -425,14 +470,23 @@ class GrabProcess:
             return f"its process was ended by {signal.Signals(-status).name}, by somebody or by a crash in the producer"
         return f"its process ended with status {status}; what it said is above"
 
-    def end(self) -> None:
-        """Let it let go of its camera; end it if it does not. May be called twice, and from any thread."""
+    @property
+    def failed(self) -> bool:
+        """Whether it has ended with an error of its own, and by no signal."""
+        return (self._process.poll() or 0) > 0
+
+    def end(self, *, hangs: bool = False) -> None:
+        """Let it let go of its camera; end it if it does not. May be called twice, and from any thread.
+
+        Args:
+            hangs: it is known to; it is not waited for.
+        """
         if not self._ended.acquire(blocking=False):
             return
         with contextlib.suppress(LinkClosed):
             self.link.tell(Kind.STOP)
         try:
-            self._process.wait(0 if self.hangs else STOP_S)
+            self._process.wait(0 if hangs else STOP_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             # Killed within a call of the kernel's it may take its time; it is waited for by the next of its kind.

@@ -78,7 +78,10 @@ class FrameRing:
             raise RingDamaged(f"the memory of a camera's process did not arrive: {error.strerror}") from error
         if size < _RING.size:
             raise RingDamaged("the memory of a camera's process is no ring of frames")
-        self._memory = mmap.mmap(descriptor, size)
+        try:
+            self._memory = mmap.mmap(descriptor, size)
+        except (OSError, ValueError) as error:
+            raise RingDamaged(f"the memory of a camera's process cannot be mapped: {error}") from error
         magic, version, self.slots, self._stride = _RING.unpack_from(self._memory)
         if (magic, version) != (_MAGIC, _VERSION) or size != _PAGE + self.slots * self._stride:
             raise RingDamaged("the memory of a camera's process is no ring of frames of this version")

@@ -137,6 +137,7 @@ def test_a_camera_that_is_not_to_be_looked_for_again_ends_with_its_reason(site):
         ({"features": {"AcquisitionFrameRate": 1e6}}, "is out of range; expected a number from 0.1 to 1000"),
         ({"trigger": "Line7"}, "feature 'TriggerSource': 'Line7' does not fit"),
         ({"trigger": "Line1", "trigger_divider": 70_000}, "feature 'TriggerDivider': 70000 is out of range"),
+        ({"features": {"TriggerMode": "On"}}, "waits for a trigger .TriggerMode is On.; set cameras.cam1.trigger"),
     ],
 )
 def test_settings_that_the_camera_does_not_take_end_the_start(site, settings, told):
@@ -254,6 +255,57 @@ def test_another_producer_is_grabbed_and_replaced_likewise(site):
             grabber.read(0.1)
     assert len(frames(grabber, 5)) == 5
     assert grabber.status.connections == 2
+
+
+def test_a_process_that_fails_at_once_ends_the_start(site, monkeypatch):
+    """A broken installation is no camera that may come back."""
+    monkeypatch.setattr(module, "COMMAND", (sys.executable, "-c", "import no_such_module"))
+    with pytest.raises(CameraError, match="its process ended with status 1") as error:
+        site.camera().open()
+    assert not isinstance(error.value, CameraAway)
+
+
+def test_a_machine_without_room_for_a_process_is_waited_for(site, monkeypatch):
+    site.plug_in()
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "COMMAND", ("/no/such/program",))
+        grabber = site.streaming()
+    assert "no process can be started for it" in grabber.status.reason
+    site.pass_parts(1)
+    frames(grabber, 1)
+
+
+def test_a_camera_that_nobody_reads_from_is_let_go_in_good_order(site, monkeypatch):
+    monkeypatch.setattr(module, "SILENT_S", 0.3)
+    site.plug_in()
+    grabber = site.streaming()
+    process = grabber._child._process
+    time.sleep(0.6)
+    grabber.close()
+    assert process.returncode == 0
+
+
+def test_a_process_whose_line_has_ended_before_it_began_ends(site):
+    reading, writing = os.pipe()
+    os.close(writing)
+    program = f"from inspectd.runtime.sources.grab import _die_with; _die_with({reading}); import time; time.sleep(30)"
+    done = subprocess.run([sys.executable, "-c", program], pass_fds=[reading], timeout=20)
+    os.close(reading)
+    assert done.returncode == 0
+
+
+def test_memory_that_cannot_be_mapped_is_a_lost_camera(site, monkeypatch):
+    site.plug_in()
+
+    def full(_descriptor, _size):
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("inspectd.runtime.sources.ring.mmap.mmap", full)
+        grabber = site.streaming()
+    assert "cannot be mapped" in grabber.status.reason
+    site.pass_parts(1)
+    frames(grabber, 1)
 
 
 def test_nothing_is_left_behind(site):

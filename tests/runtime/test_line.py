@@ -176,14 +176,6 @@ def test_an_incomplete_frame_counts_as_one_and_is_not_inspected(setup):
     assert setup.verdicts == [Verdict.OK, Verdict.NOT_INSPECTED, Verdict.OK]
     assert setup.reasons[1] == "half of it is missing"
     assert line.summary().complete
-    # Its number is not known: that is no gap.
-    assert line.summary().lost == 0
-
-
-def test_gaps_in_the_numbers_are_lost_frames_and_a_restart_is_none(setup):
-    line = setup.run(Script(frame(1), frame(2), frame(5), frame(0), frame(1), frame(3)), frames=6)
-    assert line.summary().lost == 3
-    assert line.summary().verdicts == 6
 
 
 @pytest.mark.parametrize(

@@ -66,17 +66,62 @@ def test_dropped_frames_are_counted_by_the_gap(site, faults):
     assert faults.sent.dropped == 3
 
 
-def test_of_a_triggered_camera_each_dropped_frame_is_a_part(site, faults):
-    grabber = site.streaming(trigger="Software")
+def test_of_a_camera_with_a_trigger_line_each_dropped_frame_is_a_part(site, faults):
+    grabber = site.streaming(trigger="Line1")
     site.pass_parts(5)
+    faults.pulse()
+    assert parts(grabber, 1) == [(0, 1, "")]
+    faults.drop(2)
+    faults.pulse(3)
+    got = parts(grabber, 3)
+    assert ["lost between camera and host" in why for _, _, why in got] == [True, True, False]
+    assert got[2][:2] == (3, 4)
+    assert grabber.status.missed == 2
+
+
+def test_frames_that_are_dropped_before_the_first_one_are_parts_too(site, faults):
+    """Numbers begin at 0 or 1, so that one more may be missing than can be told."""
+    faults.drop(3)
+    grabber = site.streaming(trigger="Line1")
+    site.pass_parts(4)
+    faults.pulse(4)
+    got = parts(grabber, 3)
+    assert ["lost between camera and host" in why for _, _, why in got] == [True, True, False]
+
+
+@pytest.mark.parametrize("before", [0, 2])
+def test_a_trigger_without_an_answer_gives_no_other_part_its_number(site, faults, before):
+    """Triggers go on while one of them is lost, at the start too: whatever comes later must not answer earlier ones."""
+    grabber = site.streaming(trigger="Software", trigger_timeout_ms=600)
+    site.pass_parts(8)
+    for number in range(1, before + 1):
+        grabber.trigger(number)
+    assert answers(grabber, before) == [(number, "") for number in range(1, before + 1)]
+    faults.drop(1)
+    numbers = range(before + 1, before + 4)
+    for number in numbers:
+        grabber.trigger(number)
+        time.sleep(0.1)
+    got = answers(grabber, 3)
+    assert [number for number, _ in got] == list(numbers)
+    assert all(f"did not answer trigger {before + 1} in 600 ms" in why for _, why in got)
+    assert grabber.status.state is CameraState.LOST
+    until(lambda: grabber.status.state is CameraState.STREAMING, grabber)
+    grabber.trigger(50)
+    assert answers(grabber, 1) == [(50, "")]
+
+
+def test_a_repeated_number_is_no_answer_to_a_trigger(site, faults):
+    grabber = site.streaming(trigger="Software")
+    site.pass_parts(3)
     grabber.trigger(1)
     assert answers(grabber, 1) == [(1, "")]
-    faults.drop(2)
-    for number in (2, 3, 4):
-        grabber.trigger(number)
-    got = answers(grabber, 3)
-    assert [number for number, _ in got] == [2, 3, 4]
-    assert ["lost between camera and host" in why for _, why in got] == [True, True, False]
+    faults.duplicate(1)
+    grabber.trigger(2)
+    ((number, why),) = answers(grabber, 1)
+    assert number == 2
+    assert "frame 0 came after frame 0: which trigger it answers is not known" in why
+    assert grabber.status.state is CameraState.LOST
 
 
 def test_late_frames_come_with_the_time_of_their_exposure_and_are_counted(site, faults):

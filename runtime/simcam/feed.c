@@ -102,6 +102,15 @@ bool feed_exists(const char *path) {
     return seen;
 }
 
+/* Whether another process has it open. A process that opens it at this very moment may be refused, and tries again. */
+bool feed_is_held(const char *path) {
+    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return false;
+    const bool held = flock(fd, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+    close(fd);
+    return held;
+}
+
 gc_error feed_open(struct feed *feed, const char *path) {
     const int fd = open(path, O_RDWR | O_CLOEXEC);
     if (fd < 0) return fail(GC_IO, "cannot open %s: %s", path, strerror(errno));

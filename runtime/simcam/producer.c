@@ -447,7 +447,8 @@ static gc_error device_info(struct camera *camera, gc_enum what, gc_enum *type, 
     case DEVICE_ACCESS_STATUS:
         if (camera->local.open)
             return put_int32(camera_is_dead(camera) ? STATUS_NOACCESS : STATUS_OPEN_READWRITE, type, value, size);
-        return put_int32(feed_exists(camera->path) ? STATUS_READWRITE : STATUS_NOACCESS, type, value, size);
+        if (!feed_exists(camera->path)) return put_int32(STATUS_NOACCESS, type, value, size);
+        return put_int32(feed_is_held(camera->path) ? STATUS_BUSY : STATUS_READWRITE, type, value, size);
     case DEVICE_VERSION: return put_string(VERSION, type, value, size);
     case DEVICE_TICK_FREQUENCY: return put_uint64(1000000000u, type, value, size);
     default: return unknown_command("DevGetInfo", what);

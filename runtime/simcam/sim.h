@@ -181,6 +181,7 @@ gc_error unknown_command(const char *function, gc_enum what);
 /* feed.c */
 gc_error feed_open(struct feed *feed, const char *path);
 void feed_close(struct feed *feed);
+bool feed_is_held(const char *path);
 bool feed_exists(const char *path); /* and is plugged in */
 bool feed_front(const struct feed *feed, struct part *part);
 void feed_pop(struct feed *feed);

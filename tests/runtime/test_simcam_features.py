@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import cv2
 import numpy as np
 import pytest
@@ -143,3 +145,13 @@ def test_the_camera_commands_set_and_save(site):
     status, out, err = run_inspectd(*arguments, "UserSetSelector=UserSet1", "UserSetLoad=true", "Gain=4")
     assert (status, err) == (0, "")
     assert "Gain: 2.0 -> 4.0" in out
+
+
+def test_the_listing_says_whether_another_process_has_it(site):
+    site.plug_in()
+    listing = ("camera", "list", "--producer", "simulator", "--json")
+    assert [camera["state"] for camera in json.loads(run_inspectd(*listing)[1])[0]["cameras"]] == ["free"]
+    grabber = site.streaming()
+    assert [camera["state"] for camera in json.loads(run_inspectd(*listing)[1])[0]["cameras"]] == ["in use"]
+    site.pass_parts(1)
+    frames(grabber, 1)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
-import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -30,6 +29,7 @@ from .demo_view import Display, Row
 from .epoch import default_state_dir
 from .line import Summary
 from .messaging import Silence, Subscriber
+from .signals import interrupts_held
 from .simcam import FEED_VARIABLE, producer_path
 from .station import run_station
 
@@ -162,7 +162,7 @@ def _camera(
             name="renderer",
             daemon=True,
         )
-        with _interrupts_held():
+        with interrupts_held():
             renderer.start()
         try:
             truths = _Truths(told)
@@ -305,16 +305,6 @@ class _Audience(threading.Thread):
 def _in_words(body: VerdictBody, count: int) -> str:
     worst = [f"{defect.class_name} {defect.score:.2f} ({defect.area_px} px)" for defect in body.defects[:2]]
     return ", ".join(worst) + (f" and {count - 2} more" if count > 2 else "")
-
-
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """A process that is started meanwhile never hears Ctrl-C: its parent ends it. The parent hears it afterwards."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["Stopped", "stopped_starting", "stopping", "while_starting"]
+__all__ = ["Stopped", "interrupts_held", "stopped_starting", "stopping", "while_starting"]
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 _asked: list[int] = []
@@ -34,6 +34,20 @@ def while_starting() -> None:
 def stopped_starting() -> bool:
     """Whether a signal has come during the start and no line has answered it: then any error follows from it."""
     return bool(_asked)
+
+
+@contextmanager
+def interrupts_held(*numbers: signal.Signals) -> Iterator[None]:
+    """A process that is started meanwhile never hears these signals: its parent ends it. The parent hears them later.
+
+    Args:
+        numbers: of the signals; SIGINT, which comes to the whole group, if none are given.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers or (signal.SIGINT,))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -41,9 +41,6 @@ _TICK_S = 0.2
 def main(arguments: list[str] | None = None) -> None:
     """The process: descriptors of the link and of the line's life, name of the camera, its settings as JSON."""
     link_end, life, name, settings = sys.argv[1:] if arguments is None else arguments
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # Both come to the whole group; the line lets its cameras go in its own time.
-        signal.signal(number, signal.SIG_IGN)
     _die_with(int(life))
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="inspectd: %(message)s")
     link = Link(socket.socket(fileno=int(link_end)), waits=True)

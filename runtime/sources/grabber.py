@@ -24,6 +24,7 @@ from dataclasses import replace
 from inspectd.config import GenicamCamera
 from inspectd.errors import CameraAway, CameraError, CameraLost, FrameTimeout
 from inspectd.frame import CameraState, CameraStatus, Frame
+from inspectd.runtime.signals import interrupts_held
 
 from .damaged import DamagedFrame, stand_in
 from .grab import OVERRUN
@@ -395,14 +396,16 @@ class GrabProcess:
         life, self._life = os.pipe()
         self.link = Link(ours, waits=False)
         try:
-            self._process = subprocess.Popen(
-                [*COMMAND, str(theirs.fileno()), str(life), name, camera.model_dump_json()],
-                pass_fds=(theirs.fileno(), life),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                # Modules of the folder that the line was started in are not its own.
-                env={**os.environ, "PYTHONSAFEPATH": "1"},
-            )
+            # Both may come to the whole group; the line lets its cameras go in its own time.
+            with interrupts_held(signal.SIGINT, signal.SIGTERM):
+                self._process = subprocess.Popen(
+                    [*COMMAND, str(theirs.fileno()), str(life), name, camera.model_dump_json()],
+                    pass_fds=(theirs.fileno(), life),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    # Modules of the folder that the line was started in are not its own.
+                    env={**os.environ, "PYTHONSAFEPATH": "1"},
+                )
         except OSError:
             ours.close()
             os.close(self._life)

@@ -186,8 +186,9 @@ def test_the_command_builds_an_engine_again_without_torch(bundle, tmp_path):
 
 
 def test_integers_for_gpus_are_built_too_where_the_certificate_vouches_for_them(learnt, buttons, tmp_path, monkeypatch):
-    # One pixel of the few that are labelled on twelve pictures of 64 px is 0.003, and this network loses two.
-    monkeypatch.setattr(checks, "IOU_DROP", 0.01)
+    # One pixel of the few that are labelled on twelve pictures of 64 px is 0.003 to 0.006, and this network, which each
+    # processor trains a little differently, loses two.
+    monkeypatch.setattr(checks, "IOU_DROP", 0.02)
     out = tmp_path / "bundle"
     exported = export_bundle(learnt, out, calibration=buttons, limit=12, engine=WISH, int8=True)
     bundle = load_bundle(out)

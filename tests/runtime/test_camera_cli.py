@@ -226,20 +226,14 @@ def test_snapshots_that_cannot_be(arguments, complaint):
 
 
 def test_a_silent_camera_is_given_up(feed, tmp_path):
-    status, _, err = camera(
-        "snap",
-        "line",
-        "--producer",
-        "simulator",
-        "--out",
-        tmp_path / "p.png",
-        "--timeout",
-        0.5,
-        "--set",
-        "TriggerMode=On",
-    )
+    """Nothing passes it."""
+    arguments = ("snap", "line", "--producer", "simulator", "--out", tmp_path / "p.png", "--timeout", 0.5)
+    status, _, err = camera(*arguments)
     assert status == 2
     assert "no frame for 0.5 s" in err
+    status, _, err = camera(*arguments, "--set", "TriggerMode=On")
+    assert status == 2
+    assert "waits for a trigger (TriggerMode is On)" in err
 
 
 def test_saturated_pixels_are_told():

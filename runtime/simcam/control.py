@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import tempfile
 import time
@@ -19,7 +18,7 @@ from inspectd.runtime.sources.folder import FolderSource
 
 from . import FEED_VARIABLE
 from .faults import Faults
-from .feed import FrameFeed
+from .feed import FrameFeed, is_fed
 
 __all__ = ["FAULTS", "found_feeds", "inject", "serve_folder"]
 
@@ -58,23 +57,14 @@ def found_feeds(given: Sequence[Path]) -> list[Path]:
     named = [Path(path) for path in os.environ.get(FEED_VARIABLE, "").split(":") if path]
     found = [feed for path in named for feed in (sorted(path.glob("*.feed")) if path.is_dir() else [path])]
     if not named:
+        # A demo that was killed leaves its feed behind.
         folders = dict.fromkeys((Path("/dev/shm"), Path(tempfile.gettempdir())))  # noqa: S108 - only looked through
-        found = [feed for folder in folders for feed in sorted(folder.glob(DEMOS)) if _is_fed(feed)]
+        found = [feed for folder in folders for feed in sorted(folder.glob(DEMOS)) if is_fed(feed)]
     if not found:
         raise CameraError(
             f"no simulated camera is found; start `inspectd demo`, set {FEED_VARIABLE}, or name one with --feed"
         )
     return found
-
-
-def _is_fed(feed: Path) -> bool:
-    """Whether somebody feeds it: a demo that was killed leaves its feed behind."""
-    try:
-        with feed.open("r+b") as file:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    return False
 
 
 def inject(path: Path, name: str, numbers: Sequence[int]) -> None:

@@ -23,7 +23,7 @@ from inspectd.errors import CameraError
 
 from . import producer_path
 
-__all__ = ["FrameFeed", "feed_buttons"]
+__all__ = ["FrameFeed", "feed_buttons", "is_fed"]
 
 _MAGIC = b"INSPFEED"
 _VERSION = 2
@@ -37,6 +37,7 @@ _ALIGNMENT = 64
 _MAX_SIDE = 65535
 _POLL_S = 0.001
 _STOP_POLL_S = 0.2
+_LOCK = struct.Struct("@hhqqixxxx")  # struct flock of Linux: kind, whence, start, length, process
 
 
 class FrameFeed:
@@ -101,7 +102,8 @@ class FrameFeed:
         except OSError as error:
             raise CameraError(f"{self.path}: cannot make a feed here: {error.strerror}; choose another path") from error
         try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Of the open file, not of the process: else whoever closes the file here, too, gives the lock away.
+            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
         except OSError as error:
             os.close(descriptor)
             raise CameraError(f"{self.path}: another process feeds this camera already; end it first") from error
@@ -189,6 +191,17 @@ class FrameFeed:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def is_fed(path: Path) -> bool:
+    """Whether somebody has the feed open for writing."""
+    try:
+        with path.open("rb") as file:
+            asked = _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+            (kind, *_) = _LOCK.unpack(fcntl.fcntl(file, fcntl.F_OFD_GETLK, asked))
+    except OSError:
+        return False
+    return bool(kind != fcntl.F_UNLCK)
 
 
 def feed_buttons(

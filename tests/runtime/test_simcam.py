@@ -19,7 +19,8 @@ import pytest
 from inspectd.buttons import line_part
 from inspectd.errors import CameraError
 from inspectd.runtime.simcam import FEED_VARIABLE, PART_ID_INFO, producer_path
-from inspectd.runtime.simcam.feed import FrameFeed, feed_buttons
+from inspectd.runtime.simcam.faults import Faults
+from inspectd.runtime.simcam.feed import FrameFeed, feed_buttons, is_fed
 
 WIDTH, HEIGHT = 37, 23  # nothing here is a multiple of anything
 CHILD_TIMEOUT_S = 60
@@ -616,12 +617,15 @@ from pathlib import Path
 from inspectd.runtime.simcam.feed import FrameFeed
 FrameFeed(Path({str(tmp_path / "a.feed")!r}), {WIDTH}, {HEIGHT})
 """
-    with FrameFeed(tmp_path / "a.feed", WIDTH, HEIGHT):
+    with FrameFeed(tmp_path / "a.feed", WIDTH, HEIGHT) as feed:
+        Faults(feed.path).close()  # that opened the file here, too, and closed it
+        assert is_fed(feed.path)
         done = subprocess.run(
             [sys.executable, "-c", script], capture_output=True, text=True, timeout=CHILD_TIMEOUT_S, check=False
         )
     assert done.returncode == 1
     assert "another process feeds this camera already" in done.stderr
+    assert not is_fed(tmp_path / "a.feed")
 
 
 GENTL_1_5 = [

@@ -133,6 +133,7 @@ void camera_reset(struct camera *camera) {
     registers->user_set_default = feed_user_set(&camera->feed)->startup;
     if (registers->user_set_default != 0) load_user_set(camera);
     camera->dead = false;
+    camera->breaks = atomic_load(&feed_faults(&camera->feed)->breaks);
     camera->acquiring = false;
     camera->triggers = 0;
     camera->pulses = 0;
@@ -236,6 +237,7 @@ static gc_error write_word(struct camera *camera, uint64_t address, uint32_t val
         return GC_OK;
     case offsetof(struct registers, device_reset):
         atomic_store(&feed_faults(&camera->feed)->reboot_until_ns, monotonic_ns() + RESET_NS);
+        atomic_fetch_add(&feed_faults(&camera->feed)->breaks, 1);
         return GC_OK;
     case offsetof(struct registers, acquisition_start):
         camera->acquiring = true;

@@ -16,9 +16,11 @@ bool faults_unplugged(const struct faults *faults) {
     return atomic_load(&faults->lost) != 0 || monotonic_ns() < atomic_load(&faults->reboot_until_ns);
 }
 
-/* Whether the link of an open camera is gone; once it is, it stays so until the camera is opened anew. */
+/* Whether the link of an open camera is gone; once it is, it stays so until the camera is opened anew, even if the link
+ * was back before anybody asked. */
 bool camera_is_dead(struct camera *camera) {
-    if (!camera->dead && faults_unplugged(feed_faults(&camera->feed))) camera->dead = true;
+    const struct faults *faults = feed_faults(&camera->feed);
+    if (faults_unplugged(faults) || atomic_load(&faults->breaks) != camera->breaks) camera->dead = true;
     return camera->dead;
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import struct
@@ -13,12 +14,14 @@ from types import TracebackType
 
 from inspectd.errors import CameraError
 
+from . import producer_path
+
 __all__ = ["SENT", "Faults", "Sent"]
 
 _AT = 256  # struct faults in the feed, see sim.h
 _FIELDS = (
     "incomplete", "dropped", "late", "duplicate", "late_ms",
-    "stalled", "lost", "silent", "refused", "absent", "hanging", "padding", "format", "line1",
+    "stalled", "lost", "silent", "refused", "absent", "hanging", "padding", "format", "line1", "breaks",
 )  # fmt: skip
 _WORD = struct.Struct("<I")
 _MOMENT = struct.Struct("<Q")
@@ -63,7 +66,7 @@ class Faults:
         path: the camera's feed.
 
     Raises:
-        CameraError: it is no feed of this version.
+        CameraError: it is no feed of this version, or the producer is not built.
     """
 
     def __init__(self, path: Path, *, clock: Callable[[], int] = time.monotonic_ns) -> None:
@@ -78,6 +81,7 @@ class Faults:
             if os.fstat(descriptor).st_size < _SIZE or _HEADER.unpack(found) != _EXPECTED:
                 raise CameraError(f"{path}: is no feed of a simulated camera of this version")
             self._memory = mmap.mmap(descriptor, _SIZE)
+            self._feed_add = ctypes.CDLL(str(producer_path())).inspectd_feed_add
         finally:
             os.close(descriptor)
 
@@ -105,6 +109,7 @@ class Faults:
     def lose(self) -> None:
         """The cable is pulled: events and ports fail, the camera is not listed. It has to be opened anew afterwards."""
         self._set("lost", 1)
+        self._add("breaks", 1)
 
     def silence(self) -> None:
         """The link is gone without an error: no frames come, and ports time out."""
@@ -133,16 +138,17 @@ class Faults:
     def reboot(self, duration_ms: int) -> None:
         """The camera is gone for so long, and comes back as it was switched on."""
         _MOMENT.pack_into(self._memory, _REBOOT_AT, self._clock() + duration_ms * 1_000_000)
+        self._add("breaks", 1)
 
     def pulse(self, count: int = 1) -> None:
         """Pulses on the camera's input Line1; what came while it does not acquire is not kept. No fault."""
-        (waiting,) = _WORD.unpack_from(self._memory, self._place("line1"))
-        self._set("line1", waiting + count)
+        self._add("line1", count)
 
     def clear(self) -> None:
         """No fault any more; a connection that was lost stays lost."""
         for name in _FIELDS:
-            self._set(name, 0)
+            if name != "breaks":
+                self._set(name, 0)
         _MOMENT.pack_into(self._memory, _REBOOT_AT, 0)
 
     @property
@@ -151,7 +157,7 @@ class Faults:
         words = {name: _WORD.unpack_from(self._memory, self._place(name))[0] for name in _FIELDS}
         (until_ns,) = _MOMENT.unpack_from(self._memory, _REBOOT_AT)
         words["rebooting_ms"] = max(0, until_ns - self._clock()) // 1_000_000
-        return {name: value for name, value in words.items() if value and name not in {"late_ms", "line1"}}
+        return {name: value for name, value in words.items() if value and name not in {"late_ms", "line1", "breaks"}}
 
     @property
     def sent(self) -> Sent:
@@ -178,6 +184,11 @@ class Faults:
         if not 0 <= value < 2**32:
             raise CameraError(f"{self.path}: {name} {value} is not possible; expected 0 to {2**32 - 1}")
         _WORD.pack_into(self._memory, self._place(name), value)
+
+    def _add(self, name: str, more: int) -> None:
+        # In one step: the camera takes from some of these words at the same time.
+        word = ctypes.c_uint32.from_buffer(self._memory, self._place(name))
+        self._feed_add(ctypes.byref(word), ctypes.c_uint32(more))
 
     @staticmethod
     def _place(name: str) -> int:

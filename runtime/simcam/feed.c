@@ -43,9 +43,10 @@ _Static_assert(offsetof(struct faults, exposed) == 128, "layout of the feed");
 _Static_assert(offsetof(struct feed_header, user_set) == 432, "layout of the feed");
 _Static_assert(sizeof(struct feed_header) <= FIRST_SLOT, "layout of the feed");
 
-/* Python has no memory barriers of its own: the writer stores and loads its counters through these two. */
+/* Python has no memory barriers of its own: the writer stores and loads its counters through these. */
 __attribute__((visibility("default"))) void inspectd_feed_store(_Atomic uint64_t *counter, uint64_t value);
 __attribute__((visibility("default"))) uint64_t inspectd_feed_load(const _Atomic uint64_t *counter);
+__attribute__((visibility("default"))) void inspectd_feed_add(_Atomic uint32_t *word, uint32_t more);
 
 void inspectd_feed_store(_Atomic uint64_t *counter, uint64_t value) {
     atomic_store_explicit(counter, value, memory_order_release);
@@ -53,6 +54,10 @@ void inspectd_feed_store(_Atomic uint64_t *counter, uint64_t value) {
 
 uint64_t inspectd_feed_load(const _Atomic uint64_t *counter) {
     return atomic_load_explicit(counter, memory_order_acquire);
+}
+
+void inspectd_feed_add(_Atomic uint32_t *word, uint32_t more) {
+    atomic_fetch_add(word, more);
 }
 
 struct faults *feed_faults(const struct feed *feed) {

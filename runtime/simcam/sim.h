@@ -41,7 +41,8 @@ struct faults {
     _Atomic uint32_t padding; /* bytes at the end of each line, from the next opening on */
     _Atomic uint32_t format;  /* the code that frames claim to have, if not 0 */
     _Atomic uint32_t line1;   /* pulses on the camera's input that it has not seen yet */
-    uint32_t reserved[2];
+    _Atomic uint32_t breaks;  /* how often the link broke; only grows */
+    uint32_t reserved;
     _Atomic uint64_t reboot_until_ns; /* unplugged until then, by CLOCK_MONOTONIC */
     uint8_t to_line[56];
     /* Since the feed was made: exposed = delivered + without_buffer + dropped_frames; the incomplete are delivered. */
@@ -159,6 +160,7 @@ struct camera {
     struct feed feed;
     struct registers registers;
     bool dead; /* the link was gone since it was opened */
+    uint32_t breaks; /* of the link before it was opened */
     bool acquiring; /* between AcquisitionStart and AcquisitionStop */
     uint64_t triggers; /* executed and not yet exposed */
     uint32_t pulses;   /* of Line1 towards the next trigger */

@@ -174,6 +174,17 @@ def test_a_cable_that_is_pulled_and_plugged_in_again(site, faults, fault, reason
     assert grabber.status.connections == 2
 
 
+def test_a_break_of_the_link_that_nobody_saw_ends_the_connection_all_the_same(site, faults):
+    grabber = site.streaming()
+    site.pass_parts(2)
+    assert [part for _, part, _ in parts(grabber, 2)] == [1, 2]
+    faults.lose()
+    faults.clear()
+    site.pass_parts(2)
+    assert [part for _, part, _ in parts(grabber, 2)] == [3, 4]
+    assert grabber.status.connections == 2
+
+
 def test_a_camera_that_reboots_is_set_again(site, faults):
     grabber = site.streaming(trigger="Software")
     faults.reboot(1500)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import cv2
 import numpy as np
@@ -106,6 +107,21 @@ def test_each_pulse_of_its_line_is_a_frame_and_dividers_count(site):
     for number, frame in enumerate(got):
         np.testing.assert_array_equal(frame.pixels, picture(number))
     assert grabber.status.state is CameraState.STREAMING
+
+
+def test_no_pulse_is_counted_twice_while_the_camera_takes_them(site):
+    site.plug_in(slots=256)
+    site.streaming(trigger="Line1", trigger_divider=100)
+    site.pass_parts(250)
+    with Faults(site.path) as faults:
+        for _ in range(20_000):
+            faults.pulse()
+        deadline = time.monotonic() + 20
+        while faults.sent.exposed < 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(0.2)
+        assert faults.sent.exposed == 200
 
 
 def test_user_sets_outlive_the_connection_and_the_power_cycle(site):

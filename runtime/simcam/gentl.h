@@ -178,6 +178,15 @@ enum { FLUSH_INPUT_TO_OUTPUT, FLUSH_OUTPUT_DISCARD, FLUSH_ALL_TO_INPUT, FLUSH_UN
 enum { EVENT_NEW_BUFFER = 1 };
 enum { EVENT_INFO_TYPE, EVENT_INFO_IN_QUEUE, EVENT_INFO_FIRED, EVENT_INFO_SIZE_MAX, EVENT_INFO_DATA_SIZE_MAX };
 
+enum { EVENT_DATA_ID, EVENT_DATA_VALUE };
+
+/* One of several registers that are read or written in one call. */
+struct register_access {
+    uint64_t address;
+    void *data;
+    size_t size;
+};
+
 /* What a new-buffer event carries. */
 struct new_buffer {
     gc_handle buffer;
@@ -190,6 +199,9 @@ ENTRY GCGetInfo(gc_enum what, gc_enum *type, void *value, size_t *size);
 ENTRY GCGetLastError(gc_error *code, char *text, size_t *size);
 ENTRY GCReadPort(gc_handle port, uint64_t address, void *data, size_t *size);
 ENTRY GCWritePort(gc_handle port, uint64_t address, const void *data, size_t *size);
+ENTRY GCReadPortStacked(gc_handle port, struct register_access *accesses, size_t *count);
+ENTRY GCWritePortStacked(gc_handle port, struct register_access *accesses, size_t *count);
+ENTRY GCGetPortURL(gc_handle port, char *url, size_t *size);
 ENTRY GCGetPortInfo(gc_handle port, gc_enum what, gc_enum *type, void *value, size_t *size);
 ENTRY GCGetNumPortURLs(gc_handle port, uint32_t *count);
 ENTRY GCGetPortURLInfo(gc_handle port, uint32_t index, gc_enum what, gc_enum *type, void *value, size_t *size);
@@ -197,6 +209,8 @@ ENTRY GCRegisterEvent(gc_handle source, gc_enum event, gc_handle *handle);
 ENTRY GCUnregisterEvent(gc_handle source, gc_enum event);
 
 ENTRY EventGetData(gc_handle event, void *data, size_t *size, uint64_t timeout_ms);
+ENTRY EventGetDataInfo(gc_handle event, const void *data, size_t data_size, gc_enum what, gc_enum *type, void *value,
+                       size_t *size);
 ENTRY EventGetInfo(gc_handle event, gc_enum what, gc_enum *type, void *value, size_t *size);
 ENTRY EventFlush(gc_handle event);
 ENTRY EventKill(gc_handle event);
@@ -216,16 +230,21 @@ ENTRY IFGetNumDevices(gc_handle interface, uint32_t *count);
 ENTRY IFGetDeviceID(gc_handle interface, uint32_t index, char *id, size_t *size);
 ENTRY IFUpdateDeviceList(gc_handle interface, gc_bool *changed, uint64_t timeout_ms);
 ENTRY IFGetDeviceInfo(gc_handle interface, const char *id, gc_enum what, gc_enum *type, void *value, size_t *size);
+ENTRY IFGetParentTL(gc_handle interface, gc_handle *system);
 ENTRY IFOpenDevice(gc_handle interface, const char *id, gc_enum access, gc_handle *device);
 
 ENTRY DevGetPort(gc_handle device, gc_handle *port);
 ENTRY DevGetNumDataStreams(gc_handle device, uint32_t *count);
 ENTRY DevGetDataStreamID(gc_handle device, uint32_t index, char *id, size_t *size);
 ENTRY DevOpenDataStream(gc_handle device, const char *id, gc_handle *stream);
+ENTRY DevGetParentIF(gc_handle device, gc_handle *interface);
 ENTRY DevGetInfo(gc_handle device, gc_enum what, gc_enum *type, void *value, size_t *size);
 ENTRY DevClose(gc_handle device);
 
 ENTRY DSAnnounceBuffer(gc_handle stream, void *base, size_t size, void *user, gc_handle *buffer);
+ENTRY DSAllocAndAnnounceBuffer(gc_handle stream, size_t size, void *user, gc_handle *buffer);
+ENTRY DSGetBufferID(gc_handle stream, uint32_t index, gc_handle *buffer);
+ENTRY DSGetParentDev(gc_handle stream, gc_handle *device);
 ENTRY DSQueueBuffer(gc_handle stream, gc_handle buffer);
 ENTRY DSRevokeBuffer(gc_handle stream, gc_handle buffer, void **base, void **user);
 ENTRY DSFlushQueue(gc_handle stream, gc_enum operation);

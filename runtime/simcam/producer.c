@@ -480,6 +480,13 @@ ENTRY IFOpenDevice(gc_handle handle, const char *id, gc_enum access, gc_handle *
     return unlock(GC_OK);
 }
 
+ENTRY IFGetParentTL(gc_handle handle, gc_handle *system) {
+    if (system == NULL) return fail(GC_INVALID_PARAMETER, "IFGetParentTL: no place for the handle");
+    LOCK_INTERFACE(handle);
+    *system = &system_port;
+    return unlock(GC_OK);
+}
+
 /* ---- device ---- */
 
 ENTRY DevGetPort(gc_handle handle, gc_handle *port) {
@@ -521,5 +528,13 @@ ENTRY DevGetInfo(gc_handle handle, gc_enum what, gc_enum *type, void *value, siz
 ENTRY DevClose(gc_handle handle) {
     LOCK_DEVICE(camera, handle);
     close_device(camera);
+    return unlock(GC_OK);
+}
+
+ENTRY DevGetParentIF(gc_handle handle, gc_handle *interface) {
+    if (interface == NULL) return fail(GC_INVALID_PARAMETER, "DevGetParentIF: no place for the handle");
+    LOCK_DEVICE(camera, handle);
+    (void)camera;
+    *interface = &interface_port;
     return unlock(GC_OK);
 }

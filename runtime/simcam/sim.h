@@ -6,6 +6,7 @@
  *     picture.c    from the pixels of a part to those of a frame
  *     feed.c       the mapped file from which frames come
  *     faults.c     what goes wrong on demand
+ *     others.c     what consumers other than harvesters ask for
  *     info.c       handing out values, strings and errors the way GenTL wants them
  *     stubs.c      the rest of GenTL 1.6, answered with "not implemented"
  *
@@ -125,6 +126,7 @@ struct buffer {
     uint8_t *base;
     size_t size;
     void *user;
+    bool owned; /* its memory is the producer's */
     bool new_data, incomplete;
     size_t filled;
     uint64_t frame_id, part_id, timestamp_ns;

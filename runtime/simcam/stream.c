@@ -96,6 +96,11 @@ static void stop_acquisition(struct camera *camera) {
     pthread_cond_broadcast(&camera->work); /* for a second thread that waits for the same stop */
 }
 
+static void free_buffer(struct buffer *buffer) {
+    if (buffer->owned) free(buffer->base);
+    free(buffer);
+}
+
 /* Stops, releases everybody who waits for an event, and forgets the buffers. */
 void stream_close(struct camera *camera) {
     struct stream *stream = &camera->stream;
@@ -110,7 +115,7 @@ void stream_close(struct camera *camera) {
     while (stream->announced != NULL) {
         struct buffer *buffer = stream->announced;
         stream->announced = buffer->next;
-        free(buffer);
+        free_buffer(buffer);
     }
     stream->announced_count = 0;
     pthread_mutex_unlock(&camera->lock);
@@ -121,6 +126,13 @@ ENTRY DSClose(gc_handle handle) {
     unlock(camera, GC_OK);
     stream_close(camera);
     return GC_OK;
+}
+
+ENTRY DSGetParentDev(gc_handle handle, gc_handle *device) {
+    if (device == NULL) return fail(GC_INVALID_PARAMETER, "DSGetParentDev: no place for the handle");
+    LOCK_STREAM(camera, handle);
+    *device = &camera->local;
+    return unlock(camera, GC_OK);
 }
 
 ENTRY DSAnnounceBuffer(gc_handle handle, void *base, size_t size, void *user, gc_handle *result) {
@@ -154,11 +166,11 @@ ENTRY DSRevokeBuffer(gc_handle handle, gc_handle buffer_handle, void **base, voi
     if (link == NULL) return no_buffer(camera);
     struct buffer *buffer = *link;
     if (buffer->pool != POOL_NONE) return unlock(camera, fail(GC_BUSY, "the buffer is queued: flush the queue first"));
-    if (base != NULL) *base = buffer->base;
+    if (base != NULL) *base = buffer->owned ? NULL : buffer->base;
     if (user != NULL) *user = buffer->user;
     *link = buffer->next;
     camera->stream.announced_count--;
-    free(buffer);
+    free_buffer(buffer);
     return unlock(camera, GC_OK);
 }
 

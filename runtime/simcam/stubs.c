@@ -6,16 +6,7 @@
     ENTRY function(void); \
     ENTRY function(void) { return fail(GC_NOT_IMPLEMENTED, #function " is not implemented"); }
 
-STUB(GCGetPortURL)
-STUB(GCReadPortStacked)
-STUB(GCWritePortStacked)
-STUB(EventGetDataInfo)
-STUB(IFGetParentTL)
-STUB(DevGetParentIF)
-STUB(DSGetParentDev)
-STUB(DSAllocAndAnnounceBuffer)
 STUB(DSAnnounceCompositeBuffer)
-STUB(DSGetBufferID)
 STUB(DSGetBufferChunkData)
 STUB(DSGetBufferInfoStacked)
 STUB(DSGetNumBufferParts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inspectd.runtime.simcam import FEED_VARIABLE
+from inspectd.runtime.simcam import FEED_VARIABLE, producer_path
 from inspectd.runtime.simcam.faults import Faults
 from inspectd.runtime.simcam.feed import FrameFeed
 
@@ -21,6 +22,26 @@ SIMCAM = Path(__file__).resolve().parents[2] / "runtime" / "simcam"
 WARNINGS = ["-Wall", "-Wextra", "-Werror"]
 FLAGS = ["-std=gnu11", "-O1", "-g", *WARNINGS, "-fPIC", "-shared", "-fvisibility=hidden", "-pthread"]
 SANITISERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+
+
+# EMVA, "GenICam GenTL Standard", versions 1.5 and 1.6, chapter 6.
+ENTRY_POINTS = """
+GCInitLib GCCloseLib GCGetInfo GCGetLastError GCReadPort GCWritePort GCGetPortURL GCGetPortInfo GCRegisterEvent
+GCUnregisterEvent GCGetNumPortURLs GCGetPortURLInfo GCReadPortStacked GCWritePortStacked
+EventGetData EventGetDataInfo EventGetInfo EventFlush EventKill
+TLOpen TLClose TLGetInfo TLGetNumInterfaces TLGetInterfaceID TLGetInterfaceInfo TLOpenInterface TLUpdateInterfaceList
+IFClose IFGetInfo IFGetNumDevices IFGetDeviceID IFUpdateDeviceList IFGetDeviceInfo IFOpenDevice IFGetParentTL
+DevGetPort DevGetNumDataStreams DevGetDataStreamID DevOpenDataStream DevGetInfo DevClose DevGetParentIF
+DSAnnounceBuffer DSAllocAndAnnounceBuffer DSFlushQueue DSStartAcquisition DSStopAcquisition DSGetInfo DSGetBufferID
+DSClose DSRevokeBuffer DSQueueBuffer DSGetBufferInfo DSGetParentDev DSGetBufferChunkData DSGetNumBufferParts
+DSGetBufferPartInfo DSAnnounceCompositeBuffer DSGetBufferInfoStacked DSGetBufferPartInfoStacked DSGetNumFlows
+DSGetFlowInfo DSGetNumBufferSegments DSGetBufferSegmentInfo
+"""
+
+
+def test_every_entry_point_of_the_standard_is_exported():
+    producer = ctypes.CDLL(str(producer_path()))
+    assert not [name for name in ENTRY_POINTS.split() if not hasattr(producer, name)]
 
 
 def library(name: str) -> Path | None:
@@ -61,16 +82,18 @@ def test_no_fault_reads_or_writes_where_it_should_not(tmp_path):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("checker", ["valgrind", "sanitiser"])
+@pytest.mark.parametrize("checker", ["valgrind", "sanitiser", "threads"])
 def test_a_bare_consumer_leaves_nothing_behind(tmp_path, checker, channels):
     """All that is allocated is given back, and no byte of a frame is one that was never written."""
     if checker == "valgrind" and shutil.which("valgrind") is None:
         pytest.skip("valgrind is not there: apt install valgrind")
     if checker == "sanitiser" and library("libasan.so") is None:
         pytest.skip("the address sanitiser's library is not there: apt install gcc libasan8 (or that of your gcc)")
+    if checker == "threads" and library("libtsan.so") is None:
+        pytest.skip("the thread sanitiser's library is not there: apt install gcc libtsan2 (or that of your gcc)")
     driver = tmp_path / "driver"
     sources = [Path(__file__).with_name("simcam_driver.c"), *sorted(SIMCAM.glob("*.c"))]
-    options = SANITISERS if checker == "sanitiser" else []
+    options = {"valgrind": [], "sanitiser": SANITISERS, "threads": ["-fsanitize=thread"]}[checker]
     definitions = [f"-I{SIMCAM}", f'-DDEVICE_XML="{SIMCAM / "device.xml"}"']
     subprocess.run(
         ["gcc", "-std=gnu11", "-O1", "-g", *WARNINGS, "-pthread", *options, *definitions, "-o", driver, *sources],

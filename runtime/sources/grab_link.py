@@ -128,7 +128,11 @@ class Link:
         try:
             if not self._poll.poll(max(0.0, timeout_s) * 1000):
                 return None
-            content, ancillary, _, _ = self._end.recvmsg(_MAX_BYTES, socket.CMSG_SPACE(4), _RECEIVING)
+            try:
+                content, ancillary, _, _ = self._receive()
+            except ConnectionResetError:
+                # It ended without having read all. The system says so once, before it gives out what had been sent.
+                content, ancillary, _, _ = self._receive()
         except BlockingIOError:
             return None
         except OSError as error:
@@ -140,6 +144,9 @@ class Link:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
         return Packet(Kind(content[0]), content[1:], descriptors[0] if descriptors else -1)
+
+    def _receive(self) -> tuple[bytes, list[tuple[int, int, bytes]], int, object]:
+        return self._end.recvmsg(_MAX_BYTES, socket.CMSG_SPACE(4), _RECEIVING)
 
     def close(self) -> None:
         """Hang up."""

@@ -72,6 +72,7 @@ def test_every_producer_has_its_line_whatever_is_wrong_with_it(crashing, monkeyp
     monkeypatch.setenv("GENICAM_GENTL64_PATH", os.pathsep.join(["/nowhere", str(crashing.parent), ""]))
     status, out, _ = camera("list", *VIKY, "--producer", "/nowhere/maker.cti")
     assert status == 0
+    out = " ".join(out.split())  # long paths are folded
     assert "VikyTL_DEV_green" in out
     assert "free" in out
     assert "crashed (SIGABRT)" in out

@@ -156,6 +156,17 @@ def test_what_was_sent_is_received_before_the_end_is_told(links):
     line.free(0, 1)
 
 
+def test_what_was_sent_is_received_though_its_sender_has_not_read_all(links):
+    """As of a camera that is lost while pictures are given back: its reason must arrive."""
+    line, camera = links
+    line.free(0, 1)
+    camera.tell(Kind.LOST, reason="the cable is out")
+    camera.close()
+    assert line.receive(1.0).facts == {"reason": "the cable is out"}
+    with pytest.raises(LinkClosed):
+        line.receive(1.0)
+
+
 def test_giving_back_never_waits_and_loses_nothing(links):
     """More than the socket holds, while the other process does not read: the rest goes with the next ones."""
     line, camera = links

@@ -13,7 +13,7 @@ from inspectd.errors import InspectdError
 
 from .measure import Report, machine, machine_text
 
-BENCHMARKS = ("render", "line", "training", "dst", "engines", "painter", "camera", "faults")
+BENCHMARKS = ("render", "line", "training", "dst", "engines", "painter", "camera", "formats", "faults")
 ON_REQUEST = ("faults",)
 """Not among `all`: it takes as long as it is told to."""
 
@@ -29,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         "engines": _engines,
         "painter": _painter,
         "camera": _camera,
+        "formats": _formats,
         "faults": _faults,
     }
     # Asked before anything is measured: the benchmarks are a load themselves.
@@ -173,6 +174,12 @@ def _camera(options: argparse.Namespace) -> Report:
     from .camera import run
 
     return run(rounds=options.repeats, frames=options.frames)
+
+
+def _formats(options: argparse.Namespace) -> Report:
+    from .formats import run
+
+    return run(rounds=options.repeats)
 
 
 def _faults(options: argparse.Namespace) -> Report:

@@ -38,7 +38,6 @@ _ALIVE_NS = 500_000_000
 _NO_ACCESS = 3  # DEVICE_ACCESS_STATUS_NOACCESS of GenTL
 _IMAGE_PAYLOADS = (1, 4)  # PAYLOAD_TYPE_IMAGE, PAYLOAD_TYPE_CHUNK_DATA
 _SAME_CLOCK_NS = 10_000_000_000
-_ROUNDING = 0.01  # cameras round times and rates to what their clocks can do
 
 
 class GenicamSource:

@@ -3,7 +3,7 @@
     absent, held, lost, hanging, killed  ──  the process ends or is ended  ──  after a while the next one
 
 Whatever becomes of the process, the line goes on, the status says what is wrong, and frames that had come stay as they
-are. Of a triggered camera every trigger comes back once: as a frame, or as a DamagedFrame with the reason.
+are. Every software trigger comes back once: as a frame, or as a DamagedFrame with the reason.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ LATE_NS = 1_000_000_000
 BACK_OFF_S = (0.5, 1.0, 2.0, 5.0)
 """Between two attempts to reach a camera; the last one goes on."""
 _MOST_MISSED = 1000
-"""A jump in the numbers beyond it is told as one, for a triggered camera."""
+"""So many parts at most are told of a jump in the numbers of a triggered camera; all of them are counted."""
 _OPEN_POLL_S = 0.1
 _log = logging.getLogger("inspectd.camera")
 

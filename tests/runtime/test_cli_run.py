@@ -228,6 +228,7 @@ def test_every_feature_that_a_camera_refuses_is_told_and_nothing_else(write_conf
         ('source = "folder"\npath = "missing"', "missing is not a folder"),
         ('source = "folder"\npath = "."\npattern = "*.png"', "no picture matches '*.png'"),
         ('source = "genicam"\nproducer = "missing.cti"', "no GenTL producer at"),
+        ('source = "genicam"\nproducer = "viky"\ntrigger = "Software"', "nothing sends software triggers to a line"),
         ('source = "genicam"\nproducer = "text.cti"', "text.cti: is not a GenTL producer that can be loaded"),
     ],
 )

@@ -10,11 +10,17 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from inspectd.config import (
+    Archive,
     ButtonsCamera,
+    Control,
     FolderCamera,
     GenicamCamera,
+    Health,
+    Journal,
+    Log,
     ModelSettings,
     Publish,
+    Security,
     Station,
     effective_rule,
     load_config,
@@ -25,7 +31,10 @@ from inspectd.inspection import AcceptanceRule, ClassRule
 from inspectd.mask import ClassMap
 
 ROOT = Path(__file__).parents[2]
-SECTIONS = (Station, GenicamCamera, FolderCamera, ButtonsCamera, ModelSettings, Publish)
+SECTIONS = (
+    *(Station, GenicamCamera, FolderCamera, ButtonsCamera, ModelSettings, Publish),
+    *(Control, Security, Journal, Archive, Health, Log),
+)
 MINIMAL = '[cameras.cam1]\nsource = "folder"\npath = "pictures"\n[model]\nbundle = "bundle"\n'
 
 

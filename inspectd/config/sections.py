@@ -1,19 +1,10 @@
-"""The configuration of a line: TOML in, validated models out, every error at once.
-
-A configuration is a TOML file with the sections `station`, `cameras.<name>`, `model`, `acceptance` and
-`publish`. Paths in it are relative to the file. `load_config` refuses what it does not know, and lists
-everything that is wrong in one go, a line for each fault with the file and the dotted path of the setting.
-"""
+"""The sections of a configuration. Their docstrings are the meanings that docs/configuration.md lists."""
 
 from __future__ import annotations
 
-import difflib
 import re
-import sys
-import typing
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
@@ -22,35 +13,35 @@ from pydantic import (
     ConfigDict,
     Field,
     Strict,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from inspectd.errors import ConfigError
-from inspectd.inspection import AcceptanceRule, ClassRule
-from inspectd.mask import ClassMap
+from inspectd.inspection import AcceptanceRule
 from inspectd.wire import CAMERA_NAME
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 __all__ = [
+    "Archive",
     "ButtonsCamera",
     "Camera",
     "Config",
+    "Control",
+    "Feature",
     "FolderCamera",
     "GenicamCamera",
+    "Health",
+    "Journal",
+    "Log",
     "ModelSettings",
     "Publish",
+    "Role",
+    "Security",
     "Station",
-    "effective_rule",
-    "load_config",
-    "parse_config",
 ]
+
+Role = Literal["viewer", "operator", "engineer"]
+"""What a client may do; each one may also do what those before it may."""
 
 
 def _feature(value: object) -> object:
@@ -78,6 +69,12 @@ ConfigPath = Annotated[Path, Strict(False), AfterValidator(_beside_the_file)]
 """A path of the configuration, relative to its file."""
 
 
+def _checked_endpoint(endpoint: str) -> str:
+    if not _ENDPOINT.fullmatch(endpoint):
+        raise ValueError(f"expected tcp://HOST:PORT (tcp://*:5560 for every interface) or ipc://PATH, got {endpoint!r}")
+    return endpoint
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
@@ -88,7 +85,9 @@ class Station(_Section):
     name: str = Field("station", min_length=1, max_length=64)
     """Name of the station; it stands in every message of the station's state."""
     state_dir: ConfigPath = Field(Path("state"), validate_default=True)
-    """Folder for what must survive a restart, such as the count of starts (the epoch)."""
+    """Folder for what must survive a restart: the count of starts (the epoch), the journal, models that were loaded."""
+    start: Literal["automatic", "manual"] = "automatic"
+    """What happens at the start: the line runs; or it waits in Preoperational for a client of `control`."""
 
 
 class _CameraSection(_Section):
@@ -106,6 +105,8 @@ class _CameraSection(_Section):
     """Side of a pixel in the part's plane, mm; without it areas are in pixels alone."""
     queue_frames: int = Field(4, ge=1, le=256)
     """Frames that may wait for their inspection."""
+    deadline_ms: int | None = Field(None, ge=10, le=600_000)
+    """A part has its verdict so long after its frame's arrival, ms; what is not judged by then is NOT_INSPECTED."""
 
 
 class GenicamCamera(_CameraSection):
@@ -220,6 +221,12 @@ class ModelSettings(_Section):
     """Threads of the engine; 0 takes a thread per core."""
     allow_uncertified: bool = False
     """Run a bundle too whose certificate says that it is not the network that was trained."""
+    models_dir: ConfigPath | None = None
+    """Folder of the bundles that `load_model` may name; without it the folder that `bundle` lies in."""
+    trusted_keys: ConfigPath | None = None
+    """File of public keys, one a line; with it only bundles that one of them has signed are run."""
+    watch_frames: int = Field(50, ge=0, le=100_000)
+    """So many frames after a swap one that fails brings the model before back by itself."""
 
     @field_validator("bundle")
     @classmethod
@@ -238,15 +245,96 @@ class Publish(_Section):
     """How masks travel; `rle8+zlib` is a third of the size, for slow links."""
     preview: bool = False
     """Send a picture of every part beside its verdict."""
+    header_port: int | None = Field(None, ge=0, le=65535)
+    """Port that pushes the 64-byte headers over plain TCP, for PLCs without ZeroMQ; without it none is opened."""
+    header_host: str = Field("127.0.0.1", min_length=1)
+    """Address that this port is opened at; it has no keys: only where the network is the line's own."""
 
     @field_validator("endpoint")
     @classmethod
     def _endpoint(cls, endpoint: str) -> str:
-        if not _ENDPOINT.fullmatch(endpoint):
-            raise ValueError(
-                f"expected tcp://HOST:PORT (tcp://*:5560 for every interface) or ipc://PATH, got {endpoint!r}"
-            )
-        return endpoint
+        return _checked_endpoint(endpoint)
+
+
+class Control(_Section):
+    """Commands from clients, over a ZeroMQ ROUTER socket."""
+
+    endpoint: str | None = None
+    """Address that clients connect to, as `publish.endpoint`; without it the socket `ctl` in the state folder."""
+    enabled: bool = True
+    """Whether clients can ask and command anything; without it nothing lost can be fetched again either."""
+    socket_mode: int = Field(0o660, ge=0, le=0o777)
+    """Permissions of the `ipc://` sockets, such as 0o660: who may connect to a file that he may write."""
+    local_role: Role = "engineer"
+    """What clients without a key may do: those on `ipc://`, and on addresses of this machine alone."""
+    fault_injection: bool = False
+    """Whether engineers may make the station fail on purpose (`fault.inject`); for acceptance tests of a line."""
+
+    @field_validator("endpoint")
+    @classmethod
+    def _endpoint(cls, endpoint: str | None) -> str | None:
+        return endpoint if endpoint is None else _checked_endpoint(endpoint)
+
+
+class Security(_Section):
+    """Who gets in from other machines: CURVE keys, made by `inspectd keys`."""
+
+    curve: Literal["auto", "always", "off"] = "auto"
+    """Encrypt and authenticate: on addresses that other machines reach; on all of `tcp://`; or nowhere."""
+    keys_dir: ConfigPath | None = None
+    """Folder of the station's keys and its list of clients; without it `keys` in the state folder."""
+
+
+class Journal(_Section):
+    """What was published, kept on the disk: an SQLite database that the line alone writes."""
+
+    enabled: bool = True
+    """Whether there is one; without it what a client missed is lost."""
+    path: ConfigPath | None = None
+    """The file; without it `journal.db` in the state folder."""
+    masks: bool = True
+    """Keep masks too."""
+    retention_days: float = Field(30.0, gt=0, le=36_500)
+    """Older messages are deleted, days."""
+    max_mib: int = Field(2048, ge=8)
+    """Above this size the oldest messages are deleted, MiB."""
+    commit_timeout_ms: int = Field(200, ge=10, le=60_000)
+    """A verdict that the disk has not taken by then is published all the same, marked not_durable, with an alarm."""
+
+
+class Archive(_Section):
+    """Pictures of parts on the disk, written by a process of its own."""
+
+    path: ConfigPath | None = None
+    """The folder; without it nothing is archived. NG, REVIEW and parts that could not be inspected always are."""
+    ok_every: int = Field(0, ge=0)
+    """Of the OK parts every so many is archived; 0 is none."""
+    format: Literal["png", "jpeg"] = "png"
+    """png is lossless, and can be inspected again with the same result; jpeg is smaller."""
+    overlays: bool = False
+    """Write a picture with the mask painted over it too."""
+    max_gib: float = Field(50.0, gt=0)
+    """Above this size the oldest parts are deleted, GiB."""
+    keep_free_gib: float = Field(2.0, ge=0)
+    """With less free space on the disk the oldest parts are deleted, GiB; if that is not enough, none is archived."""
+    retention_days: float = Field(90.0, gt=0, le=36_500)
+    """Older parts are deleted, days."""
+
+
+class Health(_Section):
+    """What monitoring asks by HTTP: `/metrics` for Prometheus, `/healthz`, `/readyz`."""
+
+    port: int | None = Field(None, ge=0, le=65535)
+    """Port on 127.0.0.1; without it none is opened, 0 is any free one."""
+
+
+class Log(_Section):
+    """What is logged, and how."""
+
+    format: Literal["text", "json", "journald"] = "text"
+    """On standard error as text or a line of JSON each; or to the system's journal, with fields."""
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """What is less important is left out."""
 
 
 class Config(_Section):
@@ -257,6 +345,12 @@ class Config(_Section):
     model: ModelSettings
     acceptance: AcceptanceRule = AcceptanceRule()
     publish: Publish = Publish()
+    control: Control = Control()
+    security: Security = Security()
+    journal: Journal = Journal()
+    archive: Archive = Archive()
+    health: Health = Health()
+    log: Log = Log()
 
     @field_validator("cameras")
     @classmethod
@@ -277,137 +371,3 @@ class Config(_Section):
                 f"acceptance.{asking[0]}.minimum_area_mm2 needs cameras.{without[0]}.scale_mm_per_px, which is not set"
             )
         return self
-
-
-def load_config(path: Path, *, bundle: str | None = None) -> Config:
-    """Read and check a configuration file.
-
-    Args:
-        path: the TOML file.
-        bundle: takes the place of `model.bundle`; relative to the working directory.
-
-    Raises:
-        ConfigError: the file cannot be read, is not TOML, or something in it is wrong; every fault, one a line.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; examples are in deploy/config/") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}); expected a TOML file in UTF-8") from error
-    return parse_config(text, path, bundle=bundle)
-
-
-def parse_config(text: str, path: Path, *, bundle: str | None = None) -> Config:
-    """Check the text of a configuration; `path` gives its folder and its name in messages.
-
-    Raises:
-        ConfigError: as `load_config`.
-    """
-    try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
-    # So that its defaults are relative to the file like all others.
-    data.setdefault("station", {})
-    if bundle is not None:
-        model = data.setdefault("model", {})
-        if isinstance(model, dict):
-            model["bundle"] = bundle if bundle == "demo" else str(Path(bundle).expanduser().absolute())
-    try:
-        return Config.model_validate(data, context={"directory": path.absolute().parent})
-    except ValidationError as error:
-        # Two settings of a union may report the same fault; the order of the file is kept.
-        faults = dict.fromkeys(_describe(fault, data) for fault in error.errors(include_url=False))
-        raise ConfigError("\n".join(f"{path}: {fault}" for fault in faults)) from None
-
-
-def effective_rule(rule: AcceptanceRule, classes: ClassMap, thresholds: Mapping[str, float]) -> AcceptanceRule:
-    """The rule that the line judges by, each class spelt out.
-
-    What a class's section does not set comes from the default section, and a score from the bundle.
-
-    Args:
-        rule: the rule of the configuration.
-        classes: the classes of the bundle.
-        thresholds: the bundle's threshold of each class, 0..1.
-
-    Raises:
-        ConfigError: the rule names a class that the bundle lacks, or a review score is not below the bundle's
-            threshold; every fault, one a line.
-    """
-    faults = []
-    for name in rule.unknown_classes(classes):
-        near = _suggestion(name, classes.names)
-        faults.append(f"acceptance.classes.{name}: the bundle has no such class{near}; it has {_listed(classes.names)}")
-    spelt_out = {}
-    said_of_all = rule.default.model_dump(exclude_unset=True)
-    for name in classes.names:
-        own = rule.classes.get(name)
-        values = {"score": thresholds[name], **said_of_all, **(own.model_dump(exclude_unset=True) if own else {})}
-        review_score = values.get("review_score")
-        if review_score is not None and review_score >= values["score"]:
-            faults.append(
-                f"acceptance: review_score {review_score:g} of class {name!r} is not below its score "
-                f"{values['score']:g} (the bundle's, where none is set)"
-            )
-            continue
-        try:
-            spelt_out[name] = ClassRule.model_validate(values)
-        except ValidationError as error:
-            faults += [f"acceptance: class {name!r}: {fault['msg']}" for fault in error.errors()]
-    if faults:
-        raise ConfigError("\n".join(faults))
-    return AcceptanceRule(default=rule.default, classes=spelt_out)
-
-
-def _describe(fault: Mapping[str, Any], data: Mapping[str, Any]) -> str:
-    kind, location = fault["type"], [part for part in fault["loc"] if part != "[key]"]
-    value = fault["input"]
-    if len(location) > 2 and location[0] == "cameras":
-        del location[2]  # the discriminator, which is no level of the file
-    if kind in ("union_tag_invalid", "union_tag_not_found"):
-        location.append("source")
-        kinds = ("genicam", "folder", "buttons")
-        if kind == "union_tag_not_found":
-            return f"{_dotted(location)}: missing; expected one of {_listed(kinds)}"
-        tag = str(fault["ctx"]["tag"])
-        return f"{_dotted(location)}: expected one of {_listed(kinds)}, got {tag!r}{_suggestion(tag, kinds)}"
-    if kind == "extra_forbidden":
-        known = _settings(location[:-1], data)
-        return f"{_dotted(location)}: unknown setting{_suggestion(str(location[-1]), known)}; known: {_listed(known)}"
-    if kind == "missing":
-        return f"{_dotted(location)}: missing; it has to be set"
-    message = fault["msg"].removeprefix("Value error, ")
-    if message.startswith(("Input should be", "String should")):
-        expected = re.sub(r"^(Input|String) should (be |have )?", "", message)
-        expected = re.sub(r"^(greater|less) than", r"a value \1 than", expected)
-        message = f"expected {expected}, got {value!r}"
-    return f"{_dotted(location)}: {message}" if location else message
-
-
-def _settings(location: Sequence[int | str], data: Mapping[str, Any]) -> tuple[str, ...]:
-    """The settings that a section of the file may hold."""
-    section: Any = Config
-    for depth, part in enumerate(location):
-        if isinstance(section, type) and issubclass(section, BaseModel):
-            section = section.model_fields[str(part)].annotation
-        else:  # a table of sections with free names
-            section = typing.get_args(section)[1]
-        if depth == 1 and location[0] == "cameras":
-            kinds = {"genicam": GenicamCamera, "folder": FolderCamera, "buttons": ButtonsCamera}
-            section = kinds[data["cameras"][part]["source"]]
-    return tuple(section.model_fields)
-
-
-def _suggestion(word: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names)
-
-
-def _dotted(location: Sequence[int | str]) -> str:
-    return ".".join(str(part) for part in location)

@@ -13,18 +13,24 @@ from inspectd.frame import CameraState
 from .header import MessageType
 
 __all__ = [
+    "AlarmBody",
     "Body",
     "DefectBody",
     "DeviceHealth",
     "HeartbeatBody",
+    "HistogramBody",
     "MaskBody",
     "MaskEncoding",
     "PreviewBody",
     "ProcessingTimes",
+    "Severity",
     "StateBody",
+    "StatsBody",
     "StreamPosition",
     "VerdictBody",
 ]
+
+_TIME = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$"
 
 StateName = Literal[
     "Preoperational", "Halted", "Error", "Initialized", "Ready", "SingleExecution", "ContinuousExecution"
@@ -48,6 +54,15 @@ class DeviceHealth(str, Enum):
     OFF_SPEC = "OFF_SPEC"
     """It works, but not as it is meant to: on the processor instead of the GPU, for one."""
     MAINTENANCE_REQUIRED = "MAINTENANCE_REQUIRED"
+
+
+class Severity(str, Enum):
+    """How bad what an alarm tells is."""
+
+    WARNING = "warning"
+    """Verdicts come as they should; somebody should look soon."""
+    ERROR = "error"
+    """Something that the station is for does not work; parts may be NOT_INSPECTED, or results may get lost."""
 
 
 class _Model(BaseModel):
@@ -111,7 +126,7 @@ class VerdictBody(Body):
     """1 completed, 4 failed (the part was not inspected)."""
     is_partial: bool
     is_simulated: bool
-    creation_time: str = Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$")
+    creation_time: str = Field(pattern=_TIME)
     """UTC; a label, never a clock."""
     processing_times_ms: ProcessingTimes = Field(alias="processingTimes_ms")
     defects: tuple[DefectBody, ...]
@@ -213,3 +228,79 @@ class StateBody(Body):
     """Name of the station."""
     state: StateName
     previous: StateName
+    reason: str = ""
+    """Why, for people; empty where a client asked for it."""
+
+
+class AlarmBody(Body):
+    """An alarm that came, was acknowledged, or went. It is over once it is neither active nor unacknowledged."""
+
+    TYPE: ClassVar[MessageType] = MessageType.ALARM
+
+    station: str
+    """Name of the station."""
+    alarm_id: str = Field(alias="alarmId")
+    """Of this occurrence; what `ack_alarm` takes."""
+    code: str = Field(pattern=r"^[a-z0-9_]+(\.[A-Za-z0-9_-]+)*$")
+    """What kind it is, such as `journal.full`, or `camera.lost.cam1` of one camera."""
+    severity: Severity = Field(strict=False)
+    message: str
+    """What is wrong and what to do, for people."""
+    active: bool
+    """Whether what it tells of is still so."""
+    acked: bool
+    """Whether somebody has acknowledged it."""
+    acked_by: str = Field("", alias="ackedBy")
+    """Who; empty if nobody has."""
+    raised_time: str = Field(alias="raisedTime", pattern=_TIME)
+    """When it came, UTC; a label."""
+
+
+class HistogramBody(_Model):
+    """How long something took, counted."""
+
+    upper_ms: tuple[float, ...]
+    """Upper bounds of the bins, ms, rising; one more bin holds what took longer."""
+    counts: tuple[int, ...]
+    """So many in each bin."""
+    sum_ms: float = Field(ge=0)
+
+
+class StatsBody(Body):
+    """What the station has done since its start; sent once a second."""
+
+    TYPE: ClassVar[MessageType] = MessageType.STATS
+
+    station: str
+    """Name of the station."""
+    uptime_s: float = Field(ge=0)
+    triggers: int = Field(ge=0)
+    """Parts that have to have a verdict: frames taken up, and those of triggered cameras that never came."""
+    waiting: int = Field(ge=0)
+    """Of these, those that have none yet; triggers = waiting + all verdicts, always."""
+    verdicts: dict[str, int]
+    """How many of each: OK, NG, REVIEW, NOT_INSPECTED."""
+    dropped: int = Field(ge=0)
+    """Frames of free-running cameras that gave way to newer ones."""
+    lost: int = Field(ge=0)
+    """Frames that never arrived, by gaps in the cameras' numbers."""
+    overdue: int = Field(ge=0)
+    """Parts that were not judged by their deadline, so NOT_INSPECTED."""
+    not_durable: int = Field(ge=0)
+    """Verdicts that were published without being on the disk."""
+    latency: dict[str, HistogramBody]
+    """By stage: wait, pre, infer, post, journal (to the disk), total (from arrival to publishing)."""
+    journal_rows: int = Field(ge=0)
+    journal_bytes: int = Field(ge=0)
+    archived: int = Field(ge=0)
+    """Pictures given to the archive."""
+    archive_refused: int = Field(ge=0)
+    """Pictures that the archive could not take."""
+    alarms: int = Field(ge=0)
+    """Alarms that are active or not acknowledged."""
+    model_digest: str
+    """sha256 of the bundle that judges, hexadecimal; empty where there is none."""
+    memory_bytes: int = Field(ge=0)
+    """Resident memory of the process that judges."""
+    descriptors: int = Field(ge=0)
+    """Files and sockets that it has open."""

@@ -38,7 +38,7 @@ _PREFIX = "ins1/"
 
 
 class MessageType(IntEnum):
-    """What a message is. STATS and ALARM are reserved: nothing sends them yet."""
+    """What a message is."""
 
     VERDICT = 1
     MASK = 2

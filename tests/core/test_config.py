@@ -89,11 +89,11 @@ def test_every_fault_is_told_at_once_with_its_path():
         '[publish]\nendpoint = "5560"\n[extra]\n'
     )
     assert faults == [
-        "station.nam: unknown setting; did you mean 'name'?; known: name, state_dir",
+        "station.nam: unknown setting; did you mean 'name'?; known: name, state_dir, start",
         "cameras.cam1.path: missing; it has to be set",
         "cameras.cam1.fps: expected a value greater than 0, got -1",
         "cameras.cam1.patern: unknown setting; did you mean 'pattern'?; "
-        "known: scale_mm_per_px, queue_frames, source, path, pattern, bits, fps, loop",
+        "known: scale_mm_per_px, queue_frames, deadline_ms, source, path, pattern, bits, fps, loop",
         "cameras.cam2.source: expected one of genicam, folder, buttons, got 'foldr'; did you mean 'folder'?",
         "cameras.cam3.source: missing; expected one of genicam, folder, buttons",
         "cameras.cam4.features.Width: expected a boolean, a number or a string, got [3]",
@@ -103,7 +103,8 @@ def test_every_fault_is_told_at_once_with_its_path():
         "acceptance.classes.scratch.min_area_px: unknown setting; did you mean 'minimum_area_px'?; "
         "known: score, review_score, minimum_area_px, minimum_area_mm2, maximum_count",
         "publish.endpoint: expected tcp://HOST:PORT (tcp://*:5560 for every interface) or ipc://PATH, got '5560'",
-        "extra: unknown setting; known: station, cameras, model, acceptance, publish",
+        "extra: unknown setting; known: station, cameras, model, acceptance, publish, control, security, journal, "
+        "archive, health, log",
     ]
 
 

@@ -179,6 +179,15 @@ class _MemorySource:
         pixels = next(self._pictures)
         return Frame(CAMERA, self._delivered, pixels, acquired_ns=time.time_ns(), received_ns=time.monotonic_ns())
 
+    def stop(self) -> None:
+        """Nothing to stop."""
+
+    def attend(self) -> None:
+        """Nothing to see to."""
+
+    def trigger(self, trigger_id: int) -> None:
+        """Takes none."""
+
     def close(self) -> None:
         """Nothing to let go of."""
 

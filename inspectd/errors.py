@@ -15,6 +15,8 @@
     ├── DeviceError               a GPU cannot be used, or failed
     ├── DatasetError              a dataset or a checkpoint is unusable
     ├── ProtocolError             a message does not follow INS1
+    ├── RequestError              a station does not do what it was asked to
+    │   └── WrongState            not in the state that it is in
     └── MissingDependencyError    an optional package is not installed
 
 A message says what is wrong, where, what was expected and what to do. Commands print it in one line
@@ -40,6 +42,8 @@ __all__ = [
     "InspectdError",
     "MissingDependencyError",
     "ProtocolError",
+    "RequestError",
+    "WrongState",
 ]
 
 
@@ -105,3 +109,24 @@ class ProtocolError(InspectdError):
 
 class MissingDependencyError(InspectdError):
     """An optional package is not installed."""
+
+
+class RequestError(InspectdError):
+    """A station does not do what it was asked to.
+
+    Attributes:
+        code: the kind, one of those of docs/protocol.md.
+        field: the argument at fault, empty where it is none.
+    """
+
+    def __init__(self, message: str, *, code: str = "refused", field: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.field = field
+
+
+class WrongState(RequestError):
+    """Not in the state that the station is in."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="wrong_state")

@@ -107,7 +107,10 @@ class Frame:
 
 
 class FrameSource(Protocol):
-    """A camera, or what stands in for one. `open` and `start` once, `read` in a loop from one thread, `close` always.
+    """A camera, or what stands in for one: `open` once, `start` and `stop` in turns, `close` always.
+
+    Between `start` and `stop`, and after it until the end, `read` is called in a loop from one thread; while nothing is
+    acquired `attend` is.
 
     `close` may be called at any time after construction, also when `open` failed, and twice.
     """
@@ -143,7 +146,24 @@ class FrameSource(Protocol):
             FrameTimeout: nothing came in time.
             IncompleteFrame: a damaged frame came; it counts as one.
             CameraLost: the device is gone.
-            EndOfFrames: a finite source is at its end.
+            EndOfFrames: a finite source is at its end; or it was stopped, and all that had come was read.
+        """
+
+    def stop(self) -> None:
+        """Acquire nothing more; what had come can still be read, until `start` acquires anew. Never waits."""
+
+    def attend(self) -> None:
+        """See to the device while nothing is acquired: one that is away is looked for.
+
+        Raises:
+            CameraError: it is gone or refuses its settings, and is not looked for again.
+        """
+
+    def trigger(self, trigger_id: int) -> None:
+        """Send a software trigger; the answer comes by `read`. Only of cameras that are triggered so.
+
+        Args:
+            trigger_id: the PLC's number of the part.
         """
 
     def close(self) -> None:

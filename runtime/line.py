@@ -1,21 +1,24 @@
 """The line: cameras, inspection, publishing.
 
-    camera ── grab thread ── mailbox ── inspect ── publish
-    camera ── grab thread ──┘           └── main thread ──┘
+    camera ── grab thread ── mailbox ── judge (thread) ──┐
+    camera ── grab thread ──┘                            main thread ── journal ── publish
+                                 deadlines, commands ────┘
 
-Every frame that is grabbed and not dropped gets exactly one verdict. A camera that looks for its device again by
-itself is told in the heartbeats as long as it is away, and the line goes on with the others. A thread that dies takes
-the line down with its error, after what was grabbed has been inspected.
+Every frame that is grabbed and not dropped gets exactly one verdict. The main thread never waits for a camera, for the
+engine or for the disk: a frame that is not judged by its deadline is NOT_INSPECTED then, whatever the engine does. A
+camera that looks for its device again by itself is told in the heartbeats as long as it is away, and the line goes on
+with the others. A thread that dies takes the line down with its error, after what was grabbed has been inspected.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import queue
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -23,26 +26,35 @@ from typing import Literal
 import numpy as np
 
 from inspectd.bundle import Bundle
-from inspectd.config import Config, effective_rule
-from inspectd.errors import CameraError, EndOfFrames, FrameTimeout, IncompleteFrame, InspectdError
+from inspectd.config import Config
+from inspectd.errors import CameraError, EndOfFrames, FrameTimeout, IncompleteFrame, InferenceError, InspectdError
 from inspectd.frame import CameraState, CameraStatus, FrameSource
 from inspectd.inspection import Inspection, Verdict
 from inspectd.wire import DeviceHealth, State
 
 from .engine import Engine, self_test
-from .inspector import Inspector
+from .histogram import Histogram
 from .mailbox import Arrival, Mailbox, Slot
-from .messaging import Publisher
+from .messaging import Publisher, Sent
+from .models import Model, Models
 from .sources.damaged import DamagedFrame, stand_in
 
-__all__ = ["Line", "Summary"]
+__all__ = ["STAGES", "Line", "Summary"]
 
 READ_S = 0.1
 """How long a camera is waited for before its thread looks whether the line stops."""
 HANG_S = 10.0
 """A camera that does not come back from a read for so long hangs in its driver; so long may its thread take to end."""
+DRAIN_S = 2.0
+"""So long after it was told to stop a camera is asked for what it still has."""
+JUDGE_S = 30.0
+"""An engine that takes longer for one frame hangs."""
 LATENCIES_KEPT = 100_000
 """Frames that the percentiles of the latency are taken over: the latest."""
+STAGES = ("wait", "pre", "infer", "post", "journal", "total")
+"""Where a frame's time goes; each has a histogram."""
+_TRIGGER_S = 5.0
+"""So long a camera may take to acquire before a software trigger is sent all the same."""
 
 _log = logging.getLogger("inspectd.line")
 
@@ -60,6 +72,8 @@ class Summary:
         cameras: how each camera is, and what it has done.
         fps: verdicts per second between the first frame's arrival and the last verdict.
         latency_p50_ms, latency_p99_ms: from a frame's arrival at the host to its published verdict; 0 without frames.
+        overdue: of those that were not inspected, those that were not judged by their deadline.
+        not_durable: verdicts that were published without being in the journal; all of them where there is none.
     """
 
     frames: int
@@ -74,6 +88,8 @@ class Summary:
     fps: float
     latency_p50_ms: float
     latency_p99_ms: float
+    overdue: int = 0
+    not_durable: int = 0
 
     @property
     def complete(self) -> bool:
@@ -84,13 +100,34 @@ class Summary:
         """One line of JSON."""
         latency = {"p50": round(self.latency_p50_ms, 3), "p99": round(self.latency_p99_ms, 3)}
         counts = ("frames", "verdicts", "ok", "ng", "review", "not_inspected", "dropped", "lost")
-        values = {name: getattr(self, name) for name in counts}
+        values = {name: getattr(self, name) for name in (*counts, "overdue", "not_durable")}
         cameras = {name: {**asdict(status), "state": status.state.value} for name, status in self.cameras.items()}
         return json.dumps({**values, "fps": round(self.fps, 2), "latency_ms": latency, "cameras": cameras})
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Judged:
+    """What the thread that judges has to say of a frame: a result, or that it has died itself."""
+
+    number: int
+    inspection: Inspection | None
+    model: Model | None = None
+    is_our_fault: bool = False
+    died: Exception | None = None
+
+
+@dataclass(eq=False)
+class _Execution:
+    """One stretch of acquiring, from its start to the verdict on its last frame."""
+
+    mailbox: Mailbox
+    sources: Sequence[FrameSource]
+    trigger: tuple[str, int] | None = None
+    trigger_by_ns: int = 0
+
+
 class Line:
-    """A line on its way; made for one `run`.
+    """Cameras and models at work; used from one thread, but for `stop`, `abort` and `post`.
 
     Args:
         config: the configuration.
@@ -98,56 +135,99 @@ class Line:
         engine: what runs it.
         sources: the cameras, in the order of the configuration; opened and closed here.
         publisher: where verdicts go; opened and closed by the caller.
-        frames: stop after so many; None to go on until `stop` or until all cameras are at their end.
+        frames: `run` stops after so many; None to go on until `stop` or until all cameras are at their end.
+        models: instead of bundle and engine, the station's models, which may be swapped meanwhile.
+        archive: told of each verdict that went out.
         clock: ns, monotonic.
         utc: ns since the Unix epoch.
 
     Raises:
         ConfigError: the acceptance rule does not fit the bundle.
+
+    Attributes:
+        standing: how the station is apart from cameras and engine, and why; heartbeats tell the worst.
+        swap_failed: told why, where a model failed soon after a swap and the one before judges again.
     """
 
     def __init__(
         self,
         config: Config,
-        bundle: Bundle,
-        engine: Engine,
+        bundle: Bundle | None,
+        engine: Engine | None,
         sources: Sequence[FrameSource],
         publisher: Publisher,
         *,
         frames: int | None = None,
+        models: Models | None = None,
+        archive: Callable[[Sent], None] = lambda _sent: None,
         clock: Callable[[], int] = time.monotonic_ns,
         utc: Callable[[], int] = time.time_ns,
     ) -> None:
-        thresholds = dict(zip(bundle.card.classes, bundle.card.thresholds, strict=True))
-        rule = effective_rule(config.acceptance, bundle.class_map, thresholds)
-        scales = {name: camera.scale_mm_per_px for name, camera in config.cameras.items()}
-        slots = {name: Slot(camera.queue_frames, camera.free_running) for name, camera in config.cameras.items()}
-        self._bundle = bundle
-        self._engine = engine
+        if models is None:
+            if bundle is None or engine is None:
+                raise ValueError("a line needs models, or a bundle and its engine")
+            scales = {name: camera.scale_mm_per_px for name, camera in config.cameras.items()}
+            models = Models(Model.make(bundle, engine, config.acceptance, scales=scales, clock=clock))
+        self._slots = {
+            name: Slot(camera.queue_frames, camera.free_running, (camera.verdict_within_ms or 0) * 1_000_000)
+            for name, camera in config.cameras.items()
+        }
+        self.models = models
+        self.standing = (publisher.health, publisher.health_reason)
+        self.swap_failed: Callable[[str], None] = lambda _why: None
         self._cameras = tuple(sources)
         self._sources = list(sources)
         self._publisher = publisher
+        self._archive = archive
+        publisher.sent = self._note_sent
         self._free_running = {name: camera.free_running for name, camera in config.cameras.items()}
-        self._inspector = Inspector(bundle, engine, rule, scales=scales, clock=clock)
-        self._mailbox = Mailbox(slots, limit=frames)
+        self._frames = frames
         self._clock = clock
         self._utc = utc
         # Cameras' threads end within a fraction of the heartbeat's period, and so does the wait for frames.
         self._tick_s = min(READ_S, config.publish.heartbeat_ms / 4000)
-        self._stop = False
+        self._inbox: queue.SimpleQueue[_Judged | Callable[[], None] | None] = queue.SimpleQueue()
+        self._stop = self._abort = False
         self._is_open = False
         self._engine_failed = False
-        self._as_started = (publisher.health, publisher.health_reason)
+        self._execution: _Execution | None = None
+        self._attending = threading.Event()
+        self._attendant: threading.Thread | None = None
         self._reading_since_ns: dict[str, int | None] = dict.fromkeys(config.cameras)
+        self._judging_since_ns = 0
         self._hanging: set[str] = set()
+        self._accepted_before = self._dropped_before = 0
+        self._failure: Exception | None = None
         self._verdicts: Counter[Verdict] = Counter()
+        self._judged = self._overdue = self._too_late = self._not_durable = 0
+        self._histograms = {stage: Histogram() for stage in STAGES}
         self._latencies_ms: deque[float] = deque(maxlen=LATENCIES_KEPT)
         self._first_ns = 0
         self._last_ns = 0
 
+    # What others may do
+
     def stop(self) -> None:
         """Grab nothing more, inspect what was grabbed, end. Takes no lock, so that a signal handler can call it."""
         self._stop = True
+
+    def abort(self) -> None:
+        """Grab nothing more, give what was grabbed NOT_INSPECTED, end."""
+        self._abort = self._stop = True
+
+    def post(self, act: Callable[[], None] | None = None) -> None:
+        """Have something done in the line's thread between two frames; None just wakes it. From any thread."""
+        self._inbox.put(act)
+
+    def rearm(self) -> None:
+        """Forget that it was stopped, so that it can execute again."""
+        self._stop = self._abort = False
+
+    def attend(self, timeout_s: float) -> None:
+        """Do what is to be done between two frames, waiting for it at most so long; while nothing is executed."""
+        self._tell_health()
+        self._publisher.tick()
+        self._take(self._next(timeout_s))
 
     @property
     def is_stopped(self) -> bool:
@@ -157,7 +237,52 @@ class Line:
     @property
     def failure(self) -> Exception | None:
         """Why a camera's thread ended, if it did not end as it should."""
-        return self._mailbox.failure
+        return self._failure if self._execution is None else self._execution.mailbox.failure
+
+    # What it has done
+
+    @property
+    def triggers(self) -> int:
+        """Parts that have to have a verdict: waiting + verdicts, always."""
+        return self._accepted_before + (0 if self._execution is None else self._execution.mailbox.accepted)
+
+    @property
+    def waiting(self) -> int:
+        """Parts that have none yet: they wait, are judged, or their verdict waits for the disk."""
+        return self.triggers - self._verdicts.total()
+
+    @property
+    def verdicts(self) -> Mapping[Verdict, int]:
+        """How many of each went out."""
+        return self._verdicts
+
+    @property
+    def overdue(self) -> int:
+        """Parts that were not judged by their deadline."""
+        return self._overdue
+
+    @property
+    def not_durable(self) -> int:
+        """Verdicts that went out without being in the journal."""
+        return self._not_durable
+
+    @property
+    def histograms(self) -> Mapping[str, Histogram]:
+        """Of each stage."""
+        return self._histograms
+
+    @property
+    def stages(self) -> dict[str, tuple[int, float, float]]:
+        """How far each stage has come, how long it has been at what it does (0: idle), and how long it may be, s."""
+        now_ns = self._clock()
+
+        def busy(since_ns: int | None) -> float:
+            return (now_ns - since_ns) / 1e9 if since_ns else 0.0
+
+        return {
+            "judge": (self._judged, busy(self._judging_since_ns), JUDGE_S),
+            "publish": (self._verdicts.total(), 0.0, JUDGE_S),
+        }
 
     def summary(self) -> Summary:
         """What has been done so far."""
@@ -165,19 +290,42 @@ class Line:
         verdicts = self._verdicts.total()
         p50, p99 = np.percentile(self._latencies_ms, (50, 99)) if self._latencies_ms else (0.0, 0.0)
         return Summary(
-            frames=self._mailbox.accepted,
+            frames=self.triggers,
             verdicts=verdicts,
             ok=self._verdicts[Verdict.OK],
             ng=self._verdicts[Verdict.NG],
             review=self._verdicts[Verdict.REVIEW],
             not_inspected=self._verdicts[Verdict.NOT_INSPECTED],
-            dropped=self._dropped,
-            lost=self._lost,
-            cameras=self._status(),
+            dropped=self.dropped,
+            lost=self.lost,
+            cameras=self.cameras(),
             fps=verdicts / seconds if seconds > 0 else 0.0,
             latency_p50_ms=float(p50),
             latency_p99_ms=float(p99),
+            overdue=self._overdue,
+            not_durable=self._not_durable,
         )
+
+    @property
+    def dropped(self) -> int:
+        """Frames that gave way: in the mailbox, or where a camera's process found no place."""
+        now = 0 if self._execution is None else self._execution.mailbox.dropped
+        return (
+            self._dropped_before
+            + now
+            + sum(status.overruns for name, status in self.cameras().items() if self._free_running[name])
+        )
+
+    @property
+    def lost(self) -> int:
+        """Frames that never arrived."""
+        return sum(status.missed for status in self.cameras().values())
+
+    def cameras(self) -> dict[str, CameraStatus]:
+        """How each camera is."""
+        return {source.name: source.status for source in self._cameras}
+
+    # One run, from the opening to the end
 
     def open(self) -> None:
         """Self-test, and connect to the cameras; heartbeats go on meanwhile.
@@ -188,7 +336,9 @@ class Line:
         """
         self._publisher.tick()
         try:
-            self_test(self._engine, self._bundle)
+            model = self.models.current
+            if model is not None:
+                self_test(model.engine, model.bundle)
             self._each("open")
             self._tell_health()
             self._publisher.state = State.READY
@@ -212,26 +362,114 @@ class Line:
             self.open()
         try:
             if not self._stop:
-                self._each("start")
-                self._work()
+                self._publisher.state = State.CONTINUOUS_EXECUTION
+                self.execute(limit=self._frames)
         except BaseException:
             self._publisher.state = State.ERROR
             raise
         finally:
             self.close()
         self._publisher.state = State.HALTED
+        self._publisher.flush()
         self._publisher.tick()
+
+    def connect(self) -> None:
+        """Connect to the cameras; heartbeats go on meanwhile.
+
+        Raises:
+            CameraError: cameras could not be opened, and were let go; every fault, one a line.
+        """
+        try:
+            self._each("open")
+        except BaseException:
+            self.close()
+            raise
+        self._is_open = True
+        self._attend_cameras()
 
     def close(self) -> None:
         """Let the cameras go; `run` does so too."""
+        self._leave_cameras()
         for source in self._sources:
             source.close()
+        self._is_open = False
 
-    def _each(self, step: Literal["open", "start"]) -> None:
+    def execute(
+        self, *, cameras: Iterable[str] | None = None, limit: int | None = None, trigger: tuple[str, int] | None = None
+    ) -> None:
+        """Acquire and judge until `stop`, `abort`, `limit`, or until the cameras are at their end.
+
+        Args:
+            cameras: those that acquire; None for all.
+            limit: so many parts, dropped ones not counted.
+            trigger: camera and number of a software trigger to be sent once.
+
+        Raises:
+            CameraError: a camera was lost, or refuses to acquire; what had been grabbed was inspected first.
+            InferenceError: the engine hangs.
+            ProtocolError: a verdict could not be published.
+        """
+        self._leave_cameras()
+        self._failure = None
+        sources = [source for source in self._sources if cameras is None or source.name in set(cameras)]
+        slots = {source.name: self._slots[source.name] for source in sources}
+        execution = _Execution(Mailbox(slots, limit=limit), sources, trigger, self._clock() + round(_TRIGGER_S * 1e9))
+        self._execution = execution
+        try:
+            self._each("start", sources)
+            self._work(execution)
+        finally:
+            self._end(execution)
+        if execution.mailbox.failure is not None:
+            raise execution.mailbox.failure
+
+    def _end(self, execution: _Execution) -> None:
+        """Add up what was done; whatever went wrong, no part is left without a verdict."""
+        mailbox = execution.mailbox
+        mailbox.close()
+        for arrival in mailbox.give_up():
+            self._finish(self._refused(arrival, "the line ended before it was inspected"))
+        self._publisher.flush()
+        self._failure = mailbox.failure
+        self._accepted_before += mailbox.accepted
+        self._dropped_before += mailbox.dropped
+        self._execution = None
+        for source in execution.sources:
+            if source in self._sources:
+                source.stop()
+        if self._is_open:
+            self._attend_cameras()
+
+    # Between executions
+
+    def _attend_cameras(self) -> None:
+        """A camera that is away is looked for although nothing is acquired."""
+        if self._attendant is None:
+            self._attending.set()
+            self._attendant = threading.Thread(target=self._attend_all, name="attend", daemon=True)
+            self._attendant.start()
+
+    def _leave_cameras(self) -> None:
+        attendant, self._attendant = self._attendant, None
+        if attendant is not None:
+            self._attending.clear()
+            attendant.join(HANG_S)
+
+    def _attend_all(self) -> None:
+        while self._attending.is_set():
+            for source in list(self._sources):
+                try:
+                    source.attend()
+                except InspectdError as error:  # noqa: PERF203 - each camera by itself
+                    _log.error("%s", error)  # its status says so too
+                    self._attending.clear()
+            time.sleep(READ_S / 2)
+
+    def _each(self, step: Literal["open", "start"], sources: Sequence[FrameSource] | None = None) -> None:
         """In a thread of its own, for a camera may take seconds, and the heartbeat must not wait for it."""
         faults = []
         with ThreadPoolExecutor(1, thread_name_prefix=step) as worker:
-            for source in self._sources:
+            for source in self._sources if sources is None else sources:
                 if self._stop:
                     break
                 doing = worker.submit(source.open if step == "open" else source.start)
@@ -245,67 +483,121 @@ class Line:
         if faults:
             raise faults[0] if len(faults) == 1 else CameraError("\n".join(map(str, faults)))
 
-    def _work(self) -> None:
+    # One execution
+
+    def _work(self, execution: _Execution) -> None:
         threads = {
-            source.name: threading.Thread(target=self._grab, args=(source,), name=f"grab-{source.name}", daemon=True)
-            for source in self._sources
+            source.name: threading.Thread(
+                target=self._grab, args=(source, execution.mailbox), name=f"grab-{source.name}", daemon=True
+            )
+            for source in execution.sources
         }
-        self._publisher.state = State.CONTINUOUS_EXECUTION
-        for thread in threads.values():
+        judge = threading.Thread(target=self._judge_all, args=(execution.mailbox,), name="judge", daemon=True)
+        for thread in (judge, *threads.values()):
             thread.start()
         try:
-            self._inspect_all()
+            while not execution.mailbox.finished:
+                self._turn(execution)
         finally:
-            self._mailbox.close()
+            execution.mailbox.close()
             for camera, thread in threads.items():
                 thread.join(0 if camera in self._hanging else HANG_S)
             stuck = [camera for camera, thread in threads.items() if thread.is_alive()]
             # To close a camera whose driver is still at work may hang as well, or crash it.
             self._sources = [source for source in self._sources if source.name not in stuck]
-        if self.failure is not None:
-            raise self.failure
-        if stuck:
+        if execution.mailbox.failure is None and stuck:
             raise CameraError(_hangs(*stuck))
+        judge.join(HANG_S)
+        if judge.is_alive():
+            raise InferenceError(_engine_hangs(self._judging_s))
 
-    def _inspect_all(self) -> None:
-        while not self._mailbox.drained:
-            self._publisher.drops = self._dropped + self._lost
-            self._tell_health()
-            if self.failure is not None:
-                self._publisher.state = State.ERROR
-            self._publisher.tick()
-            if self._stop:
-                self._mailbox.close()
-            self._give_up_hanging()
-            arrival = self._mailbox.get(self._tick_s)
-            if arrival is not None:
-                self._finish(self._judge(arrival))
+    @property
+    def _judging_s(self) -> float:
+        since_ns = self._judging_since_ns
+        return (self._clock() - since_ns) / 1e9 if since_ns else 0.0
 
-    def _give_up_hanging(self) -> None:
+    def _turn(self, execution: _Execution) -> None:
+        mailbox = execution.mailbox
+        self._publisher.drops = self.dropped + self.lost
+        self._tell_health()
+        if mailbox.failure is not None:
+            self._publisher.state = State.ERROR
+        self._publisher.tick()
+        if self._stop:
+            mailbox.close()
+        if self._abort:
+            for arrival in mailbox.give_up():
+                self._finish(self._refused(arrival, "aborted"))
+        self._give_up_hanging(mailbox)
+        if self._judging_s > JUDGE_S:
+            raise InferenceError(_engine_hangs(self._judging_s))
+        self._send_trigger(execution)
+        now_ns = self._clock()
+        for arrival in mailbox.overdue(now_ns):
+            self._overdue += 1
+            limit_ms = self._slots[arrival.frame.camera].deadline_ns / 1e6
+            self._finish(self._refused(arrival, f"no verdict within its deadline of {limit_ms:g} ms"))
+        due_ns = mailbox.next_due_ns
+        until_due_s = self._tick_s if due_ns is None else max(0.0, (due_ns - now_ns) / 1e9)
+        self._take(self._next(min(self._tick_s, until_due_s)))
+
+    def _next(self, timeout_s: float) -> _Judged | Callable[[], None] | None:
+        try:
+            return self._inbox.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+
+    def _take(self, item: _Judged | Callable[[], None] | None) -> None:
+        while True:
+            if isinstance(item, _Judged):
+                self._take_judged(item)
+            elif item is not None:
+                item()
+            try:
+                item = self._inbox.get_nowait()
+            except queue.Empty:
+                break
+        self._publisher.pump()
+
+    def _take_judged(self, judged: _Judged) -> None:
+        if judged.died is not None:
+            raise judged.died
+        if judged.inspection is None or self._execution is None:
+            return
+        if not self._execution.mailbox.settle(judged.number):
+            self._too_late += 1
+            frame = judged.inspection.frame
+            _log.warning("camera %r: frame %d: its result came after its deadline", frame.camera, frame.frame_id)
+            return
+        self._finish(judged.inspection)
+        if judged.model is not self.models.current:
+            return
+        if not judged.is_our_fault:
+            self.models.passed()
+        elif self.models.is_watched:
+            self.models.roll_back()
+            self.swap_failed(judged.inspection.reason)
+
+    def _send_trigger(self, execution: _Execution) -> None:
+        if execution.trigger is None:
+            return
+        camera, number = execution.trigger
+        source = next(source for source in execution.sources if source.name == camera)
+        if source.status.state is CameraState.STREAMING or self._clock() > execution.trigger_by_ns:
+            execution.trigger = None
+            source.trigger(number)
+
+    def _give_up_hanging(self, mailbox: Mailbox) -> None:
         """A camera that hangs would leave a line that looks alive and inspects nothing."""
         for camera, since_ns in self._reading_since_ns.items():
             if since_ns is not None and self._clock() - since_ns > HANG_S * 1e9:
                 self._hanging.add(camera)
-                self._mailbox.finish(camera, CameraError(_hangs(camera)))
-
-    @property
-    def _dropped(self) -> int:
-        """Frames that gave way: in the mailbox, or where a camera's process found no place."""
-        return self._mailbox.dropped + sum(
-            status.overruns for name, status in self._status().items() if self._free_running[name]
-        )
-
-    @property
-    def _lost(self) -> int:
-        return sum(status.missed for status in self._status().values())
-
-    def _status(self) -> dict[str, CameraStatus]:
-        return {source.name: source.status for source in self._cameras}
+                mailbox.finish(camera, CameraError(_hangs(camera)))
 
     def _tell_health(self) -> None:
         """What the heartbeats say of the station: the worst that is so now."""
-        health, reason = self._as_started
-        self._publisher.camera_status = self._status()
+        health, reason = self.standing
+        self._publisher.camera_status = self.cameras()
         # While the line runs, a camera that is open and does not acquire inspects nothing either.
         running = self._publisher.state is State.CONTINUOUS_EXECUTION
         well = {CameraState.STREAMING} if running else {CameraState.STREAMING, CameraState.READY}
@@ -314,51 +606,112 @@ class Line:
             for name, status in self._publisher.camera_status.items()
             if status.state not in well
         ]
-        if away:
+        if away and (self._is_open or running):
             health, reason = DeviceHealth.FAILURE, "; ".join(away)
-        if (why := self._engine.failure) is not None:
+        model = self.models.current
+        if model is not None and (why := model.engine.failure) is not None:
             health, reason = DeviceHealth.FAILURE, f"the engine failed: {why}"
             if not self._engine_failed:
                 _log.error("NOTHING MORE IS INSPECTED UNTIL THE LINE IS STARTED AGAIN: %s", why)
             self._engine_failed = True
         self._publisher.health, self._publisher.health_reason = health, reason
 
-    def _judge(self, arrival: Arrival) -> Inspection:
-        if not arrival.fault:
-            return self._inspector.inspect(arrival.frame)
-        return self._inspector.refuse(arrival.frame, arrival.fault)
-
     def _finish(self, inspection: Inspection) -> None:
-        frame = inspection.frame
         self._publisher.publish(inspection)
-        self._last_ns = self._clock()
-        self._first_ns = self._first_ns or frame.received_ns
-        self._latencies_ms.append((self._last_ns - frame.received_ns) / 1e6)
-        self._verdicts[inspection.verdict] += 1
         if inspection.verdict is Verdict.NOT_INSPECTED:
+            frame = inspection.frame
             _log.warning("camera %r: frame %d not inspected: %s", frame.camera, frame.frame_id, inspection.reason)
 
-    def _grab(self, source: FrameSource) -> None:
+    def _note_sent(self, sent: Sent) -> None:
+        inspection = sent.inspection
+        received_ns, timings = inspection.frame.received_ns, inspection.timings
+        self._last_ns = self._clock()
+        self._first_ns = self._first_ns or received_ns
+        total_ms = (self._last_ns - received_ns) / 1e6
+        self._latencies_ms.append(total_ms)
+        self._histograms["total"].add(total_ms)
+        if inspection.verdict is not Verdict.NOT_INSPECTED:
+            for stage, took_ms in (
+                ("wait", timings.wait_ms),
+                ("pre", timings.pre_ms),
+                ("infer", timings.infer_ms),
+                ("post", timings.post_ms),
+            ):
+                self._histograms[stage].add(took_ms)
+        if sent.durable:
+            self._histograms["journal"].add(sent.journal_ms)
+        else:
+            self._not_durable += 1
+        self._verdicts[inspection.verdict] += 1
+        self._archive(sent)
+
+    # The thread that judges
+
+    def _judge_all(self, mailbox: Mailbox) -> None:
+        try:
+            while not mailbox.drained:
+                self.models.close_retired()
+                got = mailbox.get(READ_S)
+                if got is not None:
+                    number, arrival = got
+                    self._inbox.put(self._judge(number, arrival))
+        except BaseException as error:  # noqa: BLE001 - a thread that dies unseen would leave a line that inspects nothing
+            failure = InferenceError(f"the thread that judges died of {type(error).__name__}: {error}")
+            failure.__cause__ = error
+            self._inbox.put(_Judged(0, None, died=failure))
+        self._inbox.put(None)
+
+    def _judge(self, number: int, arrival: Arrival) -> _Judged:
+        model = self.models.current
+        if arrival.fault or model is None:
+            return _Judged(number, self._refused(arrival, arrival.fault or "the station has no model"), model)
+        self._judging_since_ns = self._clock()
+        inspection = model.inspector.inspect(arrival.frame)
+        self._judging_since_ns = 0
+        self._judged += 1
+        return _Judged(number, inspection, model, is_our_fault=inspection.verdict is Verdict.NOT_INSPECTED)
+
+    def _refused(self, arrival: Arrival, reason: str) -> Inspection:
+        model = self.models.current
+        return Inspection(
+            frame=arrival.frame,
+            verdict=Verdict.NOT_INSPECTED,
+            defects=(),
+            mask=None,
+            bundle_digest="" if model is None else model.bundle.digest,
+            reason=reason,
+        )
+
+    # The cameras' threads
+
+    def _grab(self, source: FrameSource, mailbox: Mailbox) -> None:
         """A camera's thread: whatever ends it is told to the mailbox."""
         try:
-            self._grab_until_refused(source)
+            self._grab_until_refused(source, mailbox)
         except EndOfFrames:
-            self._mailbox.finish(source.name)
+            mailbox.finish(source.name)
         except InspectdError as error:
-            self._mailbox.finish(source.name, error)
+            mailbox.finish(source.name, error)
         except BaseException as error:  # noqa: BLE001 - a thread that dies unseen would leave a line that inspects nothing
             failure = CameraError(f"camera {source.name!r}: its thread died of {type(error).__name__}: {error}")
             failure.__cause__ = error
-            self._mailbox.finish(source.name, failure)
+            mailbox.finish(source.name, failure)
         else:
-            self._mailbox.finish(source.name)
+            mailbox.finish(source.name)
+        self._inbox.put(None)
 
-    def _grab_until_refused(self, source: FrameSource) -> None:
-        while not self._mailbox.is_over:
+    def _grab_until_refused(self, source: FrameSource, mailbox: Mailbox) -> None:
+        stop_by_ns = 0
+        while not mailbox.is_full:
+            if mailbox.is_over and not stop_by_ns:
+                source.stop()
+                stop_by_ns = self._clock() + round(DRAIN_S * 1e9)
             self._reading_since_ns[source.name] = self._clock()
             try:
                 arrival = Arrival(source.read(READ_S))
             except FrameTimeout:
+                if stop_by_ns and self._clock() > stop_by_ns:
+                    return
                 continue
             except DamagedFrame as error:
                 arrival = Arrival(error.frame, str(error))
@@ -367,8 +720,12 @@ class Line:
                 arrival = Arrival(frame, str(error) or "incomplete frame")
             finally:
                 self._reading_since_ns[source.name] = None
-            if not self._mailbox.put(source.name, arrival):
+            if not mailbox.put(source.name, arrival):
                 return
+
+
+def _engine_hangs(seconds: float) -> str:
+    return f"the engine has not come back from a frame for {seconds:.0f} s; it hangs. Start the line again"
 
 
 def _hangs(*cameras: str) -> str:

@@ -1,4 +1,4 @@
-"""Where frames wait between the cameras' threads and the inspection."""
+"""Where frames wait between the cameras' threads and the inspection, and the account of those that need a verdict."""
 
 from __future__ import annotations
 
@@ -27,18 +27,26 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """How a camera's frames wait: how many, and whether the oldest gives way to a new one."""
+    """How a camera's frames wait.
+
+    Attributes:
+        capacity: how many.
+        drops_oldest: whether the oldest gives way to a new one; else the camera waits.
+        deadline_ns: so long after its arrival a frame has its verdict; 0 for no limit.
+    """
 
     capacity: int
     drops_oldest: bool
+    deadline_ns: int = 0
 
 
 class Mailbox:
     """Bounded queues, one a camera, that are emptied in the order of arrival.
 
     A camera that runs freely drops its oldest waiting frame, which is counted; any other camera waits. Each frame
-    that `put` accepted is either dropped or given out by `get`, once. Closing tells the cameras to end; what one of
-    them has in its hands then is still taken, so that no part that was grabbed goes without a verdict.
+    that `put` accepted is either dropped, or *open* until `settle`, `overdue` or `give_up` claims it, once: whoever
+    claims it publishes its verdict. Closing tells the cameras to end; what one of them has in its hands then is
+    still taken, so that no part that was grabbed goes without a verdict.
 
     Args:
         slots: the cameras.
@@ -48,7 +56,9 @@ class Mailbox:
     def __init__(self, slots: Mapping[str, Slot], *, limit: int | None = None) -> None:
         self._slots = dict(slots)
         self._limit = limit
-        self._waiting: dict[str, deque[tuple[int, Arrival]]] = {camera: deque() for camera in slots}
+        self._waiting: dict[str, deque[int]] = {camera: deque() for camera in slots}
+        self._open: dict[int, Arrival] = {}
+        self._due_ns: dict[int, int] = {}
         self._running = set(slots)
         self._closed = False
         self._arrivals = 0
@@ -59,8 +69,13 @@ class Mailbox:
 
     @property
     def accepted(self) -> int:
-        """Frames to be inspected, those included that have been."""
+        """Frames that have a verdict or will have one."""
         return self._arrivals - self.dropped
+
+    @property
+    def open(self) -> int:
+        """Frames that have none yet."""
+        return len(self._open)
 
     @property
     def failure(self) -> Exception | None:
@@ -74,10 +89,22 @@ class Mailbox:
             return self._ended() and not any(self._waiting.values())
 
     @property
+    def finished(self) -> bool:
+        """Whether, besides, every frame was claimed."""
+        with self._changed:
+            return self._ended() and not self._open
+
+    @property
     def is_over(self) -> bool:
         """Whether the cameras are to grab nothing more."""
         with self._changed:
             return self._over()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it takes nothing more, whatever a camera has in its hands."""
+        with self._changed:
+            return self._limited() or self._failure is not None
 
     def put(self, camera: str, arrival: Arrival) -> bool:
         """Hand a frame over, waiting for room where the camera does not drop.
@@ -92,23 +119,52 @@ class Mailbox:
             if self._limited() or camera not in self._running:
                 return False
             if slot.drops_oldest and len(waiting) == slot.capacity:
-                waiting.popleft()
+                self._forget(waiting.popleft())
                 self.dropped += 1
             self._arrivals += 1
-            waiting.append((self._arrivals, arrival))
+            number = self._arrivals
+            self._open[number] = arrival
+            if slot.deadline_ns:
+                self._due_ns[number] = arrival.frame.received_ns + slot.deadline_ns
+            waiting.append(number)
             self._changed.notify_all()
             return True
 
-    def get(self, timeout_s: float) -> Arrival | None:
-        """The frame that has waited longest, or None: nothing came in time, or nothing will."""
+    def get(self, timeout_s: float) -> tuple[int, Arrival] | None:
+        """The frame that has waited longest, with its number; None: nothing came in time, or nothing will."""
         with self._changed:
             self._changed.wait_for(lambda: self._ended() or self._oldest() is not None, timeout_s)
             camera = self._oldest()
             if camera is None:
                 return None
-            _, arrival = self._waiting[camera].popleft()
+            number = self._waiting[camera].popleft()
             self._changed.notify_all()
-            return arrival
+            return number, self._open[number]
+
+    def settle(self, number: int) -> bool:
+        """Claim a frame that was judged.
+
+        Returns:
+            False if somebody has claimed it before: it has its verdict.
+        """
+        with self._changed:
+            return self._forget(number)
+
+    @property
+    def next_due_ns(self) -> int | None:
+        """When the next frame has to have its verdict; None if none has to."""
+        with self._changed:
+            return min(self._due_ns.values(), default=None)
+
+    def overdue(self, now_ns: int) -> list[Arrival]:
+        """Claim the frames whose deadline has passed, whether they wait or are being inspected."""
+        with self._changed:
+            return self._claim([number for number, due_ns in self._due_ns.items() if due_ns <= now_ns])
+
+    def give_up(self) -> list[Arrival]:
+        """Claim all that are open."""
+        with self._changed:
+            return self._claim(list(self._open))
 
     def finish(self, camera: str, failure: Exception | None = None) -> None:
         """Note that a camera delivers nothing more; a failure closes the mailbox for all."""
@@ -125,6 +181,22 @@ class Mailbox:
             self._closed = True
             self._changed.notify_all()
 
+    def _claim(self, numbers: list[int]) -> list[Arrival]:
+        claimed = [self._open[number] for number in numbers]
+        gone = set(numbers)
+        for waiting in self._waiting.values():
+            for number in gone.intersection(waiting):
+                waiting.remove(number)
+        for number in numbers:
+            self._forget(number)
+        if numbers:
+            self._changed.notify_all()
+        return claimed
+
+    def _forget(self, number: int) -> bool:
+        self._due_ns.pop(number, None)
+        return self._open.pop(number, None) is not None
+
     def _limited(self) -> bool:
         return self._limit is not None and self.accepted >= self._limit
 
@@ -135,5 +207,5 @@ class Mailbox:
         return self._closed or self._ended()
 
     def _oldest(self) -> str | None:
-        heads = {camera: waiting[0][0] for camera, waiting in self._waiting.items() if waiting}
+        heads = {camera: waiting[0] for camera, waiting in self._waiting.items() if waiting}
         return min(heads, key=heads.__getitem__, default=None)

@@ -218,11 +218,6 @@ def _look(name: str, camera: object) -> str:
         case GenicamCamera():
             from .sources.producers import check_library, producer_file
 
-            if camera.trigger == "Software":
-                raise ConfigError(
-                    f"cameras.{name}.trigger: nothing sends software triggers to a line in this version; expected an "
-                    f"input of the camera such as Line1, or off"
-                )
             path = producer_file(camera.producer)
             check_library(path)
             return f"producer {path}; the camera itself is looked for when the line starts"

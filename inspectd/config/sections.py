@@ -53,6 +53,8 @@ def _feature(value: object) -> object:
 Feature = Annotated[bool | int | float | str, BeforeValidator(_feature)]
 """The value of a camera's feature, as TOML writes it."""
 
+TRIGGERED_DEADLINE_MS = 1000
+"""The deadline of triggered cameras where none is set."""
 _PRODUCER_NAMES = ("viky", "simulator")
 _ENDPOINT = re.compile(r"tcp://[^/\s:]+:(\d{1,5}|\*)|tcp://\[[0-9a-fA-F:]+\]:(\d{1,5}|\*)|ipc://\S+")
 
@@ -101,12 +103,17 @@ class _CameraSection(_Section):
         """Whether its frames come from no real camera; its messages say so."""
         return True
 
+    @property
+    def verdict_within_ms(self) -> int | None:
+        """So long after its frame's arrival a part has its verdict, ms; None for no limit."""
+        return self.deadline_ms
+
     scale_mm_per_px: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Side of a pixel in the part's plane, mm; without it areas are in pixels alone."""
     queue_frames: int = Field(4, ge=1, le=256)
     """Frames that may wait for their inspection."""
     deadline_ms: int | None = Field(None, ge=10, le=600_000)
-    """A part has its verdict so long after its frame's arrival, ms; what is not judged by then is NOT_INSPECTED."""
+    """What is not judged so long after it arrived is NOT_INSPECTED, ms; without it 1000 if triggered, else never."""
 
 
 class GenicamCamera(_CameraSection):
@@ -135,6 +142,13 @@ class GenicamCamera(_CameraSection):
     def free_running(self) -> bool:
         """Whether it goes on by itself: then the oldest waiting frame is dropped where the line is too slow."""
         return self.trigger == "off"
+
+    @property
+    def verdict_within_ms(self) -> int | None:
+        """So long after its frame's arrival a part has its verdict, ms; None for no limit."""
+        if self.deadline_ms is not None or self.free_running:
+            return self.deadline_ms
+        return TRIGGERED_DEADLINE_MS
 
     @property
     def silence_ms(self) -> int:

@@ -56,6 +56,7 @@ from .message import (
     Message,
     Origin,
     Recipe,
+    alarm_message,
     heartbeat_message,
     mask_message,
     preview_message,
@@ -63,6 +64,7 @@ from .message import (
     read_mask,
     read_preview,
     state_message,
+    stats_message,
     verdict_message,
 )
 
@@ -111,6 +113,7 @@ __all__ = [
     "StatsBody",
     "StreamPosition",
     "VerdictBody",
+    "alarm_message",
     "decode_mask",
     "decode_preview",
     "encode_mask",
@@ -122,6 +125,7 @@ __all__ = [
     "read_mask",
     "read_preview",
     "state_message",
+    "stats_message",
     "topic_of",
     "verdict_message",
 ]

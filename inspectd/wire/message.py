@@ -21,6 +21,7 @@ from inspectd.inspection import Inspection, Verdict
 from inspectd.mask import ClassMap, Mask
 
 from .bodies import (
+    AlarmBody,
     Body,
     DefectBody,
     DeviceHealth,
@@ -30,6 +31,7 @@ from .bodies import (
     PreviewBody,
     ProcessingTimes,
     StateBody,
+    StatsBody,
     StreamPosition,
     VerdictBody,
 )
@@ -43,6 +45,7 @@ __all__ = [
     "Message",
     "Origin",
     "Recipe",
+    "alarm_message",
     "heartbeat_message",
     "mask_message",
     "preview_message",
@@ -50,6 +53,7 @@ __all__ = [
     "read_mask",
     "read_preview",
     "state_message",
+    "stats_message",
     "verdict_message",
 ]
 
@@ -245,12 +249,36 @@ def heartbeat_message(
 
 
 def state_message(
-    station: str, state: State, previous: State, *, epoch: int, seq: int, flags: Flags = Flags.NONE
+    station: str,
+    state: State,
+    previous: State,
+    *,
+    epoch: int,
+    seq: int,
+    flags: Flags = Flags.NONE,
+    reason: str = "",
 ) -> Message:
     """A change of state; counted in the station's own stream."""
     with _refusing("state"):
-        body = StateBody.model_validate({"station": station, "state": state.label, "previous": previous.label})
+        body = StateBody.model_validate(
+            {
+                "station": station,
+                "state": state.label,
+                "previous": previous.label,
+                "reason": _as_text(reason[:_MAX_REASON]),
+            }
+        )
     return _seal(topic_of(body.TYPE), Header(msg_type=body.TYPE, epoch=epoch, seq=seq, state=state, flags=flags), body)
+
+
+def alarm_message(body: AlarmBody, state: State, *, epoch: int, seq: int) -> Message:
+    """An alarm; counted in the station's own stream."""
+    return _seal(topic_of(body.TYPE), Header(msg_type=body.TYPE, epoch=epoch, seq=seq, state=state), body)
+
+
+def stats_message(body: StatsBody, state: State, *, epoch: int) -> Message:
+    """The counters."""
+    return _seal(topic_of(body.TYPE), Header(msg_type=body.TYPE, epoch=epoch, state=state), body)
 
 
 def read_body(message: Message, model: type[_Body]) -> _Body:

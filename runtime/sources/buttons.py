@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from inspectd.buttons import line_part
 from inspectd.config import ButtonsCamera
-from inspectd.errors import EndOfFrames
+from inspectd.errors import CameraError, EndOfFrames
 from inspectd.frame import STREAMING, CameraStatus, Frame
 
 from .pace import Pace
@@ -37,6 +37,7 @@ class ButtonsSource:
         self._pace = Pace(camera.fps, clock=clock, sleep=sleep)
         self._ahead: list[NDArray[np.uint8]] = []
         self._delivered = 0
+        self._stopped = False
         self._open = False
 
     @property
@@ -55,7 +56,23 @@ class ButtonsSource:
         self._open = True
 
     def start(self) -> None:
-        """Nothing to do: parts wait until they are read."""
+        """Go on where it was stopped."""
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Deliver nothing more for now."""
+        self._stopped = True
+
+    def attend(self) -> None:
+        """Nothing to see to."""
+
+    def trigger(self, trigger_id: int) -> None:
+        """Takes none.
+
+        Raises:
+            CameraError: always.
+        """
+        raise CameraError(f"camera {self._name!r}: takes no software trigger (part {trigger_id})")
 
     def read(self, timeout_s: float) -> Frame:
         """The next part; see `FrameSource.read`. Rendering may take longer than `timeout_s`.
@@ -64,8 +81,8 @@ class ButtonsSource:
             FrameTimeout: it is not due yet.
             EndOfFrames: the source is closed.
         """
-        if not self._open:
-            raise EndOfFrames(f"camera {self._name!r} is closed")
+        if not self._open or self._stopped:
+            raise EndOfFrames(f"camera {self._name!r} is closed or stopped")
         self._pace.wait(timeout_s, self._name)
         index = self._delivered
         pixels = self._ahead[index] if index < len(self._ahead) else self._part(index)

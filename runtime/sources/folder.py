@@ -37,6 +37,7 @@ class FolderSource:
         self._pace = Pace(camera.fps, clock=clock, sleep=sleep)
         self._files: list[Path] = []
         self._delivered = 0
+        self._stopped = False
 
     @property
     def name(self) -> str:
@@ -76,7 +77,23 @@ class FolderSource:
         self._files = sorted(found, key=_natural)
 
     def start(self) -> None:
-        """Nothing to do: pictures wait until they are read."""
+        """Go on where it was stopped."""
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Deliver nothing more for now."""
+        self._stopped = True
+
+    def attend(self) -> None:
+        """Nothing to see to."""
+
+    def trigger(self, trigger_id: int) -> None:
+        """Takes none.
+
+        Raises:
+            CameraError: always.
+        """
+        raise CameraError(f"camera {self._name!r}: takes no software trigger (part {trigger_id})")
 
     def read(self, timeout_s: float) -> Frame:
         """The next picture; see `FrameSource.read`.
@@ -86,6 +103,8 @@ class FolderSource:
             DamagedFrame: the file is gone, truncated or no picture.
             EndOfFrames: it was the last, and the camera does not loop.
         """
+        if self._stopped:
+            raise EndOfFrames(f"camera {self._name!r} is stopped")
         if not self._files or (self._delivered >= len(self._files) and not self._camera.loop):
             raise EndOfFrames(f"camera {self._name!r}: all {self._delivered} pictures of {self._camera.path} delivered")
         self._pace.wait(timeout_s, self._name)

@@ -123,6 +123,34 @@ class GenicamSource:
             self._monitor = next(iter(self._acquirer._new_buffer_event_monitor_dict.values()))  # noqa: SLF001
         self._last_frame_ns = self._last_alive_ns = self._clock()
 
+    def end_exposures(self) -> None:
+        """Let the camera expose nothing more; what it has exposed can still be read.
+
+        Raises:
+            CameraLost: it does not answer.
+        """
+        with self._breaking():
+            self._acquirer.remote_device.node_map.AcquisitionStop.execute()
+
+    def stop(self) -> None:
+        """End what `start` began; the camera stays open and set.
+
+        Raises:
+            CameraLost: it does not answer.
+        """
+        with self._breaking():
+            self._monitor = None
+            self._acquirer.stop()
+
+    @contextmanager
+    def _breaking(self) -> Iterator[None]:
+        faults: tuple[type[Exception], ...] = (AttributeError, *load_api().faults)
+        try:
+            yield
+        except faults as error:
+            self._lost = True
+            raise CameraLost(f"{self._who}: does not stop to acquire: {error}") from error
+
     @contextmanager
     def _letting_go(self) -> Iterator[None]:
         """Faults of harvesters and GenTL as ours; whatever the fault, the camera is let go."""

@@ -96,21 +96,39 @@ class _Grab:
         ring = FrameRing.create(self._slots, self._source.largest_bytes)
         self._link.tell(Kind.READY, descriptor=ring.descriptor, device=self._source.device)
         ring.close()
-        while not self._started and not self._stopped:
-            self._hear(_TICK_S)
-            self._tick()
         self._source.place = partial(self._place, ring)
-        if self._started and not self._stopped:
-            self._source.start()
-            self._link.tell(Kind.STARTED)
         while not self._stopped:
-            try:
-                self._pass_on(self._source.read(_READ_S), ring)
-            except FrameTimeout:
+            while not self._started and not self._stopped:
+                self._hear(_TICK_S)
                 self._tick()
-            except DamagedFrame as error:
-                self._refuse(error.frame, str(error), "")
+            if not self._stopped:
+                self._acquire(ring)
+
+    def _acquire(self, ring: FrameRing) -> None:
+        """Until the line says stop, or pause."""
+        self._source.start()
+        self._link.tell(Kind.STARTED)
+        while self._started and not self._stopped:
+            self._take(ring)
             self._hear(0)
+        if not self._stopped:
+            self._source.end_exposures()
+            # What was exposed before is on its way.
+            while self._take(ring):
+                pass
+            self._source.stop()
+            self._link.tell(Kind.PAUSED)
+
+    def _take(self, ring: FrameRing) -> bool:
+        """Pass on what comes next; False if nothing came for a while."""
+        try:
+            self._pass_on(self._source.read(_READ_S), ring)
+        except FrameTimeout:
+            self._tick()
+            return False
+        except DamagedFrame as error:
+            self._refuse(error.frame, str(error), "")
+        return True
 
     def _hear(self, timeout_s: float) -> None:
         while (packet := self._link.receive(timeout_s)) is not None:
@@ -118,6 +136,8 @@ class _Grab:
             match packet.kind:
                 case Kind.START:
                     self._started = True
+                case Kind.PAUSE:
+                    self._started = False
                 case Kind.STOP:
                     self._stopped = True
                 case Kind.TRIGGER:

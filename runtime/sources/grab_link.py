@@ -36,12 +36,16 @@ class Kind(IntEnum):
     """The camera cannot be used, and the process ends; with the reason and whether it may come back."""
     STARTED = 6
     """It acquires from now on, and takes triggers."""
+    PAUSED = 7
+    """It acquires no more, and all that had come was told."""
     START = 16
     """Start to acquire."""
     FREE = 17
     """Nobody looks at (slot, generation) any more."""
     TRIGGER = 18
     """Send the camera a software trigger."""
+    PAUSE = 20
+    """Acquire no more."""
     STOP = 19
     """Let go of the camera, and end."""
 

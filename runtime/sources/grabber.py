@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from inspectd.config import GenicamCamera
-from inspectd.errors import CameraAway, CameraError, CameraLost, FrameTimeout
+from inspectd.errors import CameraAway, CameraError, CameraLost, EndOfFrames, FrameTimeout
 from inspectd.frame import CameraState, CameraStatus, Frame
 from inspectd.runtime.signals import interrupts_held
 
@@ -38,6 +38,8 @@ OPEN_S = 30.0
 """So long may it take to find and open a camera: discovery on a network alone takes seconds."""
 SILENT_S = 5.0
 """A process that has told nothing for so long hangs in its producer, and is killed."""
+PAUSE_S = 5.0
+"""So long may a camera take to stop acquiring before it is started again."""
 STOP_S = 3.0
 """So long may a process take to let its camera go; a GigE camera that was not let go stays locked for a while."""
 LATE_NS = 1_000_000_000
@@ -75,11 +77,12 @@ class Grabber:
         self._utc = utc
         self._sleep = sleep
         self._child: GrabProcess | None = None
-        self._wanted = False
+        self._wanted = self._pausing = False
         self._complained = self._device = ""
         self._attempts = 0
         self._next_attempt_ns = 0
         self._previous: int | None = None
+        self._counts_on = False
         self._ready: deque[Frame | DamagedFrame] = deque()
         self._triggers: deque[int] = deque()
         self._answer_by_ns = 0  # for the first of them, which alone has been sent; 0 where it was not
@@ -118,10 +121,45 @@ class Grabber:
         Raises:
             CameraError: it refuses; where it does not reconnect, also a camera that is gone.
         """
+        deadline_ns = self._clock() + round(PAUSE_S * 1e9)
+        while self._pausing and self._clock() < deadline_ns:
+            with self._complaining():
+                self._hear(_OPEN_POLL_S)
+        # What came after the last one was read is of before.
+        self._ready.clear()
+        self._pausing = False
         self._wanted = True
         if self._status.state is CameraState.READY:
             self._begin()
             self._hear_while(CameraState.READY)
+
+    def stop(self) -> None:
+        """Acquire nothing more; what is on its way can still be read. Never waits."""
+        if not self._wanted:
+            return
+        self._wanted = False
+        with self._lock:
+            unsent = [number for number in self._triggers if not self._answer_by_ns or number != self._triggers[0]]
+            self._triggers = deque(list(self._triggers)[:1] if self._answer_by_ns else [])
+        for number in unsent:
+            self._ready.append(self._missing(0, number, f"trigger {number} was not sent: the camera was stopped"))
+        if self._child is not None and self._status.state is CameraState.STREAMING:
+            self._pausing = True
+            with contextlib.suppress(LinkClosed):
+                self._child.link.tell(Kind.PAUSE)
+
+    def attend(self) -> None:
+        """See to the camera while nothing is acquired.
+
+        Raises:
+            CameraError: it is gone, and is not looked for again.
+        """
+        with self._complaining():
+            if self._child is None:
+                self._look_again(0)
+            else:
+                self._hear(0)
+        self._ready.clear()
 
     def read(self, timeout_s: float) -> Frame:
         """The next frame; see `FrameSource.read`.
@@ -133,6 +171,8 @@ class Grabber:
         """
         deadline_ns = self._clock() + round(timeout_s * 1e9)
         while not self._ready:
+            if not self._wanted and not self._pausing:
+                raise EndOfFrames(f"camera {self._name!r}: is stopped")
             left_s = (deadline_ns - self._clock()) / 1e9
             if left_s <= 0:
                 raise FrameTimeout(f"camera {self._name!r}: no frame within {timeout_s:g} s")
@@ -242,7 +282,7 @@ class Grabber:
                 # What is wrong is over only once it acquires again.
                 reason = self._status.reason if self._wanted else ""
                 self._set(state=CameraState.READY, reason=reason, connections=self._status.connections + 1)
-                self._previous = None
+                self._previous, self._counts_on = None, False
                 if self._wanted:
                     self._begin()
             case Kind.STARTED:
@@ -250,6 +290,13 @@ class Grabber:
                     _log.warning("camera %r: %s is back", self._name, self._device)
                 self._complained = ""
                 self._set(state=CameraState.STREAMING, reason="")
+            case Kind.PAUSED:
+                self._pausing = False
+                # Some cameras begin to count anew, some go on: what was lost between is no part.
+                self._previous, self._counts_on = None, True
+                self._set(state=CameraState.READY)
+                if self._wanted:
+                    self._begin()
             case Kind.FRAME:
                 self._arrive(child.frame(*packet.place))
             case Kind.UNUSABLE:
@@ -271,6 +318,7 @@ class Grabber:
         """End the process, answer all triggers, and note when to look again; what the caller has to raise."""
         told = reason if reason.startswith("camera ") else f"camera {self._name!r}: {reason}"
         child, self._child = self._child, None
+        self._pausing = False
         was = self._status.state
         with self._lock:
             self._set(state=CameraState.LOST if self._status.connections else CameraState.CONNECTING, reason=told)
@@ -328,7 +376,9 @@ class Grabber:
         if self._camera.trigger == "Software":
             self._check_answer(previous, frame_id)
             return
-        if previous is None:
+        if previous is None and self._counts_on:
+            missed = 0
+        elif previous is None:
             # Numbers begin at 0 or 1 with each connection; a first one far beyond is of a camera that counts on.
             missed = frame_id - 1 if frame_id <= _MOST_MISSED and not self._camera.free_running else 0
         else:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from inspectd.bundle import load_bundle
 from inspectd.config import parse_config
-from inspectd.errors import BundleError, CameraError, CameraLost, IncompleteFrame, InferenceError
+from inspectd.errors import BundleError, CameraError, CameraLost, EndOfFrames, IncompleteFrame, InferenceError
 from inspectd.frame import STREAMING, Frame
 from inspectd.inspection import Verdict
 from inspectd.runtime.engine import EngineResult, open_engine
@@ -36,17 +36,25 @@ class Script:
         self.name = name
         self.status = STREAMING
         self._steps = list(steps)
-        self.closed = False
+        self.closed = self.stopped = False
 
     def open(self) -> None: ...
 
     def start(self) -> None: ...
 
     def read(self, timeout_s: float) -> Frame:
+        if self.stopped and not self._steps:
+            raise EndOfFrames
         step = self._steps.pop(0)
         if isinstance(step, BaseException):
             raise step
         return step
+
+    def stop(self) -> None:
+        """What it was given is what had come before."""
+        self.stopped = True
+
+    def attend(self) -> None: ...
 
     def close(self) -> None:
         self.closed = True
@@ -267,6 +275,8 @@ def test_stop_drains_what_was_grabbed(setup):
             self._next = 0
 
         def read(self, timeout_s: float) -> Frame:
+            if self.stopped:
+                raise EndOfFrames
             self._next += 1
             if self._next == 4:
                 released.set()
@@ -348,12 +358,12 @@ def test_every_accepted_frame_is_given_out_once_and_in_order(steps, capacity, li
     given_out, accepted = [], 0
     for number, step in enumerate(steps):
         if step == "get":
-            given_out += [got] if (got := mailbox.get(0)) else []
+            given_out += [got[1]] if (got := mailbox.get(0)) else []
         else:
             accepted += mailbox.put(step, arrival(number, step))
     mailbox.close()
     while got := mailbox.get(0):
-        given_out.append(got)
+        given_out.append(got[1])
     numbers = [got.frame.frame_id for got in given_out]
     assert numbers == sorted(set(numbers))
     assert len(numbers) == mailbox.accepted == accepted - mailbox.dropped
@@ -369,7 +379,7 @@ def test_a_free_running_camera_drops_the_oldest():
     for number in range(5):
         assert mailbox.put("a", arrival(number))
     assert mailbox.dropped == 3
-    assert [mailbox.get(0).frame.frame_id for _ in range(2)] == [3, 4]
+    assert [mailbox.get(0)[1].frame.frame_id for _ in range(2)] == [3, 4]
 
 
 def test_any_other_camera_waits_for_room():
@@ -377,7 +387,7 @@ def test_any_other_camera_waits_for_room():
     results = []
     putter = threading.Thread(target=lambda: results.extend(mailbox.put("a", arrival(number)) for number in range(3)))
     putter.start()
-    assert [mailbox.get(5).frame.frame_id for _ in range(3)] == [0, 1, 2]
+    assert [mailbox.get(5)[1].frame.frame_id for _ in range(3)] == [0, 1, 2]
     putter.join(5)
     assert results == [True] * 3
     assert mailbox.dropped == 0
@@ -393,7 +403,7 @@ def test_closing_takes_what_a_waiting_camera_has_in_its_hands():
     putter.join(5)
     assert results == [True]
     assert mailbox.is_over
-    assert [mailbox.get(0).frame.frame_id for _ in range(2)] == [0, 1]
+    assert [mailbox.get(0)[1].frame.frame_id for _ in range(2)] == [0, 1]
     assert not mailbox.drained
     mailbox.finish("a")
     assert mailbox.drained

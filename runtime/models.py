@@ -1,0 +1,139 @@
+"""The networks of a station: the one that judges, one that is loaded beside it, and the one before.
+
+    load ── standby ── activate ── current ── roll_back ── current
+                                      └── previous ──┘
+
+A swap is one assignment between two frames: whoever judges asks for `current` before each. An engine that nobody needs
+any more is closed by the thread that judges, between frames.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from inspectd.bundle import Bundle
+from inspectd.config import effective_rule
+from inspectd.errors import RequestError
+from inspectd.inspection import AcceptanceRule
+
+from .engine import Engine
+from .inspector import Inspector
+
+__all__ = ["Model", "Models"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Model:
+    """A bundle with the engine that runs it, and the rule that it judges by."""
+
+    bundle: Bundle
+    engine: Engine
+    rule: AcceptanceRule
+    inspector: Inspector
+
+    @classmethod
+    def make(
+        cls,
+        bundle: Bundle,
+        engine: Engine,
+        acceptance: AcceptanceRule,
+        *,
+        scales: Mapping[str, float | None],
+        clock: Callable[[], int],
+    ) -> Model:
+        """Put one together.
+
+        Raises:
+            ConfigError: the acceptance rule does not fit the bundle.
+        """
+        thresholds = dict(zip(bundle.card.classes, bundle.card.thresholds, strict=True))
+        rule = effective_rule(acceptance, bundle.class_map, thresholds)
+        return cls(bundle, engine, rule, Inspector(bundle, engine, rule, scales=scales, clock=clock))
+
+
+class Models:
+    """The networks of a station. `current` may be read from any thread; all else is the main thread's.
+
+    Args:
+        model: the one that judges; None where the station has none that works.
+        watch_frames: so many frames after a swap a failure of the engine brings the one before back.
+    """
+
+    def __init__(self, model: Model | None, *, watch_frames: int = 50) -> None:
+        self.current = model
+        self.standby: Model | None = None
+        self.previous: Model | None = None
+        self._watch_frames = watch_frames
+        self._watched = 0
+        self._retired: deque[Model] = deque()
+        self._lock = threading.Lock()
+
+    def load(self, model: Model) -> None:
+        """Keep a tested model beside the one that judges, in place of any that was kept there."""
+        self._retire(self.standby)
+        self.standby = model
+
+    def activate(self) -> Model:
+        """Let the one that was loaded judge from the next frame.
+
+        Raises:
+            RequestError: none was loaded.
+        """
+        if self.standby is None:
+            raise RequestError("activate: no model is loaded; load one with load_model", code="wrong_state")
+        self._retire(self.previous)
+        self.previous, self.current, self.standby = self.current, self.standby, None
+        self._watched = self._watch_frames
+        return self.current
+
+    def roll_back(self) -> Model:
+        """Let the one before judge again.
+
+        Raises:
+            RequestError: there is none.
+        """
+        if self.previous is None:
+            raise RequestError("rollback: there is no model before this one", code="wrong_state")
+        self._retire(self.standby)
+        self.standby, self.current, self.previous = self.current, self.previous, None
+        self._watched = 0
+        return self.current
+
+    def replace_rule(self, model: Model) -> None:
+        """The same network with another rule; its engine stays."""
+        self.current = model
+
+    def passed(self) -> None:
+        """A frame was judged without the engine failing."""
+        self._watched = max(0, self._watched - 1)
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether a failure now speaks against the swap."""
+        return self._watched > 0 and self.previous is not None
+
+    def _retire(self, model: Model | None) -> None:
+        if model is not None:
+            with self._lock:
+                self._retired.append(model)
+
+    def close_retired(self) -> None:
+        """Close the engines that nobody needs any more; from the thread that judges, or where none does."""
+        while True:
+            with self._lock:
+                if not self._retired:
+                    return
+                model = self._retired.popleft()
+            kept = {id(each.engine) for each in (self.current, self.standby, self.previous) if each is not None}
+            if id(model.engine) not in kept:
+                model.engine.close()
+
+    def close(self) -> None:
+        """Close all."""
+        for model in (self.current, self.standby, self.previous):
+            self._retire(model)
+        self.current = self.standby = self.previous = None
+        self.close_retired()

@@ -55,6 +55,13 @@ def run(
     wait: Annotated[
         float, typer.Option(min=0, metavar="S", help="Wait up to S seconds for a subscriber before the first frame.")
     ] = 0.0,
+    stay: Annotated[
+        bool,
+        typer.Option(
+            "--stay",
+            help="Where model or cameras cannot be used: stay in state Error with an alarm, instead of ending.",
+        ),
+    ] = False,
 ) -> None:
     """Run a line until SIGINT or SIGTERM, until its cameras are at their end, or for N frames.
 
@@ -72,7 +79,15 @@ def run(
 
     from .station import run_station
 
-    summary = run_station(load_config(config, bundle=bundle), frames=frames, wait_s=wait, announce=_say, report=_report)
+    summary = run_station(
+        load_config(config, bundle=bundle),
+        config_file=config,
+        frames=frames,
+        wait_s=wait,
+        stays=stay,
+        announce=_say,
+        report=_report,
+    )
     raise typer.Exit(0 if summary.complete else 1)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ __all__ = [
     "Graph",
     "GraphEngine",
     "Opened",
+    "golden_samples",
     "open_certified",
     "open_engine",
     "self_test",
@@ -268,6 +269,16 @@ def self_test(engine: Engine, bundle: Bundle) -> None:
         BundleError: it does not; the message names the sample.
         InferenceError: the engine failed.
     """
+    for _ in golden_samples(engine, bundle):
+        pass
+
+
+def golden_samples(engine: Engine, bundle: Bundle) -> Iterator[str]:
+    """The self-test, one sample at a time; the name of each that was passed.
+
+    Raises:
+        BundleError, InferenceError: as `self_test`.
+    """
     golden = bundle.golden()
     thresholds = np.asarray(golden.thresholds, np.float32)
     pixels, score = golden.pixel_tolerance, golden.score_tolerance
@@ -288,3 +299,4 @@ def self_test(engine: Engine, bundle: Bundle) -> None:
             raise BundleError(
                 f"{bundle.path}: self-test failed: a score of {sample.input} is off by {off:.3f} (at most {score:g})"
             )
+        yield sample.input

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -30,8 +31,11 @@ class EpochCounter:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def next(self) -> int:
+    def next(self, *, above: int = 0) -> int:
         """The epoch of this start, from 1; on the disk before it is given.
+
+        Args:
+            above: the highest epoch that the journal knows of; a count that was lost goes on there.
 
         Raises:
             ConfigError: the file is damaged, or it cannot be written.
@@ -39,7 +43,7 @@ class EpochCounter:
         with self._explained():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self._locked():
-                epoch = self._following()
+                epoch = self._following(above)
                 self._write(epoch)
         return epoch
 
@@ -75,8 +79,8 @@ class EpochCounter:
                 f"tell one start from the next. Make the folder writable, or set another station.state_dir"
             ) from error
 
-    def _following(self) -> int:
-        epoch = self._read() + 1
+    def _following(self, above: int = 0) -> int:
+        epoch = max(self._read(), above) + 1
         if epoch > _HIGHEST_EPOCH:
             raise ConfigError(f"{self.path}: the count of starts is used up at {_HIGHEST_EPOCH}")
         return epoch
@@ -100,6 +104,18 @@ class EpochCounter:
         return int(match[1])
 
     def _write(self, epoch: int) -> None:
+        try:
+            self._replace(epoch)
+        except OSError as error:
+            if error.errno != errno.ENOSPC or not self.path.exists():
+                raise
+            # A full disk must not keep the line from starting: a few bytes within their sector need no room.
+            with self.path.open("r+b") as file:
+                file.write(b"epoch %d\n" % epoch)
+                file.flush()
+                os.fsync(file.fileno())
+
+    def _replace(self, epoch: int) -> None:
         temporary = self.path.with_name(self.path.name + ".new")
         with temporary.open("wb") as file:
             file.write(b"epoch %d\n" % epoch)

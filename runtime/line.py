@@ -146,6 +146,7 @@ class Line:
 
     Attributes:
         standing: how the station is apart from cameras and engine, and why; heartbeats tell the worst.
+        each_turn: called several times in each period of the heartbeat, also while cameras are waited for.
         swap_failed: told why, where a model failed soon after a swap and the one before judges again.
     """
 
@@ -174,6 +175,7 @@ class Line:
         }
         self.models = models
         self.standing = (publisher.health, publisher.health_reason)
+        self.each_turn: Callable[[], None] = lambda: None
         self.swap_failed: Callable[[str], None] = lambda _why: None
         self._cameras = tuple(sources)
         self._sources = list(sources)
@@ -187,6 +189,7 @@ class Line:
         # Cameras' threads end within a fraction of the heartbeat's period, and so does the wait for frames.
         self._tick_s = min(READ_S, config.publish.heartbeat_ms / 4000)
         self._inbox: queue.SimpleQueue[_Judged | Callable[[], None] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._stop = self._abort = False
         self._is_open = False
         self._engine_failed = False
@@ -226,8 +229,13 @@ class Line:
     def attend(self, timeout_s: float) -> None:
         """Do what is to be done between two frames, waiting for it at most so long; while nothing is executed."""
         self._tell_health()
-        self._publisher.tick()
+        self._tick()
         self._take(self._next(timeout_s))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its cameras were opened."""
+        return self._is_open
 
     @property
     def is_stopped(self) -> bool:
@@ -238,6 +246,13 @@ class Line:
     def failure(self) -> Exception | None:
         """Why a camera's thread ended, if it did not end as it should."""
         return self._failure if self._execution is None else self._execution.mailbox.failure
+
+    def with_engine(self, act: Callable[[], None]) -> None:
+        """Have something done by the thread that judges, between two frames; at once where none does."""
+        if self._execution is None:
+            act()
+        else:
+            self._jobs.put(act)
 
     # What it has done
 
@@ -474,7 +489,7 @@ class Line:
                     break
                 doing = worker.submit(source.open if step == "open" else source.start)
                 while not doing.done():
-                    self._publisher.tick()
+                    self._tick()
                     wait([doing], self._tick_s)
                 try:
                     doing.result()
@@ -522,7 +537,7 @@ class Line:
         self._tell_health()
         if mailbox.failure is not None:
             self._publisher.state = State.ERROR
-        self._publisher.tick()
+        self._tick()
         if self._stop:
             mailbox.close()
         if self._abort:
@@ -540,6 +555,10 @@ class Line:
         due_ns = mailbox.next_due_ns
         until_due_s = self._tick_s if due_ns is None else max(0.0, (due_ns - now_ns) / 1e9)
         self._take(self._next(min(self._tick_s, until_due_s)))
+
+    def _tick(self) -> None:
+        self._publisher.tick()
+        self.each_turn()
 
     def _next(self, timeout_s: float) -> _Judged | Callable[[], None] | None:
         try:
@@ -567,7 +586,11 @@ class Line:
         if not self._execution.mailbox.settle(judged.number):
             self._too_late += 1
             frame = judged.inspection.frame
-            _log.warning("camera %r: frame %d: its result came after its deadline", frame.camera, frame.frame_id)
+            _log.warning(
+                "camera %r: frame %d: its result came after it had been given NOT_INSPECTED",
+                frame.camera,
+                frame.frame_id,
+            )
             return
         self._finish(judged.inspection)
         if judged.model is not self.models.current:
@@ -651,6 +674,7 @@ class Line:
         try:
             while not mailbox.drained:
                 self.models.close_retired()
+                self._do_jobs()
                 got = mailbox.get(READ_S)
                 if got is not None:
                     number, arrival = got
@@ -659,7 +683,18 @@ class Line:
             failure = InferenceError(f"the thread that judges died of {type(error).__name__}: {error}")
             failure.__cause__ = error
             self._inbox.put(_Judged(0, None, died=failure))
+        self._do_jobs()
         self._inbox.put(None)
+
+    def _do_jobs(self) -> None:
+        while True:
+            try:
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                return
+            self._judging_since_ns = self._clock()
+            job()
+            self._judging_since_ns = 0
 
     def _judge(self, number: int, arrival: Arrival) -> _Judged:
         model = self.models.current

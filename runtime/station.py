@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,12 +14,15 @@ from inspectd.bundle import Bundle, EnginePrecision, load_bundle
 from inspectd.config import Config, FolderCamera, GenicamCamera, effective_rule
 from inspectd.errors import ConfigError, DeviceError, IncompatibleEngine, InspectdError, MissingDependencyError
 from inspectd.inspection import AcceptanceRule
-from inspectd.wire import DeviceHealth, MaskEncoding
+from inspectd.wire import MaskEncoding
 
+from .control import ControlServer
+from .core import ActiveModel, Core, LoadedBundle
 from .engine import Engine, open_engine, self_test
 from .epoch import EpochCounter
-from .line import Line, Summary
-from .messaging import CameraStream, Publisher
+from .journal import Journal
+from .line import Summary
+from .messaging import CameraStream, Publisher, local_endpoint
 from .own_engine import open_own
 from .signals import stopping
 from .sources import make_source
@@ -36,72 +40,160 @@ def demo_bundle() -> Path:
 def run_station(
     config: Config,
     *,
+    config_file: Path | None = None,
     frames: int | None = None,
     wait_s: float = 0.0,
+    stays: bool = False,
     opened: Callable[[str], None] = lambda _address: None,
     announce: Callable[[str], None],
     report: Callable[[Summary], None],
 ) -> Summary:
-    """Run a line until it has done its frames, its cameras are at their end, or SIGINT or SIGTERM comes.
+    """Run a station until it has done its frames, its cameras are at their end, or SIGINT or SIGTERM comes.
 
     Args:
         config: the configuration.
+        config_file: where it was read from, so that it can be read again.
         frames: stop after so many.
         wait_s: wait so long for somebody to subscribe before the first frame.
+        stays: a model or camera that cannot be used leads to the state Error with an alarm; else it ends the station.
         opened: given the address that is published at, once subscribers can connect.
         announce: told what goes on, for people.
-        report: given the summary at the end, also where the line ends with an error.
+        report: given the summary at the end, also where the station ends with an error.
 
     Raises:
         InspectdError: what stopped it; what is wrong with the configuration is told before anything is announced.
     """
     found = _survey(config)
-    if found.bundle is None or found.engine is None or found.faults:
+    if faults := [fault for fault in found.faults if not (stays and fault in found.model_faults)]:
         if found.engine is not None:
             found.engine.close()
-        raise _all(found.faults)
-    bundle, engine = found.bundle, found.engine
-    cameras = {
-        name: CameraStream(scale_mm_per_px=camera.scale_mm_per_px, simulated=camera.simulated)
-        for name, camera in config.cameras.items()
-    }
-    publish = config.publish
+        raise _all(faults)
+    loaded: LoadedBundle | InspectdError
+    if found.bundle is None or found.engine is None:
+        loaded = _all(found.model_faults)
+    else:
+        loaded = LoadedBundle(found.bundle, found.engine, found.fallback)
     with ExitStack() as stack:
-        stack.callback(engine.close)
-        publisher = Publisher(
-            publish.endpoint,
-            epoch=_epochs(config).next(),
-            cameras=cameras,
-            station=config.station.name,
-            mask_encoding=MaskEncoding(publish.mask_encoding),
-            preview=publish.preview,
-            heartbeat_s=publish.heartbeat_ms / 1000,
-        )
-        if found.fallback:
-            publisher.health, publisher.health_reason = DeviceHealth.OFF_SPEC, found.fallback
-        stack.enter_context(publisher)
-        sources = [make_source(name, camera) for name, camera in config.cameras.items()]
-        line = Line(config, bundle, engine, sources, publisher, frames=frames)
-        stack.callback(line.close)
-        with stopping(line.stop):
-            line.open()
+        if isinstance(loaded, LoadedBundle):
+            stack.callback(loaded.engine.close)
+        core, control = _assemble(config, config_file, loaded, stack, frames=frames, stays=stays)
+        publisher = core.publisher
+
+        def ready() -> None:
             opened(publisher.endpoint)
             announce(f"station {config.station.name!r} publishes at {publisher.endpoint}")
-            announce(
-                f"judging by {bundle.card.name!r} ({bundle.digest[:12]}) on {engine.name}: "
-                f"{', '.join(bundle.card.classes)}"
-            )
-            if wait_s and not publisher.wait_for_subscriber(wait_s, is_over=lambda: line.is_stopped):
+            if control is not None:
+                announce(f"commands are taken at {', '.join(filter(None, (control.local, control.endpoint)))}")
+            if (model := core.models.current) is not None:
+                announce(
+                    f"judging by {model.bundle.card.name!r} ({model.bundle.digest[:12]}) on {model.engine.name}: "
+                    f"{', '.join(model.bundle.card.classes)}"
+                )
+            if wait_s and not publisher.wait_for_subscriber(wait_s, is_over=lambda: core.is_stopped):
                 announce("nobody has subscribed yet; going on all the same")
+
+        core.ready = ready
+        with stopping(core.stop):
             try:
-                line.run()
+                core.run()
             except BaseException:
                 # Of a line that saw no frame the error says all.
-                if line.summary().frames:
-                    report(line.summary())
+                if core.line.summary().frames:
+                    report(core.line.summary())
                 raise
-            report(line.summary())
-    return line.summary()
+            report(core.line.summary())
+    return core.line.summary()
+
+
+def _assemble(
+    config: Config,
+    config_file: Path | None,
+    loaded: LoadedBundle | InspectdError,
+    stack: ExitStack,
+    *,
+    frames: int | None,
+    stays: bool,
+) -> tuple[Core, ControlServer | None]:
+    """A station of everything that a configuration names, with its sockets and its journal open."""
+    state_dir = config.station.state_dir
+    state_dir.mkdir(parents=True, exist_ok=True)
+    stack.enter_context(_alone(state_dir))
+    journal_path = config.journal.path or state_dir / "journal.db"
+    keeps = config.journal.enabled
+    epoch = _epochs(config).next(above=Journal.last_epoch(journal_path) if keeps else 0)
+    journal = None
+    if keeps:
+        journal = Journal(
+            journal_path,
+            epoch=epoch,
+            retention_days=config.journal.retention_days,
+            max_mib=config.journal.max_mib,
+            commit_timeout_s=config.journal.commit_timeout_ms / 1000,
+        )
+        stack.callback(journal.close)
+    publisher = Publisher(
+        config.publish.endpoint,
+        epoch=epoch,
+        cameras={
+            name: CameraStream(scale_mm_per_px=camera.scale_mm_per_px, simulated=camera.simulated)
+            for name, camera in config.cameras.items()
+        },
+        station=config.station.name,
+        mask_encoding=MaskEncoding(config.publish.mask_encoding),
+        preview=config.publish.preview,
+        heartbeat_s=config.publish.heartbeat_ms / 1000,
+        journal=journal,
+        commit_timeout_s=config.journal.commit_timeout_ms / 1000,
+        keep_masks=config.journal.masks,
+        local=local_endpoint(state_dir, "pub"),
+        local_mode=config.control.socket_mode,
+    )
+    stack.enter_context(publisher)
+    core = Core(
+        config,
+        config_file=config_file,
+        loaded=loaded,
+        sources=[make_source(name, camera) for name, camera in config.cameras.items()],
+        publisher=publisher,
+        journal=journal,
+        open_bundle=_open_bundle,
+        active=_active(config),
+        restored=[] if journal is None else journal.open(),
+        frames=frames,
+        stays=stays,
+    )
+    if journal is not None:
+        journal.committed = core.line.post
+    control = None
+    if config.control.enabled:
+        control = ControlServer(
+            core,
+            local=local_endpoint(state_dir, "ctl"),
+            endpoint=config.control.endpoint,
+            local_role=config.control.local_role,
+            local_mode=config.control.socket_mode,
+            journal=journal,
+            journal_path=journal_path if keeps else None,
+        )
+        stack.enter_context(control)
+    return core, control
+
+
+@contextmanager
+def _alone(state_dir: Path) -> Iterator[None]:
+    """Two stations with one state folder would give the same numbers to different parts."""
+    with (state_dir / "lock").open("wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"station.state_dir {state_dir}: another line is running with it; stop that one, or set another folder"
+            ) from None
+        yield
+
+
+def _active(config: Config) -> ActiveModel:
+    return ActiveModel(config.station.state_dir / "model.json", config.model.bundle)
 
 
 def check_station(config: Config, *, announce: Callable[[str], None]) -> None:
@@ -131,7 +223,10 @@ def check_station(config: Config, *, announce: Callable[[str], None]) -> None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Found:
-    """What a configuration names, as far as it is there, and all that is wrong with the rest."""
+    """What a configuration names, as far as it is there, and all that is wrong with the rest.
+
+    `model_faults` are those of `faults` that are the bundle's and its engine's.
+    """
 
     bundle: Bundle | None
     rule: AcceptanceRule | None
@@ -140,6 +235,7 @@ class _Found:
     """Why the engine is not the one that the configuration names; empty where it is."""
     cameras: Mapping[str, str]
     faults: Sequence[InspectdError]
+    model_faults: Sequence[InspectdError]
 
 
 def _survey(config: Config, *, build: bool = True) -> _Found:
@@ -148,22 +244,39 @@ def _survey(config: Config, *, build: bool = True) -> _Found:
     Only engines are not built by `check`, which may run beside the line.
     """
     faults: list[InspectdError] = []
+    model_faults: list[InspectdError] = []
     bundle, rule, engine, fallback = None, None, None, ""
     with _noted(faults):
         _epochs(config).check()
-    with _noted(faults):
-        bundle = load_bundle(demo_bundle() if config.model.bundle == "demo" else Path(config.model.bundle))
+    with _noted(model_faults):
+        bundle = load_bundle(_bundle_path(_active(config).read() or config.model.bundle))
     if bundle is not None:
         thresholds = dict(zip(bundle.card.classes, bundle.card.thresholds, strict=True))
         with _noted(faults):
             rule = effective_rule(config.acceptance, bundle.class_map, thresholds)
-        with _noted(faults):
+        with _noted(model_faults):
             engine, fallback = _engine(bundle, config, build=build)
+    faults += model_faults
     cameras = {}
     for name, camera in config.cameras.items():
         with _noted(faults):
             cameras[name] = _look(name, camera)
-    return _Found(bundle, rule, engine, fallback, cameras, faults)
+    return _Found(bundle, rule, engine, fallback, cameras, faults, model_faults)
+
+
+def _bundle_path(configured: str) -> Path:
+    return demo_bundle() if configured == "demo" else Path(configured)
+
+
+def _open_bundle(path: Path, config: Config) -> LoadedBundle:
+    """The bundle at a path, with its engine.
+
+    Raises:
+        InspectdError: it cannot be used.
+    """
+    bundle = load_bundle(_bundle_path(str(path)))
+    engine, fallback = _engine(bundle, config, build=True)
+    return LoadedBundle(bundle, engine, fallback)
 
 
 def _engine(bundle: Bundle, config: Config, *, build: bool) -> tuple[Engine, str]:

@@ -178,10 +178,10 @@ class Journal:
             return JournalFault.SLOW, f"{self.path}: the disk has not answered for {self._writing_s:.1f} s"
         return self._fault, self._why
 
-    @property
-    def damage(self) -> str:
-        """Why the database of before was set aside at this start or since, in words; empty if it was not."""
-        return self._damage
+    def take_damage(self) -> str:
+        """Why a database was set aside since this was last asked, in words; empty if none was."""
+        damage, self._damage = self._damage, ""
+        return damage
 
     @property
     def is_slow(self) -> bool:

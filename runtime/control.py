@@ -1,0 +1,525 @@
+"""Control: the ROUTER socket that clients ask and command the station by (docs/protocol.md).
+
+    client ── DEALER ── ROUTER (thread) ── replay, get_result, get_image: answered here, from the disk
+                                      └── everything else: posted to the line's thread, between two frames
+
+What changes something is done once for each client and request_id: that it was begun is in the journal before it is
+done, and its answer before it is sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import queue
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import zmq
+
+from inspectd.config import Role
+from inspectd.errors import ConfigError, InspectdError, ProtocolError, RequestError
+from inspectd.inspection import Verdict
+from inspectd.wire import (
+    MAX_ANSWER_BYTES,
+    MAX_REPLAY_ROWS,
+    MAX_REQUEST_BYTES,
+    OPERATIONS,
+    ROLES,
+    Answer,
+    ArgumentError,
+    Arguments,
+    Flags,
+    Message,
+    MessageType,
+    Request,
+)
+
+from .journal import Entry, Journal, JournalReader
+from .messaging.link import Link, bind
+
+__all__ = ["Client", "ControlServer", "Images", "Station"]
+
+_POLL_MS = 200
+_DISK_S = 1.0
+"""How long a command waits for the disk before it is done without being kept."""
+_KEPT_ANSWERS = 1000
+_SEND_HIGH_WATER_MARK = 100
+_log = logging.getLogger("inspectd.control")
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Who asks.
+
+    Attributes:
+        key: what it is known by: its public key, or without keys the routing id of its socket, in hexadecimal.
+        name: for people.
+        role: what it may do.
+    """
+
+    key: str
+    name: str
+    role: Role
+
+
+class Station(Protocol):
+    """What the server needs of a station."""
+
+    @property
+    def epoch(self) -> int:
+        """Of this start."""
+
+    def post(self, act: Callable[[], None]) -> None:
+        """Have something done in the line's thread between two frames."""
+
+    def do(self, op: str, arguments: Arguments, client: Client, answer: Callable[[Outcome], None]) -> None:
+        """Do what an operation asks for, in the line's thread; the answer may come later.
+
+        Raises:
+            RequestError: it is not done.
+        """
+
+
+class Images(Protocol):
+    """Where archived pictures are found."""
+
+    def __call__(self, epoch: int, stream: int, seq: int) -> tuple[dict[str, Any], bytes] | None:
+        """Format and size of a part's picture, and its file; None where there is none."""
+
+
+Outcome = Mapping[str, Any] | RequestError
+"""The result of an operation, or why it was not done."""
+
+
+class ControlServer:
+    """The server; a thread of its own between `open` and `close`.
+
+    Args:
+        station: what is asked.
+        local: `ipc://` address, for this machine alone.
+        endpoint: a second address; None for none.
+        local_role: what clients without a key may do.
+        local_mode: permissions of the local socket.
+        journal: where requests are kept, None for nowhere.
+        journal_path: of its database, for replays; None where there is none.
+        images: finds archived pictures.
+        secure: sets keys on the socket before `endpoint` is bound.
+        who: the name and role of a key; None where nobody has one.
+        context: of the socket, where keys need one that is shared.
+        stale: whether keys were revoked since it was last asked, so that all connections have to be cut.
+    """
+
+    def __init__(
+        self,
+        station: Station,
+        *,
+        local: str,
+        endpoint: str | None = None,
+        local_role: Role = "engineer",
+        local_mode: int | None = None,
+        journal: Journal | None = None,
+        journal_path: Path | None = None,
+        images: Images = lambda _epoch, _stream, _seq: None,
+        secure: Callable[[zmq.Socket[Any]], None] | None = None,
+        who: Callable[[str], tuple[str, Role] | None] = lambda _key: None,
+        context: zmq.Context[zmq.Socket[bytes]] | None = None,
+        stale: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._station = station
+        self._local = local
+        self.endpoint = endpoint
+        self._local_role: Role = local_role
+        self._local_mode = local_mode
+        self._journal = journal
+        self._journal_path = journal_path
+        self._images = images
+        self._secure = secure
+        self._who = who
+        self._context = context
+        self._stale = stale
+        self._link: Link | None = None
+        self._done: queue.SimpleQueue[tuple[bytes, Answer, tuple[str, str] | None]] = queue.SimpleQueue()
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_write, False)
+        self._answers: OrderedDict[tuple[str, str], tuple[str, str, str | None]] = OrderedDict()
+        self._over = False
+        self._thread = threading.Thread(target=self._serve, name="control", daemon=True)
+
+    @property
+    def local(self) -> str:
+        """The address for this machine."""
+        return self._local
+
+    def open(self) -> None:
+        """Bind, and begin to serve.
+
+        Raises:
+            ConfigError: an address is taken or cannot be bound.
+        """
+        self._bind()
+        self._thread.start()
+
+    def _bind(self) -> None:
+        link = Link(zmq.ROUTER, self.endpoint or self._local, context=self._context)
+        socket = link.socket
+        socket.maxmsgsize = MAX_REQUEST_BYTES
+        socket.sndhwm = _SEND_HIGH_WATER_MARK
+        socket.router_mandatory = True
+        socket.router_handover = True
+        try:
+            # Before the keys: an address takes those that the socket has when it is bound.
+            bind(socket, self._local, setting="station.state_dir", mode=self._local_mode)
+            if self.endpoint is not None:
+                if self._secure is not None:
+                    self._secure(socket)
+                self.endpoint = bind(socket, self.endpoint, setting="control.endpoint")
+        except BaseException:
+            link.close()
+            raise
+        self._link = link
+
+    def close(self) -> None:
+        """Serve nobody any more. May be called twice."""
+        self._over = True
+        self._wake()
+        if self._thread.ident is not None:
+            self._thread.join(2 * _DISK_S + 1)
+        if self._link is not None and not self._thread.is_alive():
+            self._link.close(0.2)
+            self._link = None
+
+    def __enter__(self) -> ControlServer:
+        self.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # The thread
+
+    def _serve(self) -> None:
+        while not self._over:
+            link = self._link
+            if link is None:
+                return
+            try:
+                poller = zmq.Poller()
+                poller.register(link.socket, zmq.POLLIN)
+                poller.register(self._wake_read, zmq.POLLIN)
+                ready = dict(poller.poll(_POLL_MS))
+                if self._wake_read in ready:
+                    os.read(self._wake_read, 4096)
+                self._send_done()
+                if link.socket in ready:
+                    self._receive(link.socket)
+                if self._stale():
+                    _log.warning("control: a key was revoked or changed: all connections are cut and made anew")
+                    link.close()
+                    self._bind()
+            except Exception:  # noqa: BLE001 - whatever a request does, the next one is served
+                _log.exception("control: a request went wrong")
+                time.sleep(_POLL_MS / 1000)
+        self._send_done()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # enough wait there already
+            os.write(self._wake_write, b"x")
+
+    def _receive(self, socket: zmq.Socket[Any]) -> None:
+        for _ in range(100):  # then answers have their turn
+            try:
+                frames = socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            identity, parts = bytes(frames[0].buffer), [bytes(frame.buffer) for frame in frames[1:]]
+            self._take(identity, parts, self._client(identity, frames[-1]))
+
+    def _client(self, identity: bytes, frame: zmq.Frame) -> Client | None:
+        """Who sent a message: by its key where it came over CURVE."""
+        try:
+            key = str(frame.get("User-Id"))
+        except zmq.ZMQError:
+            key = ""
+        if not key:
+            return Client(identity.hex(), "local", self._local_role)
+        found = self._who(key)
+        return None if found is None else Client(key, *found)
+
+    def _take(self, identity: bytes, parts: list[bytes], client: Client | None) -> None:
+        try:
+            request = Request.from_parts(parts)
+        except ProtocolError as error:
+            number = int.from_bytes(parts[0], "little") if parts and len(parts[0]) == 8 else 0
+            self._send(identity, Answer(number, code="bad_request", message=str(error)))
+            return
+        try:
+            self._handle(identity, request, client)
+        except RequestError as error:
+            self._send(identity, _refusal(request.request_id, error))
+        except (ConfigError, ProtocolError) as error:
+            self._send(identity, Answer(request.request_id, code="failed", message=str(error)))
+
+    def _handle(self, identity: bytes, request: Request, client: Client | None) -> None:
+        operation = OPERATIONS.get(request.op)
+        if operation is None:
+            known = ", ".join(OPERATIONS)
+            raise RequestError(f"{request.op[:64]!r}: expected one of {known}", code="unknown_operation", field="op")
+        if client is None:
+            raise RequestError(f"{request.op}: this key is not known any more", code="forbidden")
+        try:
+            arguments = request.parsed()
+        except ArgumentError as error:
+            raise RequestError(str(error), code="bad_request", field=error.field) from error
+        if ROLES.index(client.role) < ROLES.index(operation.role):
+            if operation.changes:
+                self._note_refused(request, client)
+            raise RequestError(
+                f"{request.op}: needs the role {operation.role}, this client is {client.role}", code="forbidden"
+            )
+        if not operation.changes:
+            if (answered := self._read(request, arguments)) is not None:
+                self._send(identity, answered)
+                return
+            self._post(identity, request, arguments, client, None)
+            return
+        key = (client.key, str(request.request_id))
+        if (before := self._before(key, request)) is not None:
+            self._send(identity, before)
+            return
+        self._begin(key, request, client)
+        self._post(identity, request, arguments, client, key)
+
+    def _post(
+        self, identity: bytes, request: Request, arguments: Arguments, client: Client, key: tuple[str, str] | None
+    ) -> None:
+        number = request.request_id
+
+        def answer(outcome: Outcome) -> None:
+            made = _refusal(number, outcome) if isinstance(outcome, RequestError) else Answer(number, outcome)
+            self._done.put((identity, made, key))
+            self._wake()
+
+        def act() -> None:
+            try:
+                self._station.do(request.op, arguments, client, answer)
+            except RequestError as error:
+                answer(error)
+            except InspectdError as error:
+                answer(RequestError(str(error), code="failed"))
+
+        self._station.post(act)
+
+    def _send_done(self) -> None:
+        while True:
+            try:
+                identity, answer, key = self._done.get_nowait()
+            except queue.Empty:
+                return
+            if key is not None:
+                self._end(key, answer)
+            elif answer.result is not None and "epochs" in answer.result:
+                answer = self._with_epochs(answer)
+            self._send(identity, answer)
+
+    def _send(self, identity: bytes, answer: Answer) -> None:
+        link = self._link
+        if link is None:
+            return
+        try:
+            link.socket.send_multipart([identity, *answer.to_parts()], zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            # It has gone, or takes nothing; it asks again if it wants to know.
+            _log.info("control: an answer could not be sent: %s", error.strerror)
+
+    # Once, however often it is sent
+
+    def _before(self, key: tuple[str, str], request: Request) -> Answer | None:
+        """The answer to a request that came before; None where this is the first time."""
+        args = _canonical(request.args)
+        if key in self._answers:
+            op, known, text = self._answers[key]
+        else:
+            past = self._past(key)
+            if past is None:
+                return None
+            op, known, text = past
+        if (op, known) != (request.op, args):
+            raise RequestError(
+                f"{request.op}: the number {request.request_id} was used for another request; take a higher one",
+                code="repeated",
+            )
+        if text is None:
+            if key in self._answers:
+                raise RequestError(f"{request.op}: is still being done", code="busy")
+            raise RequestError(
+                f"{request.op}: the station ended while it was done; ask for a snapshot to see how it came out",
+                code="failed",
+            )
+        return Answer.from_parts([request.request_id.to_bytes(8, "little"), text.encode()])
+
+    def _past(self, key: tuple[str, str]) -> tuple[str, str, str | None] | None:
+        if self._journal_path is None:
+            return None
+        try:
+            with JournalReader(self._journal_path) as reader:
+                past = reader.request(*key)
+        except ConfigError:
+            return None  # a journal that cannot be read remembers nothing; its alarm tells
+        return None if past is None else (past.op, past.args, past.answer)
+
+    def _begin(self, key: tuple[str, str], request: Request, client: Client) -> None:
+        args = _canonical(request.args)
+        self._answers[key] = (request.op, args, None)
+        while len(self._answers) > _KEPT_ANSWERS:
+            self._answers.popitem(last=False)
+        row = (*key, time.time_ns(), self._station.epoch, client.name, client.role, request.op, args)
+        _log.info("control: %s (%s) asks for %s", client.name, client.role, request.op)
+        self._keep(Entry(begun=row))
+
+    def _end(self, key: tuple[str, str], answer: Answer) -> None:
+        text = answer.to_parts()[1].decode()
+        if key in self._answers:
+            op, args, _ = self._answers[key]
+            self._answers[key] = (op, args, text)
+        self._keep(Entry(ended=(*key, text)))
+
+    def _note_refused(self, request: Request, client: Client) -> None:
+        """Attempts belong to the audit trail; under a number of their own, so that they use up none of the client's."""
+        row_id = f"refused-{time.time_ns()}"
+        row = (client.key, row_id, time.time_ns(), self._station.epoch, client.name, client.role, request.op, "{}")
+        _log.warning("control: %s (%s) may not do %s", client.name, client.role, request.op)
+        self._keep(Entry(begun=row, ended=(client.key, row_id, '{"ok": false, "error": {"code": "forbidden"}}')))
+
+    def _keep(self, entry: Entry) -> None:
+        if self._journal is None:
+            return
+        ticket = self._journal.submit(entry)
+        deadline = time.monotonic() + _DISK_S
+        while not ticket.answered and time.monotonic() < deadline:
+            time.sleep(0.001)
+
+    # What is answered from the disk
+
+    def _read(self, request: Request, arguments: Arguments) -> Answer | None:
+        match request.op:
+            case "replay":
+                return self._replay(request, arguments.model_dump())
+            case "get_result":
+                return self._result(request, arguments.model_dump())
+            case "get_image":
+                return self._image(request, arguments.model_dump())
+        return None
+
+    def _reader(self) -> JournalReader:
+        if self._journal_path is None:
+            raise RequestError("there is no journal on this station (journal.enabled)", code="refused")
+        return JournalReader(self._journal_path)
+
+    def _replay(self, request: Request, args: Mapping[str, Any]) -> Answer:
+        epoch, stream, first, last = args["epoch"] or self._station.epoch, args["stream"], args["first"], args["last"]
+        if not first <= last < first + MAX_REPLAY_ROWS:
+            raise RequestError(
+                f"replay: expected from <= to, at most {MAX_REPLAY_ROWS} results, got {first} to {last}",
+                code="bad_request",
+                field="to",
+            )
+        with self._reader() as reader:
+            held = next((each for each in reader.held(epoch) if each.stream == stream), None)
+            if held is None:
+                raise RequestError(f"replay: nothing is held of stream {stream} of epoch {epoch}", code="not_found")
+            blobs: list[bytes] = []
+            given = first - 1
+            size = 0
+            for message in reader.messages(epoch=epoch, stream=stream, first=first, last=last, masks=args["masks"]):
+                if size > MAX_ANSWER_BYTES and message.header.seq != given:
+                    break
+                given = message.header.seq
+                parts = _again(message)
+                size += sum(map(len, parts))
+                blobs += parts
+        result = {
+            "epoch": epoch,
+            "stream": stream,
+            "oldest": held.oldest,
+            "newest": held.last,
+            "from": max(first, held.oldest),
+            "to": given,
+            "messages": len(blobs) // 4,
+        }
+        return Answer(request.request_id, result, blobs=tuple(blobs))
+
+    def _result(self, request: Request, args: Mapping[str, Any]) -> Answer:
+        epoch, stream, seq = args["epoch"] or self._station.epoch, args["stream"], args["seq"]
+        with self._reader() as reader:
+            messages = list(reader.messages(epoch=epoch, stream=stream, first=seq, last=seq, masks=True))
+        verdict = next((each for each in messages if each.header.msg_type == MessageType.VERDICT), None)
+        if verdict is None:
+            raise RequestError(f"get_result: {epoch}-{stream}-{seq} is not in the journal", code="not_found")
+        header = verdict.header
+        described = {
+            "topic": verdict.topic,
+            "epoch": header.epoch,
+            "stream": header.stream,
+            "seq": header.seq,
+            "frame_id": header.frame_id,
+            "t_acq_ns": header.t_acq_ns,
+            "latency_us": header.latency_us,
+            "verdict": Verdict(header.verdict).name,
+            "state": header.state.label,
+            "defect_count": header.defect_count,
+            "recipe_no": header.recipe_no,
+            "trigger_id": header.trigger_id,
+        }
+        result = {"header": described, "body": json.loads(verdict.body), "mask": len(messages) > 1}
+        return Answer(request.request_id, result, blobs=tuple(part for each in messages for part in _again(each)))
+
+    def _image(self, request: Request, args: Mapping[str, Any]) -> Answer:
+        epoch, stream, seq = args["epoch"] or self._station.epoch, args["stream"], args["seq"]
+        found = self._images(epoch, stream, seq)
+        if found is None:
+            raise RequestError(f"get_image: {epoch}-{stream}-{seq} is not in the archive", code="not_found")
+        described, data = found
+        return Answer(request.request_id, described, blobs=(data,))
+
+    def _with_epochs(self, answer: Answer) -> Answer:
+        """Earlier epochs, from the disk; a journal that cannot be read has none."""
+        held: dict[int, list[dict[str, int]]] = {}
+        if self._journal_path is not None:
+            try:
+                with JournalReader(self._journal_path) as reader:
+                    for each in reader.held():
+                        if each.epoch != self._station.epoch:
+                            row = {"stream": each.stream, "last": each.last, "oldest": each.oldest}
+                            held.setdefault(each.epoch, []).append(row)
+            except ConfigError:
+                pass
+        epochs = [{"epoch": epoch, "streams": streams} for epoch, streams in held.items()]
+        return Answer(answer.request_id, {**(answer.result or {}), "epochs": epochs})
+
+
+def _again(message: Message) -> list[bytes]:
+    """The four parts of a message from the journal."""
+    header = message.header
+    flags = (header.flags | Flags.REPLAYED) & ~Flags.NOT_DURABLE
+    packed = bytearray(header.pack())
+    packed[7] = int(flags)
+    return [message.topic.encode("ascii"), bytes(packed), message.body, message.payload]
+
+
+def _refusal(request_id: int, error: RequestError) -> Answer:
+    return Answer(request_id, code=error.code, field=error.field, message=str(error))
+
+
+def _canonical(args: Mapping[str, Any]) -> str:
+    return json.dumps(args, sort_keys=True)

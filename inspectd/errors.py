@@ -16,7 +16,8 @@
     ├── DatasetError              a dataset or a checkpoint is unusable
     ├── ProtocolError             a message does not follow INS1
     ├── RequestError              a station does not do what it was asked to
-    │   └── WrongState            not in the state that it is in
+    │   ├── WrongState            not in the state that it is in
+    │   └── NotReached            it does not answer
     └── MissingDependencyError    an optional package is not installed
 
 A message says what is wrong, where, what was expected and what to do. Commands print it in one line
@@ -41,6 +42,7 @@ __all__ = [
     "InferenceError",
     "InspectdError",
     "MissingDependencyError",
+    "NotReached",
     "ProtocolError",
     "RequestError",
     "WrongState",
@@ -130,3 +132,10 @@ class WrongState(RequestError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, code="wrong_state")
+
+
+class NotReached(RequestError):
+    """A station does not answer."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="not_reached")

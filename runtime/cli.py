@@ -59,7 +59,7 @@ def run(
         bool,
         typer.Option(
             "--stay",
-            help="Where model or cameras cannot be used: stay in state Error with an alarm, instead of ending.",
+            help="Where model or cameras cannot be used: stay in state Error with an alarm; do not end.",
         ),
     ] = False,
 ) -> None:
@@ -203,6 +203,38 @@ def doctor(
     from .doctor_view import show
 
     raise typer.Exit(show(examine(producers=producer or (), state_dir=state_dir), as_json=json))
+
+
+@app.command(short_help="Ask or command a station.")
+def ctl(
+    op: Annotated[str, typer.Argument(metavar="OPERATION", help="What is asked: snapshot, stop, set_threshold, …")],
+    args: Annotated[list[str] | None, typer.Argument(metavar="NAME=VALUE", help="Its arguments.")] = None,
+    at: Annotated[
+        str | None,
+        typer.Option(metavar="WHERE", help="Address, configuration file or state folder of the station, or demo."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print a line of JSON.")] = False,
+    save: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write what comes with the answer, a picture.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=0.1, metavar="S", help="Give up after S seconds.")] = 10.0,
+) -> None:
+    """Ask a station how it is, or tell it what to do. docs/protocol.md lists the operations.
+
+    Without --at the station is the one whose state folder is ./state, or else the demo. The exit status is 0 if it
+    was done, and 2 if not, with the reason.
+
+    \b
+    Examples:
+      inspectd ctl snapshot
+      inspectd ctl stop --at line.toml
+      inspectd ctl set_threshold class=scratch score=0.6
+      inspectd ctl ack_alarm alarmId=7-1
+      inspectd ctl get_image stream=0 seq=12 --save part.png
+    """  # noqa: D301
+    from .ctl import control, control_endpoint
+
+    control(control_endpoint(at), op, args or [], as_json=json, timeout_s=timeout, save=save)
 
 
 app.add_typer(camera_cli.app)

@@ -396,7 +396,7 @@ class ControlServer:
 
     def _note_refused(self, request: Request, client: Client) -> None:
         """Attempts belong to the audit trail; under a number of their own, so that they use up none of the client's."""
-        row_id = f"refused-{time.time_ns()}"
+        row_id = f"refused-{request.request_id}"
         row = (client.key, row_id, time.time_ns(), self._station.epoch, client.name, client.role, request.op, "{}")
         _log.warning("control: %s (%s) may not do %s", client.name, client.role, request.op)
         self._keep(Entry(begun=row, ended=(client.key, row_id, '{"ok": false, "error": {"code": "forbidden"}}')))

@@ -593,7 +593,7 @@ class Line:
             )
             return
         self._finish(judged.inspection)
-        if judged.model is not self.models.current:
+        if judged.model is None or self.models.current is None or judged.model.engine is not self.models.current.engine:
             return
         if not judged.is_our_fault:
             self.models.passed()

@@ -2,6 +2,7 @@
 
 from .link import Link, local_endpoint
 from .publisher import CameraStream, Publisher, Sent
+from .requester import Requester
 from .subscriber import Silence, Subscriber
 
-__all__ = ["CameraStream", "Link", "Publisher", "Sent", "Silence", "Subscriber", "local_endpoint"]
+__all__ = ["CameraStream", "Link", "Publisher", "Requester", "Sent", "Silence", "Subscriber", "local_endpoint"]

@@ -1,0 +1,131 @@
+"""`inspectd ctl`: questions and commands to a station, in the terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from inspectd.config import load_config
+from inspectd.errors import ConfigError
+from inspectd.wire import OPERATIONS
+
+from .epoch import default_state_dir
+from .messaging import Requester, local_endpoint
+
+__all__ = ["control", "control_endpoint", "parsed_arguments"]
+
+
+def control_endpoint(at: str | None) -> str:
+    """The address of a station's control.
+
+    Args:
+        at: an address, a configuration file, a station's state folder, or `demo`; None looks for one here.
+
+    Raises:
+        ConfigError: nothing of that kind is there.
+    """
+    demo = default_state_dir() / "demo"
+    if at is None:
+        here = next((folder for folder in (Path("state"), demo) if folder.is_dir()), None)
+        if here is None:
+            raise ConfigError("no station was found here; say --at ADDRESS, --at line.toml, or --at STATE_DIR")
+        return local_endpoint(here, "ctl")
+    if at.startswith(("tcp://", "ipc://")):
+        return at
+    if at == "demo":
+        return local_endpoint(demo, "ctl")
+    path = Path(at).expanduser()
+    if path.is_dir():
+        return local_endpoint(path, "ctl")
+    return local_endpoint(load_config(path).station.state_dir, "ctl")
+
+
+def parsed_arguments(op: str, words: Sequence[str]) -> dict[str, Any]:
+    """`name=value` words as the arguments of an operation; values are JSON where they are, else text.
+
+    Raises:
+        ConfigError: no such operation, or a word that is none.
+    """
+    if op not in OPERATIONS:
+        raise ConfigError(f"operation {op!r}: expected one of {', '.join(OPERATIONS)}")
+    args = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"{op}: argument {word!r}: expected NAME=VALUE, such as {_example(op)}")
+        fields = OPERATIONS[op].arguments.model_fields
+        known = {(field.alias or key): field for key, field in fields.items()}
+        wants_text = name in known and known[name].annotation is str
+        try:
+            args[name] = value if wants_text else json.loads(value)
+        except ValueError:
+            args[name] = value
+    return args
+
+
+def control(
+    endpoint: str, op: str, words: Sequence[str], *, as_json: bool, timeout_s: float, save: Path | None
+) -> None:
+    """Ask, and show the answer.
+
+    Raises:
+        InspectdError: it was not done, or nobody answers.
+    """
+    args = parsed_arguments(op, words)
+    with Requester(endpoint) as requester:
+        answer = requester.ask(op, args, timeout_s=timeout_s)
+    result = dict(answer.result or {})
+    if save is not None and answer.blobs:
+        save.write_bytes(answer.blobs[-1])
+    if as_json or op not in ("snapshot", "hello"):
+        print(json.dumps(result, indent=None if as_json else 2))  # noqa: T201
+        return
+    console = Console(highlight=False)
+    (_show_snapshot if op == "snapshot" else _show_hello)(console, result)
+
+
+def _example(op: str) -> str:
+    fields = OPERATIONS[op].arguments.model_fields
+    names = [field.alias or name for name, field in fields.items()]
+    return " ".join(f"{name}=…" for name in names) or "nothing: it takes none"
+
+
+def _show_hello(console: Console, result: dict[str, Any]) -> None:
+    console.print(f"station {result['station']}, inspectd {result['version']}, epoch {result['epoch']}")
+    console.print(f"this client is {result['client']} ({result['role']}), and may do:")
+    for op in result["operations"]:
+        console.print(f"  {op} {_example(op) if OPERATIONS[op].arguments.model_fields else ''}", markup=False)
+
+
+def _show_snapshot(console: Console, result: dict[str, Any]) -> None:
+    console.print(
+        f"station {result['station']}: {result['state']}, {result['deviceHealth']} {result['healthReason']}",
+        markup=False,
+    )
+    model = result["model"]
+    console.print(f"model: {model.get('name', 'none')} ({model.get('digest', '')[:12]})", markup=False)
+    for kind in ("loaded", "previous"):
+        if model.get(kind):
+            console.print(f"  {kind}: {model[kind]['name']} ({model[kind]['digest'][:12]})", markup=False)
+    table = Table("stream", "camera", "epoch", "oldest", "last", box=None)
+    for stream in result["streams"]:
+        camera = stream["camera"] or "(station)"
+        table.add_row(*map(str, (stream["stream"], camera, result["epoch"], stream["oldest"], stream["last"])))
+    for epoch in result["epochs"]:
+        for stream in epoch["streams"]:
+            table.add_row(*map(str, (stream["stream"], "", epoch["epoch"], stream["oldest"], stream["last"])))
+    console.print(table)
+    for alarm in result["alarms"]:
+        so = "active" if alarm["active"] else "over"
+        acked = f"acknowledged by {alarm['ackedBy']}" if alarm["acked"] else "not acknowledged"
+        console.print(
+            f"alarm {alarm['alarmId']} {alarm['code']} ({alarm['severity']}, {so}, {acked}): {alarm['message']}",
+            markup=False,
+        )
+    if not result["alarms"]:
+        console.print("no alarms")

@@ -1,0 +1,494 @@
+"""A whole station in its process: states, commands, alarms, models, and what survives kill -9."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from inspectd.bundle import load_bundle
+from inspectd.errors import NotReached, RequestError
+from inspectd.runtime.journal import JournalReader
+from inspectd.runtime.messaging import Requester, Silence, Subscriber
+from inspectd.wire import AlarmBody, Message, MessageType, StateBody, StatsBody, VerdictBody, read_body
+
+from .conftest import finish, inspectd, summary_of
+
+FOLDER = 'source = "folder"\npath = "pictures"\nloop = true\nfps = 40'
+FOLDER_OF_TEN = 'source = "folder"\npath = "pictures"'
+
+
+class Running:
+    """A station that runs, a client of its control, and a subscriber."""
+
+    def __init__(self, process: subprocess.Popen[str], folder: Path) -> None:
+        self.process = process
+        self.folder = folder
+        self.requester = Requester(f"ipc://{folder}/state/ctl", identity=b"test")
+        self.subscriber = Subscriber(f"ipc://{folder}/pub")
+
+    def ask(self, op: str, **args) -> dict:
+        return dict(
+            self.requester.ask(op, {key.rstrip("_"): value for key, value in args.items()}, timeout_s=20).result
+        )
+
+    def state(self) -> str:
+        return self.ask("snapshot")["state"]
+
+    def until(self, holds: Callable[[Message], bool], timeout_s: float = 20.0) -> Message:
+        """The first message for which it holds."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            message = self.subscriber.receive(0.2)
+            if not isinstance(message, Silence) and holds(message):
+                return message
+        pytest.fail("it never came")
+
+    def until_state(self, state: str) -> None:
+        deadline = time.monotonic() + 20
+        while self.state() != state:
+            assert time.monotonic() < deadline, f"never {state}"
+            time.sleep(0.02)
+
+    def alarm(self, code: str, *, active: bool = True) -> AlarmBody:
+        def fits(message: Message) -> bool:
+            if message.header.msg_type != MessageType.ALARM:
+                return False
+            body = read_body(message, AlarmBody)
+            return body.code.startswith(code) and body.active == active
+
+        return read_body(self.until(fits), AlarmBody)
+
+
+@pytest.fixture
+def station(write_config, tmp_path):
+    @contextmanager
+    def run(camera: str = FOLDER, more: str = "", *arguments: object) -> Iterator[Running]:
+        config = write_config(camera, more)
+        process = inspectd("run", config, *arguments)
+        running = Running(process, tmp_path)
+        try:
+            with running.requester, running.subscriber:
+                yield running
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
+
+    return run
+
+
+def test_a_client_leads_the_station_through_its_states(station, pictures):
+    with station() as running:
+        hello = running.ask("hello")
+        assert (hello["role"], hello["epoch"]) == ("engineer", 1)
+        assert "fault.inject" not in hello["operations"]
+        running.until_state("ContinuousExecution")
+        with pytest.raises(RequestError, match="start_continuous: not in state ContinuousExecution") as caught:
+            running.ask("start_continuous")
+        assert caught.value.code == "wrong_state"
+        assert running.ask("stop") == {"state": "Ready"}
+        before = running.ask("snapshot")["streams"][0]["last"]
+        time.sleep(0.3)
+        assert running.ask("snapshot")["streams"][0]["last"] == before
+        assert running.ask("prepare_recipe", recipe_no=7, job_id="J1") == {"state": "Ready"}
+        assert running.ask("start_single_job") == {"state": "SingleExecution"}
+        running.until_state("Ready")
+        after = running.ask("snapshot")
+        assert after["streams"][0]["last"] == before + 1
+        assert after["recipe"]["recipe_no"] == 7
+        result = running.ask("get_result", stream=0, seq=before + 1)
+        assert (result["header"]["recipe_no"], result["body"]["jobId"], result["mask"]) == (7, "J1", True)
+        assert running.ask("start_continuous") == {"state": "ContinuousExecution"}
+        assert running.ask("halt") == {"state": "Halted"}
+        with pytest.raises(RequestError, match="Halted"):
+            running.ask("stop")
+        assert running.ask("reset") == {"state": "Preoperational"}
+        running.until_state("ContinuousExecution")
+        running.process.terminate()
+        status, out, _ = finish(running.process)
+    summary = summary_of(out)
+    assert status == 0
+    assert summary["frames"] == summary["verdicts"] > before
+
+
+def test_a_manual_start_waits_for_its_client(station, pictures, write_config):
+    with station(FOLDER_OF_TEN) as running:
+        pass
+    config = write_config(FOLDER_OF_TEN)
+    config.write_text(config.read_text().replace('name = "test"', 'name = "test"\nstart = "manual"'))
+    process = inspectd("run", config)
+    with Requester(f"ipc://{config.parent}/state/ctl") as requester:
+        for op, state in (
+            ("select_mode_automatic", "Initialized"),
+            ("prepare_recipe", "Ready"),
+            ("start_continuous", "ContinuousExecution"),
+        ):
+            assert requester.ask(op, timeout_s=20).result == {"state": state}
+        status, out, _ = finish(process)
+    assert (status, summary_of(out)["verdicts"]) == (0, 10)
+    assert running.process.returncode is not None
+
+
+def test_abort_gives_what_was_grabbed_no_verdict_but_not_inspected(station, pictures):
+    with station() as running:
+        running.until_state("ContinuousExecution")
+        running.until(lambda message: message.header.msg_type == MessageType.VERDICT)
+        assert running.ask("abort") == {"state": "Ready"}
+        running.process.terminate()
+        _, out, _ = finish(running.process)
+    summary = summary_of(out)
+    assert summary["frames"] == summary["verdicts"]
+
+
+def test_every_message_that_counts_is_in_the_journal_as_it_was_sent(station, pictures):
+    with station() as running:
+        sent = {}
+        while len(sent) < 40:
+            message = running.until(lambda message: message.header.seq > 0)
+            sent[message.header.stream, message.header.seq, message.header.msg_type] = message
+        running.process.terminate()
+        finish(running.process)
+    with JournalReader(running.folder / "state" / "journal.db") as reader:
+        for (stream, seq, kind), message in sent.items():
+            kept = next(
+                each
+                for each in reader.messages(epoch=1, stream=stream, first=seq, last=seq, masks=True)
+                if each.header.msg_type == kind
+            )
+            assert (kept.topic, kept.body, kept.payload) == (message.topic, message.body, message.payload)
+            assert not message.header.flags & 32, "it said that it was not durable"
+
+
+def test_replay_gives_what_was_missed_and_says_what_cannot_be_had(station, pictures):
+    with station() as running:
+        running.until(lambda message: message.header.msg_type == MessageType.VERDICT and message.header.seq >= 12)
+        result, messages = running.requester.replay(0, 3, 7, masks=True)
+        assert (result["from"], result["to"], result["oldest"]) == (3, 7, 1)
+        assert [(m.header.seq, m.header.msg_type) for m in messages] == [(n, k) for n in range(3, 8) for k in (1, 2)]
+        assert all(message.header.flags & 4 for message in messages)
+        result, messages = running.requester.replay(65535, 1, 50)
+        assert [read_body(m, StateBody).state for m in messages][:3] == ["Initialized", "Ready", "ContinuousExecution"]
+        with pytest.raises(RequestError, match="nothing is held of stream 0 of epoch 9"):
+            running.requester.replay(0, 1, 5, epoch=9)
+        with pytest.raises(RequestError, match="at most 500") as caught:
+            running.requester.replay(0, 1, 501)
+        assert (caught.value.code, caught.value.field) == ("bad_request", "to")
+        with pytest.raises(RequestError, match="not in the archive") as caught:
+            running.ask("get_image", stream=0, seq=1)
+        assert caught.value.code == "not_found"
+
+
+def test_stats_account_for_every_part(station, pictures):
+    with station() as running:
+        for _ in range(3):
+            body = read_body(running.until(lambda m: m.header.msg_type == MessageType.STATS), StatsBody)
+            assert body.triggers == body.waiting + sum(body.verdicts.values())
+            assert sum(body.latency["total"].counts) == sum(body.verdicts.values())
+        assert body.memory_bytes > 10**7
+        assert body.descriptors > 5
+
+
+def test_a_command_is_done_once_however_often_it_is_sent_and_after_a_crash_too(station, pictures, write_config):
+    with station() as running:
+        running.until_state("ContinuousExecution")
+        number = running.requester._next_id
+        assert running.ask("stop") == {"state": "Ready"}
+        assert running.ask("start_continuous") == {"state": "ContinuousExecution"}
+        running.requester._next_id = number
+        assert running.ask("stop") == {"state": "Ready"}
+        assert running.state() == "ContinuousExecution", "the old command was done again"
+        running.requester._next_id = number
+        with pytest.raises(RequestError, match="was used for another request") as caught:
+            running.ask("halt")
+        assert caught.value.code == "repeated"
+        running.process.kill()
+        finish(running.process)
+        again = inspectd("run", running.folder / "line.toml")
+        try:
+            running.requester._next_id = number
+            assert running.ask("stop") == {"state": "Ready"}
+            running.until_state("ContinuousExecution")
+            assert running.ask("hello")["epoch"] == 2
+        finally:
+            again.terminate()
+            finish(again)
+    with JournalReader(running.folder / "state" / "journal.db") as reader:
+        assert [each.op for each in reader.requests()] == ["stop", "start_continuous"]
+
+
+def test_roles_are_kept_and_attempts_are_noted(station, pictures):
+    with station(FOLDER, '[control]\nlocal_role = "viewer"') as running:
+        with pytest.raises(RequestError, match="needs the role operator, this client is viewer") as caught:
+            running.ask("stop")
+        assert caught.value.code == "forbidden"
+        assert running.ask("hello")["operations"] == ["hello", "snapshot", "replay", "get_result", "get_image"]
+        running.process.terminate()
+        finish(running.process)
+    with JournalReader(running.folder / "state" / "journal.db") as reader:
+        (attempt,) = reader.requests()
+        assert (attempt.op, attempt.role) == ("stop", "viewer")
+        assert "forbidden" in (attempt.answer or "")
+
+
+@pytest.mark.parametrize(
+    ("parts", "code"),
+    [
+        ([b"\x01" * 8, b"not json"], "bad_request"),
+        ([b"\x01" * 8, b"[1]"], "bad_request"),
+        ([b"\x01" * 8, b'{"op": 1}'], "bad_request"),
+        ([b"\x01" * 8, b'{"op": "stop", "args": 3}'], "bad_request"),
+        ([b"\x01" * 8, b'{"op": "stop", "args": {"now": true}}'], "bad_request"),
+        ([b"\x01" * 8, b'{"op": "replay", "args": {"stream": "x", "from": 1, "to": 2}}'], "bad_request"),
+        ([b"\x01" * 8, b'{"op": "explode"}'], "unknown_operation"),
+        ([b"\x01" * 8, b'{"op": "load_model", "args": {"bundle": "../../etc"}}'], "bad_request"),
+        ([b"\x01" * 8, b"[" * 60_000], "bad_request"),
+        ([b"short", b"{}"], "bad_request"),
+        ([b""], "bad_request"),
+    ],
+)
+def test_what_is_no_request_is_answered_and_hurts_nothing(station, pictures, parts, code):
+    with station() as running:
+        running.ask("hello")
+        socket = running.requester._link.socket
+        socket.send_multipart(parts)
+        answer = {}
+        while "error" not in answer:  # hello may have been sent, and be answered, more than once
+            assert socket.poll(5000)
+            answer = json.loads(socket.recv_multipart()[1])
+        assert answer["error"]["code"] == code
+        socket.send_multipart([b"\x02" * 8, b"x" * 100_000])  # above what is taken: the connection ends
+        assert running.ask("hello")["epoch"] == 1
+
+
+def test_a_broken_bundle_leads_to_error_with_an_alarm_and_back(station, pictures, bundle_path, tmp_path):
+    broken = tmp_path / "bundle"
+    shutil.copytree(bundle_path, broken)
+    model = (broken / "model.onnx").read_bytes()
+    (broken / "model.onnx").write_bytes(model[:-100])
+    with station(FOLDER, "", "--stay", "--bundle", broken) as running:
+        running.until_state("Error")
+        snapshot = running.ask("snapshot")
+        assert (snapshot["deviceHealth"], snapshot["model"].get("name")) == ("FAILURE", None)
+        (alarm,) = snapshot["alarms"]
+        assert alarm["code"] == "model.failed"
+        assert "model.onnx" in alarm["message"]
+        (broken / "model.onnx").write_bytes(model)
+        assert running.ask("reset") == {"state": "Preoperational"}
+        running.until_state("ContinuousExecution")
+        (alarm,) = running.ask("snapshot")["alarms"]
+        assert (alarm["active"], alarm["acked"]) == (False, False)
+        assert running.ask("ack_alarm", alarmId=alarm["alarmId"]) == {"alarms": 0}
+        with pytest.raises(RequestError, match="none that is open"):
+            running.ask("ack_alarm", alarmId=alarm["alarmId"])
+        running.until(lambda message: message.header.verdict == 1)
+
+
+def test_alarms_that_nobody_acknowledged_come_again_after_a_restart(station, pictures, tmp_path):
+    with station('source = "folder"\npath = "missing"', "", "--stay") as running:
+        # The folder is looked for before anything starts: that is a fault of the configuration.
+        status, _, err = finish(running.process)
+    assert (status, "missing is not a folder" in err) == (2, True)
+    camera = 'source = "genicam"\nproducer = "viky"\ndevice = "2"\nfeatures = { Widht = 3 }'
+    with station(camera, "", "--stay") as running:
+        running.until_state("Error")
+        (first,) = running.ask("snapshot")["alarms"]
+        assert first["code"] == "camera.failed"
+        running.process.kill()
+        finish(running.process)
+    with station(FOLDER) as running:
+        running.until_state("ContinuousExecution")
+        (again,) = running.ask("snapshot")["alarms"]
+        assert (again["alarmId"], again["active"]) == (first["alarmId"], False)
+
+
+def variant(source: Path, target: Path, change: Callable[[dict], None]) -> Path:
+    """A copy of a bundle with another golden expectation, so that it fails its self-test; checksums are right."""
+    from inspectd.bundle import GOLDEN, write_bundle
+
+    bundle = load_bundle(source)
+    golden = json.loads(bundle.read(GOLDEN))
+    change(golden)
+    files = {name: bundle.read(name) for name in bundle.files if name != GOLDEN}
+    write_bundle(target, bundle.card, {**files, GOLDEN: json.dumps(golden).encode()}, version="test")
+    return target
+
+
+def test_a_model_is_swapped_while_the_line_runs(station, pictures, bundle_path, tmp_path):
+    models = tmp_path / "models"
+    variant(bundle_path, models / "second", lambda golden: golden["samples"].append(golden["samples"][0]))
+    variant(bundle_path, models / "wrong", lambda golden: golden["samples"][0].update(scores=[0.1]))
+    shutil.copytree(bundle_path, models / "cut")
+    (models / "cut" / "model.onnx").write_bytes(b"cut")
+    first, second = load_bundle(bundle_path).digest, load_bundle(models / "second").digest
+    assert first != second
+    with station(FOLDER) as running:
+        pass
+    config = running.folder / "line.toml"
+    config.write_text(config.read_text().replace("threads = 1", f'threads = 1\nmodels_dir = "{models}"'))
+    process = inspectd("run", config)
+    with Requester(f"ipc://{tmp_path}/state/ctl") as requester, Subscriber(f"ipc://{tmp_path}/pub") as subscriber:
+        ask = lambda op, **args: requester.ask(op, args, timeout_s=20).result  # noqa: E731
+        with pytest.raises(RequestError, match="no model is loaded"):
+            ask("activate")
+        with pytest.raises(RequestError, match="no 'third' in") as caught:
+            ask("load_model", bundle="third")
+        assert caught.value.code == "not_found"
+        with pytest.raises(RequestError, match="self-test failed"):
+            ask("load_model", bundle="wrong")
+        with pytest.raises(RequestError, match=r"model\.onnx"):
+            ask("load_model", bundle="cut")
+        assert ask("load_model", bundle="second")["digest"] == second
+        assert ask("snapshot")["model"]["loaded"]["digest"] == second
+        assert ask("activate")["digest"] == second
+        digests, last = [], 0
+        while not digests or digests[-1] != second:
+            message = subscriber.receive(5.0)
+            assert not isinstance(message, Silence)
+            if message.header.msg_type == MessageType.VERDICT:
+                assert last in (0, message.header.seq - 1), "a part was lost in the swap"
+                last = message.header.seq
+                digests.append(read_body(message, VerdictBody).model_digest)
+        assert set(digests) <= {first, second}
+        # It is kept over a restart, and can be taken back.
+        process.terminate()
+        finish(process)
+        process = inspectd("run", config)
+        assert ask("snapshot")["model"]["digest"] == second
+        with pytest.raises(RequestError, match="no model before"):
+            ask("rollback")
+        assert ask("load_model", bundle="second")["digest"] == second
+        ask("activate")
+        assert ask("rollback")["digest"] == second
+        process.terminate()
+        status, out, _ = finish(process)
+    assert (status, summary_of(out)["not_inspected"]) == (0, 0)
+
+
+def test_an_engine_that_fails_after_a_swap_brings_the_one_before_back(station, pictures, bundle_path, tmp_path):
+    variant(bundle_path, tmp_path / "models" / "second", lambda golden: golden["samples"].append(golden["samples"][0]))
+    with station(FOLDER, "[control]\nfault_injection = true") as running:
+        pass
+    config = running.folder / "line.toml"
+    text = config.read_text().replace("threads = 1", f'threads = 1\nmodels_dir = "{tmp_path}/models"')
+    config.write_text(text)
+    process = inspectd("run", config)
+    with running.requester, running.subscriber:
+        running.process = process
+        running.ask("load_model", bundle="second")
+        running.ask("activate")
+        running.ask("fault.inject", fault="engine")
+        alarm = running.alarm("model.rolled_back")
+        assert "a fault on purpose" in alarm.message
+        assert running.ask("snapshot")["model"]["digest"] == load_bundle(bundle_path).digest
+        process.terminate()
+        _, out, _ = finish(process)
+    assert summary_of(out)["not_inspected"] == 1
+
+
+def test_thresholds_and_rules_change_between_two_frames(station, pictures):
+    with station() as running:
+        running.until(lambda message: message.header.verdict == 2)
+        changed = running.ask("set_threshold", class_="bright", minimum_area_px=100_000)
+        assert changed["bright"]["minimum_area_px"] == 100_000
+        seq = running.ask("snapshot")["streams"][0]["last"]
+        for _ in range(10):
+            message = running.until(lambda m: m.header.msg_type == MessageType.VERDICT and m.header.seq > seq + 2)
+            assert message.header.verdict == 1
+        for args, code in (({"class": "brigth"}, "not_found"), ({"class": "bright", "score": 2}, "bad_request")):
+            with pytest.raises(RequestError) as caught:
+                running.requester.ask("set_threshold", args)
+            assert caught.value.code == code
+        config = running.folder / "line.toml"
+        text = config.read_text()
+        config.write_text(text + "\n[acceptance.default]\nminimum_area_px = 5\n")
+        assert running.ask("reload_config") == {"applied": ["acceptance.default.minimum_area_px"]}
+        running.until(lambda message: message.header.verdict == 2)
+        config.write_text(text.replace("fps = 40", "fps = 41") + "\n[acceptance.default]\nminimum_area_px = 9\n")
+        with pytest.raises(RequestError, match=r"cameras\.cam1\.fps: needs a restart") as caught:
+            running.ask("reload_config")
+        assert caught.value.field == "cameras.cam1.fps"
+        assert running.ask("snapshot")["acceptance"]["bright"]["minimum_area_px"] == 5
+        config.write_text("nonsense")
+        with pytest.raises(RequestError, match="not valid TOML"):
+            running.ask("reload_config")
+        assert running.ask("self_test") == {"samples": 1, "passed": True}
+
+
+def test_a_journal_that_cannot_be_written_stops_nothing(station, pictures, tmp_path):
+    (tmp_path / "state" / "journal.db").mkdir(parents=True)
+    with station() as running:
+        (alarm,) = running.ask("snapshot")["alarms"]
+        assert alarm["code"] == "journal.failing"
+        assert "parts are inspected all the same" in alarm["message"]
+        message = running.until(lambda message: message.header.msg_type == MessageType.VERDICT)
+        assert message.header.flags & 32, "it claims to be durable"
+        with pytest.raises(RequestError, match="no journal"):
+            running.requester.replay(0, 1, 5)
+        (tmp_path / "state" / "journal.db").rmdir()
+        running.alarm("journal.failing", active=False)
+        running.until(lambda m: m.header.msg_type == MessageType.VERDICT and not m.header.flags & 32)
+
+
+def test_two_stations_do_not_share_a_state_folder(station, pictures, tmp_path):
+    with station() as running:
+        running.until_state("ContinuousExecution")
+        other = inspectd("run", running.folder / "line.toml")
+        status, _, err = finish(other)
+        assert (status, "another line is running with it" in err) == (2, True)
+
+
+def test_the_control_socket_has_the_permissions_that_were_set(station, pictures, tmp_path):
+    with station(FOLDER, "[control]\nsocket_mode = 0o600") as running:
+        running.until_state("ContinuousExecution")
+        modes = [(tmp_path / "state" / name).stat().st_mode & 0o777 for name in ("ctl", "pub")]
+    assert modes == [0o600, 0o600]
+    with station(FOLDER, "[control]\nenabled = false") as running:
+        running.until(lambda message: message.header.msg_type == MessageType.VERDICT)
+        with pytest.raises(NotReached):
+            running.requester.ask("hello", timeout_s=0.5)
+
+
+def test_ctl_shows_and_commands(station, pictures, tmp_path):
+    with station() as running:
+        running.until_state("ContinuousExecution")
+        status, out, _ = finish(inspectd("ctl", "snapshot", "--at", tmp_path / "state"))
+        assert status == 0
+        assert "station test: ContinuousExecution, NORMAL" in out
+        assert "no alarms" in out
+        status, out, _ = finish(inspectd("ctl", "stop", "--at", tmp_path / "line.toml", "--json"))
+        assert (status, json.loads(out)) == (0, {"state": "Ready"})
+        status, _, err = finish(inspectd("ctl", "stop", "--at", tmp_path / "line.toml"))
+        assert (status, "not in state Ready" in err) == (2, True)
+        status, _, err = finish(inspectd("ctl", "set_threshold", "bright", "--at", tmp_path / "state"))
+        assert (status, "expected NAME=VALUE, such as class=…" in err) == (2, True)
+        status, out, _ = finish(
+            inspectd("ctl", "set_threshold", "class=bright", "score=0.7", "--at", tmp_path / "state")
+        )
+        assert (status, json.loads(out)["bright"]["score"]) == (0, 0.7)
+    status, _, err = finish(inspectd("ctl", "hello", "--at", f"ipc://{tmp_path}/nothing", "--timeout", "0.5"))
+    assert (status, "no answer to hello" in err) == (2, True)
+
+
+def test_a_killed_station_leaves_no_result_behind_that_cannot_be_asked_for(station, pictures):
+    """What a subscriber has seen is in the journal, under the same number, whenever the process dies."""
+    for epoch in range(1, 4):
+        with station() as running:
+            seen: dict[int, bytes] = {}
+            while len(seen) < 15 + epoch:
+                message = running.until(lambda message: message.header.msg_type == MessageType.VERDICT)
+                seen[message.header.seq] = message.body
+            os.kill(running.process.pid, signal.SIGKILL)
+            finish(running.process)
+            with JournalReader(running.folder / "state" / "journal.db") as reader:
+                kept = {m.header.seq: m.body for m in reader.messages(epoch=epoch, stream=0, first=1, last=10**6)}
+            assert seen.items() <= kept.items()
+            assert sorted(kept) == list(range(1, max(kept) + 1))

@@ -302,6 +302,8 @@ def test_alarms_that_nobody_acknowledged_come_again_after_a_restart(station, pic
         running.until_state("Error")
         (first,) = running.ask("snapshot")["alarms"]
         assert first["code"] == "camera.failed"
+        while MessageType.ALARM not in {m.header.msg_type for m in running.requester.replay(65535, 1, 50)[1]}:
+            time.sleep(0.02)
         running.process.kill()
         finish(running.process)
     with station(FOLDER) as running:

@@ -10,7 +10,7 @@ import typer
 
 from inspectd.command import CONTEXT, VERSION_HELP, version_of
 
-from . import camera_cli
+from . import camera_cli, journal_cli
 from .entry import main
 from .simcam import cli as simcam_cli
 
@@ -238,6 +238,7 @@ def ctl(
 
 
 app.add_typer(camera_cli.app)
+app.add_typer(journal_cli.app)
 app.add_typer(simcam_cli.app)
 
 

@@ -17,7 +17,7 @@ from inspectd.wire import OPERATIONS
 from .epoch import default_state_dir
 from .messaging import Requester, local_endpoint
 
-__all__ = ["control", "control_endpoint", "parsed_arguments"]
+__all__ = ["control", "control_endpoint", "journal_file", "parsed_arguments"]
 
 
 def control_endpoint(at: str | None) -> str:
@@ -43,6 +43,30 @@ def control_endpoint(at: str | None) -> str:
     if path.is_dir():
         return local_endpoint(path, "ctl")
     return local_endpoint(load_config(path).station.state_dir, "ctl")
+
+
+def journal_file(at: str | None) -> Path:
+    """The journal of a station.
+
+    Args:
+        at: a configuration file, a state folder, a journal, or `demo`; None looks for one here.
+
+    Raises:
+        ConfigError: nothing of that kind is there.
+    """
+    demo = default_state_dir() / "demo"
+    if at is None:
+        found = next((folder for folder in (Path("state"), demo) if (folder / "journal.db").is_file()), None)
+        if found is None:
+            raise ConfigError("no journal was found here; say --at line.toml, --at STATE_DIR or --at journal.db")
+        return found / "journal.db"
+    path = demo if at == "demo" else Path(at).expanduser()
+    if path.is_dir():
+        return path / "journal.db"
+    if path.suffix == ".toml":
+        config = load_config(path)
+        return config.journal.path or config.station.state_dir / "journal.db"
+    return path
 
 
 def parsed_arguments(op: str, words: Sequence[str]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ COMMANDS = {
     "inspectd": (
         *("run", "check", "demo", "watch", "doctor", "ctl"),
         *("camera list", "camera info", "camera snap", "camera set"),
+        *("journal export", "journal show"),
         *("simcam list", "simcam fault", "simcam serve"),
     ),
     "inspectd-train": (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import signal
 import sqlite3
@@ -11,10 +13,12 @@ import threading
 import time
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 
 from inspectd.errors import ConfigError
 from inspectd.runtime.journal import Entry, Journal, JournalFault, JournalReader, OpenAlarm
+from inspectd.runtime.journal.export import TABLES, export
 from inspectd.wire import (
     MaskEncoding,
     Message,
@@ -316,3 +320,35 @@ def test_a_folder_that_cannot_be_written_fails_and_says_so(tmp_path):
     journal.close()
     with pytest.raises(ConfigError, match="no journal"):
         JournalReader(tmp_path / "nothing.db")
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_every_form_of_export_holds_the_same(path, tmp_path, form):
+    journal = opened(path)
+    for seq in range(1, 1203):
+        ticket = journal.submit(Entry(messages=result(seq)))
+        if seq % 500 == 0:
+            settled(ticket)
+    settled(ticket)
+    journal.close()
+    target = tmp_path / f"results.{form}"
+    with JournalReader(path) as reader:
+        assert export(reader, target, form=form) == 1202
+        assert export(reader, tmp_path / "later", form=form, since_ns=time.time_ns()) == 0
+    if form == "csv":
+        with target.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    elif form == "jsonl":
+        rows = [json.loads(line) for line in target.read_text(encoding="utf-8").splitlines()]
+    else:
+        rows = pyarrow.parquet.read_table(target).to_pylist()
+    assert [int(row["seq"]) for row in rows] == list(range(1, 1203))
+    assert tuple(rows[0]) == TABLES["results"]
+    assert (rows[4]["result_id"], rows[4]["verdict"], rows[4]["camera"]) == ("1-0-5", "OK", "cam1")
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_file_that_cannot_be_written_is_told_and_nothing_is_left(path, tmp_path):
+    opened(path).close()
+    with JournalReader(path) as reader, pytest.raises(ConfigError, match="cannot be written"):
+        export(reader, tmp_path / "missing" / "results.csv", form="csv")

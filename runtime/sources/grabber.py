@@ -294,6 +294,7 @@ class Grabber:
                 self._pausing = False
                 # Some cameras begin to count anew, some go on: what was lost between is no part.
                 self._previous, self._counts_on = None, True
+                self._answer_all("the camera was stopped before its picture came")
                 self._set(state=CameraState.READY)
                 if self._wanted:
                     self._begin()
@@ -322,11 +323,7 @@ class Grabber:
         was = self._status.state
         with self._lock:
             self._set(state=CameraState.LOST if self._status.connections else CameraState.CONNECTING, reason=told)
-            unanswered = list(self._triggers)
-            self._triggers.clear()
-            self._answer_by_ns = 0
-        for number in unanswered:
-            self._ready.append(self._missing(0, number, f"no frame for trigger {number}: {told}"))
+        self._answer_all(told)
         if child is not None:
             child.end(hangs=hangs)
         back_off_s = BACK_OFF_S[min(self._attempts, len(BACK_OFF_S) - 1)]
@@ -335,6 +332,15 @@ class Grabber:
         if not away:
             return CameraError(told)
         return CameraLost(told) if was is CameraState.STREAMING else CameraAway(told)
+
+    def _answer_all(self, why: str) -> None:
+        """Answer the triggers that no frame will answer any more."""
+        with self._lock:
+            unanswered = list(self._triggers)
+            self._triggers.clear()
+            self._answer_by_ns = 0
+        for number in unanswered:
+            self._ready.append(self._missing(0, number, f"no frame for trigger {number}: {why}"))
 
     # Frames
 

@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 
 from inspectd.config import GenicamCamera
-from inspectd.errors import CameraAway, CameraError, CameraLost, FrameTimeout
-from inspectd.frame import CameraState
+from inspectd.errors import CameraAway, CameraError, CameraLost, EndOfFrames, FrameTimeout
+from inspectd.frame import CameraState, Frame
 from inspectd.runtime.simcam.faults import Faults
 from inspectd.runtime.sources import grabber as module
 from inspectd.runtime.sources.grabber import Grabber
 
-from .camera_site import answers, frames, picture, until
+from .camera_site import WAIT_S, answers, frames, picture, until
 
 
 def is_running(number: int) -> bool:
@@ -350,3 +350,83 @@ def test_memory_stays_flat_over_a_thousand_connections(site, monkeypatch, caplog
             gc.collect()
             grown.append(resident_kib())
     assert grown[-1] - grown[0] < 4096, grown
+
+
+def stopped(grabber: Grabber) -> list[Frame]:
+    """What was on its way when it was stopped."""
+    got, deadline = [], time.monotonic() + WAIT_S
+    while True:
+        assert time.monotonic() < deadline, grabber.status
+        try:
+            got.append(grabber.read(0.1))
+        except FrameTimeout:
+            continue
+        except EndOfFrames:
+            return got
+
+
+def test_a_camera_stops_and_starts_without_being_let_go(site):
+    site.plug_in()
+    grabber = site.streaming()
+    number = grabber.process
+    for round_ in range(3):
+        site.pass_parts(5)
+        first = len(frames(grabber, 5))
+        grabber.stop()
+        assert stopped(grabber) == []
+        assert grabber.status.state is CameraState.READY
+        with pytest.raises(EndOfFrames):
+            grabber.read(0.1)
+        deadline = time.monotonic() + 0.5
+        while time.monotonic() < deadline:  # it is not forgotten meanwhile
+            grabber.attend()
+            time.sleep(0.02)
+        grabber.start()
+        assert grabber.status.state is CameraState.STREAMING
+        assert (first, grabber.process) == (5, number), round_
+    assert (grabber.status.connections, grabber.status.missed, grabber.status.frames) == (1, 0, 15)
+
+
+def test_what_was_exposed_before_the_stop_is_delivered_after_it(site):
+    site.plug_in()
+    grabber = site.streaming(queue_frames=8)
+    site.pass_parts(6)
+    time.sleep(0.5)  # all have passed, and nobody has read them
+    grabber.stop()
+    assert [frame.trigger_id for frame in stopped(grabber)] == [1, 2, 3, 4, 5, 6]
+    grabber.start()
+    assert grabber.status.frames == 6
+    site.pass_parts(2)
+    assert [frame.trigger_id for frame in frames(grabber, 2)] == [7, 8]
+    assert grabber.status.missed == 0
+
+
+def test_a_camera_that_dies_while_it_is_stopped_is_found_again(site):
+    site.plug_in()
+    grabber = site.streaming()
+    grabber.stop()
+    stopped(grabber)
+    os.kill(grabber.process, signal.SIGKILL)
+    deadline = time.monotonic() + WAIT_S
+    states = set()
+    while grabber.status.connections < 2:
+        assert time.monotonic() < deadline, grabber.status
+        grabber.attend()
+        states.add(grabber.status.state)
+        time.sleep(0.02)
+    assert CameraState.LOST in states
+    grabber.start()
+    site.pass_parts(2)
+    assert len(frames(grabber, 2)) == 2
+
+
+def test_triggers_that_were_not_sent_when_it_was_stopped_are_answered(site):
+    site.plug_in()
+    grabber = site.streaming(trigger="Software")
+    for number in (11, 12, 13):
+        grabber.trigger(number)  # there is no part on the belt
+    grabber.stop()
+    got = dict(answers(grabber, 3))
+    assert sorted(got) == [11, 12, 13]
+    assert "before its picture came" in got[11]
+    assert "was not sent: the camera was stopped" in got[13]

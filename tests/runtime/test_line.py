@@ -101,7 +101,7 @@ class Setup:
             self.failure = None
             try:
                 line.run()
-            except (CameraError, BundleError) as error:
+            except (CameraError, BundleError, InferenceError) as error:
                 self.failure = error
             self.messages = self._received()
         return line
@@ -407,3 +407,84 @@ def test_closing_takes_what_a_waiting_camera_has_in_its_hands():
     assert not mailbox.drained
     mailbox.finish("a")
     assert mailbox.drained
+
+
+# Deadlines
+
+
+class Slow(Fails):
+    """An engine that takes its time over some frames, counted from the first after the self-test."""
+
+    def __init__(self, engine, *seconds: float) -> None:
+        super().__init__(engine)
+        self._seconds = [0.0, *seconds]
+
+    def infer(self, images, thresholds) -> EngineResult:
+        time.sleep(self._seconds.pop(0) if self._seconds else 0.0)
+        return super().infer(images, thresholds)
+
+
+class Arriving(Script):
+    """A camera whose frames arrive when they are read."""
+
+    def read(self, timeout_s: float) -> Frame:
+        if not self._steps:
+            raise EndOfFrames
+        return frame(self._steps.pop(0))
+
+
+def test_what_is_not_judged_by_its_deadline_is_not_inspected_then(setup):
+    engine = Slow(setup.engine, 0.0, 1.0, 0.0)
+    camera = 'source = "buttons"\ndeadline_ms = 200'
+    line = setup.run(Arriving(1, 2, 3), engine=engine, camera=camera)
+    # The third waited behind the second one, and its own deadline passed.
+    assert setup.verdicts == [Verdict.OK, Verdict.NOT_INSPECTED, Verdict.NOT_INSPECTED]
+    assert setup.reasons[1] == "no verdict within its deadline of 200 ms"
+    latencies_ms = [message.header.latency_us / 1000 for message in setup.of(MessageType.VERDICT)]
+    assert all(200 <= latency < 400 for latency in latencies_ms[1:]), latencies_ms
+    summary = line.summary()
+    assert (summary.complete, summary.overdue, line.triggers, line.waiting) == (True, 2, 3, 0)
+
+
+def test_a_result_that_comes_too_late_is_no_second_verdict(setup):
+    engine = Slow(setup.engine, 0.6, 0.0, 0.0, 0.0)
+    camera = 'source = "buttons"\ndeadline_ms = 250\nqueue_frames = 8'
+    setup.run(Arriving(1, 2, 3, 4), engine=engine, camera=camera)
+    seen = [(message.header.seq, message.header.frame_id) for message in setup.of(MessageType.VERDICT)]
+    assert [seq for seq, _ in seen] == [1, 2, 3, 4]
+    assert sorted(number for _, number in seen) == [1, 2, 3, 4]
+
+
+def test_an_engine_that_hangs_ends_the_line_and_no_part_goes_without_a_verdict(setup, monkeypatch):
+    monkeypatch.setattr("inspectd.runtime.line.JUDGE_S", 0.5)
+    monkeypatch.setattr("inspectd.runtime.line.HANG_S", 0.2)
+    line = setup.run(Arriving(1, 2, 3), engine=Slow(setup.engine, 0.0, 3.0))
+    assert "it hangs" in str(setup.failure)
+    assert setup.verdicts == [Verdict.OK, Verdict.NOT_INSPECTED, Verdict.NOT_INSPECTED]
+    assert "before it was inspected" in setup.reasons[1]
+    assert line.summary().complete
+    assert setup.states[-1] == "Error"
+
+
+@given(
+    steps=st.lists(st.sampled_from(["put", "get", "settle", "late"]), max_size=60), deadline=st.sampled_from([0, 5, 50])
+)
+def test_every_accepted_frame_is_claimed_exactly_once(steps, deadline):
+    mailbox = Mailbox({"a": Slot(100, drops_oldest=False, deadline_ns=deadline)})
+    out, claimed, put = [], [], 0
+    for now, step in enumerate(steps):
+        match step:
+            case "put":
+                put += mailbox.put("a", Arrival(Frame("a", put, np.zeros((1, 1, 1), np.uint8), 0, received_ns=now)))
+            case "get":
+                out += [got] if (got := mailbox.get(0)) else []
+            case "settle" if out:
+                number, taken = out.pop(0)
+                claimed += [taken.frame.frame_id] if mailbox.settle(number) else []
+            case "late":
+                claimed += [taken.frame.frame_id for taken in mailbox.overdue(now)]
+        assert mailbox.open == put - len(claimed)
+    claimed += [taken.frame.frame_id for taken in mailbox.give_up()]
+    assert sorted(claimed) == list(range(put))
+    mailbox.finish("a")
+    assert mailbox.finished

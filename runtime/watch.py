@@ -25,6 +25,7 @@ from inspectd.errors import ConfigError, ProtocolError
 from inspectd.inspection import Verdict
 from inspectd.mask import Mask
 from inspectd.wire import (
+    AlarmBody,
     DeviceHealth,
     Flags,
     Header,
@@ -234,6 +235,8 @@ class _JsonView:
         if (lost := self._subscriber.lost.total()) > self._lost:
             self.fault(f"{lost - self._lost} messages were lost before {message.topic} {message.header.seq}")
             self._lost = lost
+        if message.header.msg_type == MessageType.ALARM:
+            self.fault(_in_words(read_body(message, AlarmBody)))
 
     def show(self, result: _Result) -> None:
         sys.stdout.write(json.dumps(_as_json(result), ensure_ascii=False) + "\n")
@@ -263,6 +266,7 @@ class _TableView:
         self._drawn_s = float("-inf")
         self._faults = 0
         self._fault = ""
+        self._alarms: dict[str, str] = {}
         self._results = 0
 
     def __enter__(self) -> _TableView:
@@ -288,6 +292,11 @@ class _TableView:
                 # The last word of a line that stops: no heartbeat need follow it.
                 change = read_body(message, StateBody)
                 self._station, self._state = change.station, change.state
+            case MessageType.ALARM:
+                alarm = read_body(message, AlarmBody)
+                self._alarms.pop(alarm.alarm_id, None)
+                if alarm.active:
+                    self._alarms[alarm.alarm_id] = _in_words(alarm)
 
     def show(self, result: _Result) -> None:
         header = result.header
@@ -345,6 +354,8 @@ class _TableView:
         caption.append(f"{lost} lost", style="bold red" if lost else "default")
         if self._health:
             caption.append_text(_plain(f"\n{self._health}", style="bold red"))
+        for alarm in self._alarms.values():
+            caption.append_text(_plain(f"\n{alarm}", style="bold red"))
         if self._fault:
             caption.append_text(_plain(f"\n{self._faults} refused, the latest: {self._fault}", style="red"))
         return caption
@@ -438,6 +449,12 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be made ({error.strerror}); choose another folder for --save") from error
+
+
+def _in_words(alarm: AlarmBody) -> str:
+    so = "" if alarm.active else " is over"
+    acked = f" (acknowledged by {alarm.acked_by})" if alarm.acked else ""
+    return f"alarm {alarm.code}{so}{acked}: {alarm.message}"
 
 
 def _plain(text: str, style: str = "") -> Text:

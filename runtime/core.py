@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -283,7 +284,7 @@ class Core:
         try:
             if model is None:
                 raise self._unusable or BundleError("the station has no model")
-            self_test(model.engine, model.bundle)
+            self.line.wait_for(partial(self_test, model.engine, model.bundle))
             self.line.connect()
         except InspectdError as error:
             self._fault(error)

@@ -21,6 +21,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -353,7 +354,7 @@ class Line:
         try:
             model = self.models.current
             if model is not None:
-                self_test(model.engine, model.bundle)
+                self.wait_for(partial(self_test, model.engine, model.bundle))
             self._each("open")
             self._tell_health()
             self._publisher.state = State.READY
@@ -480,21 +481,29 @@ class Line:
                     self._attending.clear()
             time.sleep(READ_S / 2)
 
+    def wait_for(self, act: Callable[[], None]) -> None:
+        """Do something that may take seconds in a thread of its own; heartbeats go on meanwhile.
+
+        Raises:
+            Exception: what it raises.
+        """
+        with ThreadPoolExecutor(1, thread_name_prefix="wait") as worker:
+            doing = worker.submit(act)
+            while not doing.done():
+                self._tick()
+                wait([doing], self._tick_s)
+            doing.result()
+
     def _each(self, step: Literal["open", "start"], sources: Sequence[FrameSource] | None = None) -> None:
         """In a thread of its own, for a camera may take seconds, and the heartbeat must not wait for it."""
         faults = []
-        with ThreadPoolExecutor(1, thread_name_prefix=step) as worker:
-            for source in self._sources if sources is None else sources:
-                if self._stop:
-                    break
-                doing = worker.submit(source.open if step == "open" else source.start)
-                while not doing.done():
-                    self._tick()
-                    wait([doing], self._tick_s)
-                try:
-                    doing.result()
-                except CameraError as error:
-                    faults.append(error)
+        for source in self._sources if sources is None else sources:
+            if self._stop:
+                break
+            try:
+                self.wait_for(source.open if step == "open" else source.start)
+            except CameraError as error:
+                faults.append(error)
         if faults:
             raise faults[0] if len(faults) == 1 else CameraError("\n".join(map(str, faults)))
 

@@ -69,19 +69,32 @@ class Running:
 
 
 @pytest.fixture
-def station(write_config, tmp_path):
+def start(monkeypatch) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts `inspectd`; what still runs at the end of the test is killed."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def run(*arguments: object) -> subprocess.Popen[str]:
+        processes.append(inspectd(*arguments))
+        return processes[-1]
+
+    yield run
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture
+def station(write_config, tmp_path, start):
     @contextmanager
     def run(camera: str = FOLDER, more: str = "", *arguments: object) -> Iterator[Running]:
         config = write_config(camera, more)
-        process = inspectd("run", config, *arguments)
-        running = Running(process, tmp_path)
-        try:
-            with running.requester, running.subscriber:
-                yield running
-        finally:
-            if process.poll() is None:
-                process.kill()
-            process.communicate()
+        running = Running(start("run", config, *arguments), tmp_path)
+        with running.requester, running.subscriber:
+            yield running
+        if running.process.poll() is None:
+            running.process.kill()
+            running.process.communicate()
 
     return run
 
@@ -120,12 +133,12 @@ def test_a_client_leads_the_station_through_its_states(station, pictures):
     assert summary["frames"] == summary["verdicts"] > before
 
 
-def test_a_manual_start_waits_for_its_client(station, pictures, write_config):
+def test_a_manual_start_waits_for_its_client(station, pictures, write_config, start):
     with station(FOLDER_OF_TEN) as running:
         pass
     config = write_config(FOLDER_OF_TEN)
     config.write_text(config.read_text().replace('name = "test"', 'name = "test"\nstart = "manual"'))
-    process = inspectd("run", config)
+    process = start("run", config)
     with Requester(f"ipc://{config.parent}/state/ctl") as requester:
         for op, state in (
             ("select_mode_automatic", "Initialized"),
@@ -197,7 +210,7 @@ def test_stats_account_for_every_part(station, pictures):
         assert body.descriptors > 5
 
 
-def test_a_command_is_done_once_however_often_it_is_sent_and_after_a_crash_too(station, pictures, write_config):
+def test_a_command_is_done_once_however_often_it_is_sent_and_after_a_crash_too(station, pictures, write_config, start):
     with station() as running:
         running.until_state("ContinuousExecution")
         number = running.requester._next_id
@@ -212,7 +225,7 @@ def test_a_command_is_done_once_however_often_it_is_sent_and_after_a_crash_too(s
         assert caught.value.code == "repeated"
         running.process.kill()
         finish(running.process)
-        again = inspectd("run", running.folder / "line.toml")
+        again = start("run", running.folder / "line.toml")
         try:
             running.requester._next_id = number
             assert running.ask("stop") == {"state": "Ready"}
@@ -324,7 +337,7 @@ def variant(source: Path, target: Path, change: Callable[[dict], None]) -> Path:
     return target
 
 
-def test_a_model_is_swapped_while_the_line_runs(station, pictures, bundle_path, tmp_path):
+def test_a_model_is_swapped_while_the_line_runs(station, pictures, bundle_path, tmp_path, start):
     models = tmp_path / "models"
     variant(bundle_path, models / "second", lambda golden: golden["samples"].append(golden["samples"][0]))
     variant(bundle_path, models / "wrong", lambda golden: golden["samples"][0].update(scores=[0.1]))
@@ -336,7 +349,7 @@ def test_a_model_is_swapped_while_the_line_runs(station, pictures, bundle_path, 
         pass
     config = running.folder / "line.toml"
     config.write_text(config.read_text().replace("threads = 1", f'threads = 1\nmodels_dir = "{models}"'))
-    process = inspectd("run", config)
+    process = start("run", config)
     with Requester(f"ipc://{tmp_path}/state/ctl") as requester, Subscriber(f"ipc://{tmp_path}/pub") as subscriber:
         ask = lambda op, **args: requester.ask(op, args, timeout_s=20).result  # noqa: E731
         with pytest.raises(RequestError, match="no model is loaded"):
@@ -363,7 +376,7 @@ def test_a_model_is_swapped_while_the_line_runs(station, pictures, bundle_path, 
         # It is kept over a restart, and can be taken back.
         process.terminate()
         finish(process)
-        process = inspectd("run", config)
+        process = start("run", config)
         assert ask("snapshot")["model"]["digest"] == second
         with pytest.raises(RequestError, match="no model before"):
             ask("rollback")
@@ -375,14 +388,14 @@ def test_a_model_is_swapped_while_the_line_runs(station, pictures, bundle_path, 
     assert (status, summary_of(out)["not_inspected"]) == (0, 0)
 
 
-def test_an_engine_that_fails_after_a_swap_brings_the_one_before_back(station, pictures, bundle_path, tmp_path):
+def test_an_engine_that_fails_after_a_swap_brings_the_one_before_back(station, pictures, bundle_path, tmp_path, start):
     variant(bundle_path, tmp_path / "models" / "second", lambda golden: golden["samples"].append(golden["samples"][0]))
     with station(FOLDER, "[control]\nfault_injection = true") as running:
         pass
     config = running.folder / "line.toml"
     text = config.read_text().replace("threads = 1", f'threads = 1\nmodels_dir = "{tmp_path}/models"')
     config.write_text(text)
-    process = inspectd("run", config)
+    process = start("run", config)
     with running.requester, running.subscriber:
         running.process = process
         running.ask("load_model", bundle="second")
@@ -440,10 +453,10 @@ def test_a_journal_that_cannot_be_written_stops_nothing(station, pictures, tmp_p
         running.until(lambda m: m.header.msg_type == MessageType.VERDICT and not m.header.flags & 32)
 
 
-def test_two_stations_do_not_share_a_state_folder(station, pictures, tmp_path):
+def test_two_stations_do_not_share_a_state_folder(station, pictures, tmp_path, start):
     with station() as running:
         running.until_state("ContinuousExecution")
-        other = inspectd("run", running.folder / "line.toml")
+        other = start("run", running.folder / "line.toml")
         status, _, err = finish(other)
         assert (status, "another line is running with it" in err) == (2, True)
 

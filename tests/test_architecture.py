@@ -27,7 +27,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FOLDERS = ("training", "export", "runtime", "calibration")
 COMMANDS = {
     "inspectd": (
-        *("run", "check", "demo", "watch", "doctor"),
+        *("run", "check", "demo", "watch", "doctor", "replay"),
         *("camera list", "camera info", "camera snap", "camera set"),
         *("simcam list", "simcam fault", "simcam serve"),
     ),

@@ -176,6 +176,7 @@ class Archive:
         verdict: Verdict | None = None,
         first: date | None = None,
         last: date | None = None,
+        newest_first: bool = False,
     ) -> Iterator[Part]:
         """All parts by day, then in the order in which they were inspected: by epoch, seq and camera.
 
@@ -186,8 +187,9 @@ class Archive:
             verdict: only with this one.
             first: only of this day and later, UTC.
             last: only of this day and before.
+            newest_first: the other way round.
         """
-        for day in self._days():
+        for day in sorted(self._days(), reverse=newest_first):
             if (first and day.name < first.isoformat()) or (last and day.name > last.isoformat()):
                 continue
             found = [
@@ -195,7 +197,7 @@ class Archive:
                 for folder in self._cameras(day, camera)
                 for name in self._sidecars(folder)
             ]  # fmt: skip
-            for name, folder in sorted(found):
+            for name, folder in sorted(found, reverse=newest_first):
                 path = folder / f"{name}{SIDECAR}"
                 # What was deleted since is no damage.
                 if not path.exists():

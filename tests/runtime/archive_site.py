@@ -17,10 +17,14 @@ from inspectd.frame import Frame
 from inspectd.inspection import Inspection, Verdict
 from inspectd.mask import ClassMap, Mask
 from inspectd.runtime.archive import ArchiveProcess, ArchiveSender, Beat
+from inspectd.runtime.archive.handover import Handover
+from inspectd.runtime.archive.writing import encode, store
 from inspectd.wire import Message, Origin, State, verdict_message
 
 CLASSES = ClassMap(("scratch", "stain"))
 DIGEST = "ab" * 32
+DAY_NS = 86_400 * 10**9
+NOON_NS = 20_783 * DAY_NS + DAY_NS // 2  # 2026-11-26
 
 
 def noise(height: int = 48, width: int = 64, channels: int = 3, seed: int = 0) -> NDArray[np.uint8]:
@@ -124,3 +128,21 @@ def decoded(path: Path) -> NDArray[np.uint8]:
     """The pixels of a file: RGB, or grey [H, W]."""
     pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     return pixels[..., ::-1] if pixels.ndim == 3 else pixels
+
+
+class Shelf:
+    """An archive that is written to without a process."""
+
+    def __init__(self, root: Path, **settings: object) -> None:
+        self.root = root
+        self.settings = ArchiveSettings.model_validate(settings)
+        self.now_ns = NOON_NS
+        root.mkdir()
+
+    def put(self, inspection=None, *, seq=1, epoch=7, stream=0) -> Path:
+        """Write a part; the path of its sidecar."""
+        inspection = inspected() if inspection is None else inspection
+        part = Handover(inspection.frame, message(inspection, seq, epoch=epoch, stream=stream), inspection.mask)
+        stamp_ns = self.now_ns + seq
+        folder, name, _ = store(self.root, encode(part, self.settings), now_ns=self.now_ns, stamp_ns=stamp_ns)
+        return self.root / folder / f"{name}.json"

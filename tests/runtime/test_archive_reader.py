@@ -9,37 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inspectd.config import Archive as ArchiveSettings
 from inspectd.errors import ConfigError, DatasetError, ProtocolError
 from inspectd.inspection import Verdict
 from inspectd.runtime.archive import Archive, Part
 from inspectd.runtime.archive.handover import Handover
 from inspectd.runtime.archive.layout import PartName, is_leftover
-from inspectd.runtime.archive.writing import encode, store
+from inspectd.runtime.archive.writing import encode
 from inspectd.wire import State, state_message
 
-from .archive_site import decoded, inspected, message, noise
-
-DAY_NS = 86_400 * 10**9
-NOON_NS = 20_783 * DAY_NS + DAY_NS // 2  # 2026-11-26
-
-
-class Shelf:
-    """An archive that is written to without a process."""
-
-    def __init__(self, root: Path, **settings: object) -> None:
-        self.root = root
-        self.settings = ArchiveSettings.model_validate(settings)
-        self.now_ns = NOON_NS
-        root.mkdir()
-
-    def put(self, inspection=None, *, seq=1, epoch=7, stream=0) -> Path:
-        """Write a part; the path of its sidecar."""
-        inspection = inspected() if inspection is None else inspection
-        part = Handover(inspection.frame, message(inspection, seq, epoch=epoch, stream=stream), inspection.mask)
-        stamp_ns = self.now_ns + seq
-        folder, name, _ = store(self.root, encode(part, self.settings), now_ns=self.now_ns, stamp_ns=stamp_ns)
-        return self.root / folder / f"{name}.json"
+from .archive_site import DAY_NS, Shelf, decoded, inspected, message, noise
 
 
 @pytest.fixture
@@ -142,6 +120,7 @@ def test_parts_come_in_the_order_of_their_numbers_and_not_of_their_names(shelf):
     shelf.put(seq=1, epoch=1)
     names = [part.path.stem for part in Archive(shelf.root).parts()]
     assert names == ["9-9", "9-10", "9-100", "10-1", "1-1"]
+    assert [part.path.stem for part in Archive(shelf.root).parts(newest_first=True)] == names[::-1]
 
 
 def test_parts_are_filtered(shelf):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from inspectd.errors import DatasetError
 
-__all__ = ["IMAGE_SUFFIXES", "Pixels", "read_image", "read_mask", "read_pixels"]
+__all__ = ["IMAGE_SUFFIXES", "Pixels", "decode_image", "decode_pixels", "read_image", "read_mask", "read_pixels"]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 
@@ -65,6 +65,35 @@ def read_pixels(path: Path) -> Pixels:
         data = path.read_bytes()
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read: {error.strerror}") from None
+    return decode_pixels(data, path)
+
+
+def decode_image(data: bytes, path: Path) -> NDArray[np.uint8]:
+    """The picture of a file that was read, as `read_image` gives it: uint8 [H, W, 1 or 3].
+
+    Args:
+        data: its contents.
+        path: its name, for messages.
+
+    Raises:
+        DatasetError: truncated, damaged, no image, or not of 8 bits.
+    """
+    pixels = decode_pixels(data, path)
+    if pixels.dtype != np.uint8:
+        raise DatasetError(f"{path}: samples are {pixels.dtype}, expected 8 bits")
+    return np.asarray(pixels, np.uint8)
+
+
+def decode_pixels(data: bytes, path: Path) -> Pixels:
+    """The samples of a file that was read, as `read_pixels` gives them.
+
+    Args:
+        data: its contents.
+        path: its name, for messages.
+
+    Raises:
+        DatasetError: truncated, damaged, no image, or neither 8- nor 16-bit.
+    """
     if not data:
         raise DatasetError(f"{path}: the file is empty; copy it again")
     if damage := _damage(data):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,6 +30,16 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings=CONTEXT,
 )
+
+
+class Verdicts(str, Enum):
+    """Names on the command line."""
+
+    OK = "OK"
+    NG = "NG"
+    REVIEW = "REVIEW"
+    NOT_INSPECTED = "NOT_INSPECTED"
+
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The line's TOML file; examples: deploy/config/.")]
 Frames = Annotated[int | None, typer.Option(min=1, metavar="N", help="Stop after N frames, and exit.")]
@@ -235,6 +246,56 @@ def ctl(
     from .ctl import control, control_endpoint
 
     control(control_endpoint(at), op, args or [], as_json=json, timeout_s=timeout, save=save)
+
+
+@app.command(short_help="Run archived parts again.")
+def replay(
+    archive: Annotated[
+        Path, typer.Argument(metavar="ARCHIVE", help="Folder of the archive: a station's archive.path.")
+    ],
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Exit with status 1 if a verdict or a pixel of a mask differs.")
+    ] = False,
+    bundle: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Judge by this bundle, not by the one that judged then.")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The line's TOML file: its acceptance rule, engine and bundles."),
+    ] = None,
+    camera: Annotated[str | None, typer.Option(metavar="NAME", help="Only parts of this camera.")] = None,
+    verdict: Annotated[
+        Verdicts | None,
+        typer.Option(
+            case_sensitive=False, metavar="|".join(Verdicts.__members__), help="Only parts that had this verdict."
+        ),
+    ] = None,
+    last: Annotated[int | None, typer.Option(min=1, metavar="N", help="Only the latest N of them.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write a picture of each part that changed: mask then, mask now.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Run archived parts again, and compare verdicts and masks with those of then.
+
+    The same bundle and rule have to give the same result, pixel by pixel, on pictures that were archived as PNG.
+    Another bundle (--bundle) or rule (--config) shows what it would have changed, before it is put on the line.
+
+    \b
+    Examples:
+      inspectd replay /data/archive --config line.toml --verify
+      inspectd replay /data/archive --bundle out/new --config line.toml --last 500 --out changed
+      inspectd replay /data/archive --bundle out/new --verdict NG --json | jq .verdicts
+    """  # noqa: D301
+    from inspectd.inspection import Verdict
+
+    from .replay import Selection, run_replay
+    from .replay_view import show_replay
+
+    chosen = Selection(camera=camera, verdict=None if verdict is None else Verdict[verdict.value], last=last)
+    replayed = run_replay(archive, chosen, bundle=bundle, config=config, out=out)
+    show_replay(replayed, as_json=json)
+    raise typer.Exit(1 if verify and not replayed.same else 0)
 
 
 app.add_typer(camera_cli.app)

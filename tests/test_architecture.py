@@ -27,7 +27,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FOLDERS = ("training", "export", "runtime", "calibration")
 COMMANDS = {
     "inspectd": (
-        *("run", "check", "demo", "watch", "doctor", "ctl"),
+        *("run", "check", "demo", "watch", "doctor", "ctl", "replay"),
         *("camera list", "camera info", "camera snap", "camera set"),
         *("journal export", "journal show"),
         *("simcam list", "simcam fault", "simcam serve"),

@@ -7,7 +7,7 @@ import numpy as np
 from inspectd.errors import IncompleteFrame
 from inspectd.frame import Frame
 
-__all__ = ["DamagedFrame", "stand_in"]
+__all__ = ["DamagedFrame", "is_stand_in", "stand_in"]
 
 
 class DamagedFrame(IncompleteFrame):
@@ -26,3 +26,8 @@ def stand_in(camera: str, frame_id: int, *, acquired_ns: int, received_ns: int, 
     """A frame of one black pixel for a picture that cannot be used; it must never be inspected."""
     black = np.zeros((1, 1, 1), np.uint8)
     return Frame(camera, frame_id, black, acquired_ns=acquired_ns, received_ns=received_ns, source=source)
+
+
+def is_stand_in(frame: Frame) -> bool:
+    """Whether a frame has no picture of its own, but what `stand_in` puts in its place."""
+    return frame.pixels.shape == (1, 1, 1)

@@ -41,6 +41,7 @@ from inspectd.inspection import AcceptanceRule, ClassRule, Verdict
 from inspectd.wire import OPERATIONS, ROLES, Arguments, DeviceHealth, Recipe, Severity, State, StatsBody
 
 from .alarms import Alarms
+from .archive import ArchiveKeeper
 from .control import Client, Outcome
 from .engine import Engine, golden_samples, self_test
 from .journal import Journal, JournalFault
@@ -121,8 +122,7 @@ class Core:
         open_bundle: opens a bundle by its path, as the configuration says; for `load_model`.
         active: which model was activated.
         restored: bodies of the alarms that were open when the station ended.
-        archive: told of each verdict that went out.
-        archived: how many pictures the archive took, and how many it could not.
+        archive: where pictures are kept; None for nowhere.
         frames: end after so many parts.
         stays: whether a fault leads to Error and a wait for somebody; else it ends the station.
         ready: called once the station is Ready for the first time.
@@ -143,8 +143,7 @@ class Core:
         open_bundle: Callable[[Path, Config], LoadedBundle],
         active: ActiveModel,
         restored: Iterable[str] = (),
-        archive: Callable[[Sent], None] = lambda _sent: None,
-        archived: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        archive: ArchiveKeeper | None = None,
         frames: int | None = None,
         stays: bool = True,
         ready: Callable[[], None] = lambda: None,
@@ -162,7 +161,7 @@ class Core:
         self._journal = journal
         self._open_bundle = open_bundle
         self._active = active
-        self._archived = archived
+        self._archive = archive
         self._frames = frames
         self._stays = stays
         self.ready = ready
@@ -178,7 +177,7 @@ class Core:
                 self._unusable = error
         self.models = Models(model, watch_frames=config.model.watch_frames)
         self.line = Line(
-            config, None, None, list(sources), publisher, models=self.models, archive=archive, clock=clock, utc=utc
+            config, None, None, list(sources), publisher, models=self.models, archive=self._offer, clock=clock, utc=utc
         )
         self.line.each_turn = self._each_turn
         self.line.swap_failed = self._note_failed_swap
@@ -196,7 +195,7 @@ class Core:
         self._next_watch_ns = self._next_stats_ns = 0
         self._overdue_seen = 0
         self._overdue_until_ns = 0
-        self._refused_seen = 0
+        self._refused_seen = self._archive_restarts = 0
         self._clock_offset_ns = utc() - clock()
         self._injected: set[str] = set()
 
@@ -337,6 +336,10 @@ class Core:
             self.failure = error
             self._terminate = True
 
+    def _offer(self, sent: Sent) -> None:
+        if self._archive is not None:
+            self._archive.offer(sent.inspection, sent.message)
+
     # Several times a second
 
     def _each_turn(self) -> None:
@@ -347,6 +350,8 @@ class Core:
         if now_ns >= self._next_stats_ns:
             self._next_stats_ns = now_ns + round(STATS_S * 1e9)
             self.publisher.stats(self.stats())
+        if self._archive is not None:
+            self._archive.look_after()
         self._beat(self)
 
     def _watch(self, now_ns: int) -> None:
@@ -365,6 +370,7 @@ class Core:
         }
         self.alarms.hold(away, prefix="camera.away.")
         self._watch_model()
+        self._watch_archive()
         self._watch_deadlines(now_ns)
         self._watch_clock(now_ns)
         self._tell_standing()
@@ -381,6 +387,19 @@ class Core:
             {code: what for code, what in wanted.items() if code == "model.fallback"}, prefix="model.fallback"
         )
 
+    def _watch_archive(self) -> None:
+        archive = self._archive
+        if archive is None:
+            return
+        wanted = {}
+        if archive.fault:
+            wanted["archive.failing"] = (Severity.WARNING, f"pictures are not archived: {archive.fault}")
+        self.alarms.hold(wanted, prefix="archive.failing")
+        if archive.restarts > self._archive_restarts:
+            self._archive_restarts = archive.restarts
+            told = f"the process of the archive {archive.last_end}, and was started again"
+            self.alarms.tell("process.restarted.archive", Severity.WARNING, told)
+
     def _watch_deadlines(self, now_ns: int) -> None:
         overdue = self.line.overdue
         if overdue > self._overdue_seen:
@@ -393,7 +412,7 @@ class Core:
             )
         elif now_ns > self._overdue_until_ns:
             self.alarms.clear("line.overdue")
-        _, refused = self._archived()
+        refused = 0 if self._archive is None else self._archive.refused
         if refused > self._refused_seen:
             self._refused_seen = refused
             self.alarms.set(
@@ -431,7 +450,7 @@ class Core:
     def stats(self) -> StatsBody:
         """The counters."""
         line, model = self.line, self.models.current
-        taken, refused = self._archived()
+        archive = self._archive
         return StatsBody(
             station=self.config.station.name,
             uptime_s=round(self.publisher.uptime_s, 3),
@@ -445,8 +464,8 @@ class Core:
             latency={stage: histogram.body() for stage, histogram in line.histograms.items()},
             journal_rows=0 if self._journal is None else self._journal.rows,
             journal_bytes=0 if self._journal is None else self._journal.used_bytes,
-            archived=taken,
-            archive_refused=refused,
+            archived=0 if archive is None else archive.written,
+            archive_refused=0 if archive is None else archive.refused,
             alarms=len(self.alarms.open),
             model_digest="" if model is None else model.bundle.digest,
             memory_bytes=_resident_bytes(),

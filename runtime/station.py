@@ -12,10 +12,19 @@ from pathlib import Path
 
 from inspectd.bundle import Bundle, EnginePrecision, load_bundle
 from inspectd.config import Config, FolderCamera, GenicamCamera, effective_rule
-from inspectd.errors import ConfigError, DeviceError, IncompatibleEngine, InspectdError, MissingDependencyError
+from inspectd.errors import (
+    ConfigError,
+    DatasetError,
+    DeviceError,
+    IncompatibleEngine,
+    InspectdError,
+    MissingDependencyError,
+    RequestError,
+)
 from inspectd.inspection import AcceptanceRule
 from inspectd.wire import MaskEncoding
 
+from .archive import Archive, ArchiveKeeper
 from .control import ControlServer
 from .core import ActiveModel, Core, LoadedBundle
 from .engine import Engine, open_engine, self_test
@@ -149,6 +158,10 @@ def _assemble(
         local_mode=config.control.socket_mode,
     )
     stack.enter_context(publisher)
+    archive = None
+    if config.archive.path is not None:
+        archive = ArchiveKeeper(config.archive, local_endpoint(state_dir, "archive"))
+        stack.callback(archive.close)
     core = Core(
         config,
         config_file=config_file,
@@ -159,6 +172,7 @@ def _assemble(
         open_bundle=_open_bundle,
         active=_active(config),
         restored=[] if journal is None else journal.open(),
+        archive=archive,
         frames=frames,
         stays=stays,
     )
@@ -174,9 +188,23 @@ def _assemble(
             local_mode=config.control.socket_mode,
             journal=journal,
             journal_path=journal_path if keeps else None,
+            images=partial(_image, config.archive.path),
         )
         stack.enter_context(control)
     return core, control
+
+
+def _image(archive: Path | None, epoch: int, stream: int, seq: int) -> tuple[dict[str, object], bytes] | None:
+    """An archived picture as `get_image` answers with it."""
+    part = None if archive is None else Archive(archive).find(epoch=epoch, seq=seq, stream=stream)
+    if part is None:
+        return None
+    try:
+        data = part.picture()
+    except DatasetError as error:
+        raise RequestError(f"get_image: {error}", code="failed") from error
+    form = "png" if part.sidecar.picture.name.endswith(".png") else "jpeg"
+    return {"format": form, "width": part.sidecar.frame.width, "height": part.sidecar.frame.height}, data
 
 
 @contextmanager

@@ -10,6 +10,7 @@
 from .beat import Beat
 from .child import ArchiveProcess
 from .handover import ArchiveSender
+from .keeper import ArchiveKeeper
 from .reader import Archive, Part
 
-__all__ = ["Archive", "ArchiveProcess", "ArchiveSender", "Beat", "Part"]
+__all__ = ["Archive", "ArchiveKeeper", "ArchiveProcess", "ArchiveSender", "Beat", "Part"]

@@ -472,6 +472,49 @@ def test_the_control_socket_has_the_permissions_that_were_set(station, pictures,
             running.requester.ask("hello", timeout_s=0.5)
 
 
+def archive_process(process: subprocess.Popen[str]) -> int:
+    """Number of the station's archive process."""
+    for task in Path(f"/proc/{process.pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            if b"inspectd.runtime.archive" in Path(f"/proc/{child}/cmdline").read_bytes():
+                return int(child)
+    pytest.fail("there is no process of the archive")
+
+
+def test_parts_are_archived_given_out_and_inspected_again_with_the_same_result(station, pictures, tmp_path):
+    with station(FOLDER, f'[archive]\npath = "{tmp_path}/archive"\nok_every = 3') as running:
+        running.until_state("ContinuousExecution")
+        numbers = {1: [], 2: []}
+        while min(map(len, numbers.values())) < 9:
+            message = running.until(lambda m: m.header.msg_type == MessageType.VERDICT)
+            numbers[message.header.verdict].append(message.header.seq)
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                found = running.requester.ask("get_image", {"stream": 0, "seq": numbers[2][0]})
+                break
+            except RequestError:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        assert found.result == {"format": "png", "width": 64, "height": 64}
+        assert found.blobs[0][:8] == b"\x89PNG\r\n\x1a\n"
+        # The archive may die as often as it likes: the line goes on, and so does the archive.
+        os.kill(archive_process(running.process), signal.SIGKILL)
+        alarm = running.alarm("process.restarted.archive")
+        assert "ended by signal 9" in alarm.message
+        time.sleep(1.0)
+        running.process.terminate()
+        status, out, _ = finish(running.process)
+        summary = summary_of(out)
+        assert (status, summary["frames"] == summary["verdicts"], summary["not_inspected"]) == (0, True, 0)
+    status, out, err = finish(inspectd("replay", tmp_path / "archive", "--config", tmp_path / "line.toml", "--verify"))
+    assert status == 0, err
+    kept = sorted((tmp_path / "archive").glob("*/cam1/*.json"))
+    verdicts = [json.loads(path.read_text())["verdict"] for path in kept]
+    assert verdicts.count("NG") >= 9
+    assert 0 < verdicts.count("OK") < verdicts.count("NG")
+
+
 def test_ctl_shows_and_commands(station, pictures, tmp_path):
     with station() as running:
         running.until_state("ContinuousExecution")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from inspectd.errors import InspectdError
 
 from .measure import Report, machine, machine_text
 
-BENCHMARKS = ("render", "line", "training", "dst", "engines", "painter", "camera", "formats", "faults")
+BENCHMARKS = ("render", "line", "station", "training", "dst", "engines", "painter", "camera", "formats", "faults")
 ON_REQUEST = ("faults",)
 """Not among `all`: it takes as long as it is told to."""
 
@@ -24,6 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     measures: dict[str, Callable[[argparse.Namespace], Report]] = {
         "render": _render,
         "line": _line,
+        "station": _station,
         "training": _training,
         "dst": _dst,
         "engines": _engines,
@@ -72,6 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     line.add_argument("--bundle", type=Path, metavar="PATH", help="judge by this one instead of the one shipped")
     line.add_argument("--threads", type=int, default=0, metavar="N", help="of an engine; 0 takes all cores (0)")
     line.add_argument("--frames", type=_count, default=60, metavar="N", help="frames of a round, also of camera (60)")
+    station = parser.add_argument_group("station")
+    station.add_argument("--state", type=Path, metavar="DIR", help="where journal and archive are written (/tmp)")
     faults = parser.add_argument_group("faults")
     faults.add_argument("--minutes", type=float, default=10.0, metavar="M", help="how long things go wrong (10)")
     faults.add_argument("--seed", type=int, default=0, metavar="N", help="of what goes wrong when (0)")
@@ -111,6 +115,22 @@ def _line(options: argparse.Namespace) -> Report:
         size=options.size,
         threads=options.threads,
     )
+
+
+def _station(options: argparse.Namespace) -> Report:
+    from inspectd.runtime.station import demo_bundle
+
+    from .line import run
+
+    with tempfile.TemporaryDirectory(prefix="inspectd-", dir=options.state) as folder:
+        return run(
+            bundle_path=options.bundle or demo_bundle(),
+            rounds=options.repeats,
+            frames=options.frames,
+            size=options.size,
+            threads=options.threads,
+            state_dir=Path(folder),
+        )
 
 
 def _training(options: argparse.Namespace) -> Report:

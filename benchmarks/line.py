@@ -11,7 +11,7 @@ import itertools
 import multiprocessing
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import fmean, median
@@ -22,12 +22,14 @@ from numpy.typing import NDArray
 
 from inspectd.bundle import Bundle, load_bundle
 from inspectd.buttons import line_part
-from inspectd.config import ButtonsCamera, Config, ModelSettings
+from inspectd.config import Archive, ButtonsCamera, Config, ModelSettings
 from inspectd.errors import InferenceError, ProtocolError
 from inspectd.frame import STREAMING, CameraStatus, Frame
+from inspectd.runtime.archive import ArchiveKeeper
 from inspectd.runtime.engine import Engine, open_engine, self_test
+from inspectd.runtime.journal import Journal
 from inspectd.runtime.line import Line
-from inspectd.runtime.messaging import CameraStream, Publisher, Silence, Subscriber
+from inspectd.runtime.messaging import CameraStream, Publisher, Sent, Silence, Subscriber, local_endpoint
 from inspectd.wire import MessageType
 
 from .measure import Report, compare, table
@@ -50,7 +52,9 @@ _SILENCE_S = 0.5
 _LISTENER_S = 30.0
 
 
-def run(*, bundle_path: Path, rounds: int, frames: int, size: int, threads: int) -> Report:
+def run(
+    *, bundle_path: Path, rounds: int, frames: int, size: int, threads: int, state_dir: Path | None = None
+) -> Report:
     """Compare the line with the bare engine.
 
     Args:
@@ -59,6 +63,8 @@ def run(*, bundle_path: Path, rounds: int, frames: int, size: int, threads: int)
         frames: frames of a round.
         size: side of the frames, px.
         threads: of the engine, in both; 0 takes all cores.
+        state_dir: the whole station: every result and mask in a journal there before it is published, and NG parts and
+            every tenth OK part archived there by the archive's process; None for the line alone.
 
     Raises:
         BundleError: the bundle cannot be used.
@@ -73,19 +79,27 @@ def run(*, bundle_path: Path, rounds: int, frames: int, size: int, threads: int)
         cameras={CAMERA: ButtonsCamera(source="buttons", size=size)},
         model=ModelSettings(bundle=str(bundle_path), threads=threads),
     )
-    publisher = _TimedPublisher(
-        "tcp://127.0.0.1:*", epoch=1, cameras={CAMERA: CameraStream(simulated=True)}, station="benchmark"
-    )
-    try:
-        with publisher, _listener(publisher, expected=rounds * frames):
-            result = compare(
-                lambda: _bare_ms(engine, bundle, pictures, frames=frames),
-                lambda: _line_ms(config, engine, bundle, pictures, publisher, frames=frames),
-                rounds=rounds,
-                bound=BOUND,
-            )
-    finally:
-        engine.close()
+    with ExitStack() as stack:
+        stack.callback(engine.close)
+        journal, archive = _on_disk(state_dir, stack)
+        publisher = _TimedPublisher(
+            "tcp://127.0.0.1:*",
+            epoch=1,
+            cameras={CAMERA: CameraStream(simulated=True)},
+            station="benchmark",
+            journal=journal,
+        )
+        stack.enter_context(publisher)
+        stack.enter_context(_listener(publisher, expected=rounds * frames))
+        result = compare(
+            lambda: _bare_ms(engine, bundle, pictures, frames=frames),
+            lambda: _line_ms(
+                config, engine, bundle, pictures, publisher, frames=frames, journal=journal, archive=archive
+            ),
+            rounds=rounds,
+            bound=BOUND,
+        )
+        archived = "" if archive is None else f"; archived {archive.written}, refused {archive.refused} so far"
     # Means, for they add up: every frame's time is accounted for.
     bare_ms, line_ms = fmean(result.baseline_ms), fmean(result.measured_ms)
     stages = dict(zip(STAGES, map(fmean, zip(*publisher.stages_ms, strict=True)), strict=True))
@@ -105,6 +119,7 @@ def run(*, bundle_path: Path, rounds: int, frames: int, size: int, threads: int)
         (
             f"bundle {bundle.card.name!r} {_edges(bundle)}, frames {size}x{size}, threads {threads or 'of all cores'}, "
             f"{rounds} rounds of {frames} frames",
+            *([f"with journal and archive on the disk under {state_dir}{archived}"] if state_dir else []),
             f"line over bare engine: {result.text()}",
             f"end to end: {1000 / median(result.measured_ms):.1f} frames/s",
             table(("where the time goes, mean ms", "line", "share", "bare engine"), rows),
@@ -143,14 +158,40 @@ def _line_ms(
     publisher: Publisher,
     *,
     frames: int,
+    journal: Journal | None,
+    archive: ArchiveKeeper | None,
 ) -> float:
     """Time of a frame from the first one's arrival to the last one's verdict."""
-    line = Line(config, bundle, engine, [_MemorySource(pictures)], publisher, frames=frames)
+
+    def offer(sent: Sent) -> None:
+        if archive is not None:
+            archive.offer(sent.inspection, sent.message)
+
+    line = Line(config, bundle, engine, [_MemorySource(pictures)], publisher, frames=frames, archive=offer)
+    if archive is not None:
+        line.each_turn = archive.look_after
+    if journal is not None:
+        journal.committed = line.post
     line.run()
+    if line.not_durable and journal is not None:
+        raise ProtocolError(
+            f"{line.not_durable} verdicts were not on the disk: the disk is too slow to measure anything"
+        )
     summary = line.summary()
     if summary.not_inspected or not summary.complete or summary.verdicts != frames:
         raise InferenceError(f"of {frames} frames some were not inspected, so nothing was measured: {summary}")
     return 1000 / summary.fps
+
+
+def _on_disk(state_dir: Path | None, stack: ExitStack) -> tuple[Journal | None, ArchiveKeeper | None]:
+    if state_dir is None:
+        return None, None
+    journal = Journal(state_dir / "journal.db", epoch=1)
+    journal.open()
+    stack.callback(journal.close)
+    archive = ArchiveKeeper(Archive(path=state_dir / "archive", ok_every=10), local_endpoint(state_dir, "archive.sock"))
+    stack.callback(archive.close)
+    return journal, archive
 
 
 class _MemorySource:

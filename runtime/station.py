@@ -160,7 +160,7 @@ def _assemble(
     stack.enter_context(publisher)
     archive = None
     if config.archive.path is not None:
-        archive = ArchiveKeeper(config.archive, local_endpoint(state_dir, "archive"))
+        archive = ArchiveKeeper(config.archive, local_endpoint(state_dir, "archive.sock"))
         stack.callback(archive.close)
     core = Core(
         config,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, computed_field
 
 from inspectd.wire import DeviceHealth, State
 
@@ -44,6 +44,18 @@ class Report(BaseModel):
         if core is None or core.beat_age_s is None or core.beat_age_s > FRESH_S:
             return None
         return core.beat
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def ready(self) -> bool:
+        """Whether parts would be judged now."""
+        return not self.unready()
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def reason(self) -> str:
+        """Why not, for people."""
+        return self.unready()
 
     def unhealthy(self) -> str:
         """Why the supervisor or the core does not work as it should; empty where both do."""

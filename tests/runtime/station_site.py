@@ -41,7 +41,13 @@ class StationSite:
         self.process: subprocess.Popen[str] | None = None
 
     def start(
-        self, *, back_off: dict | None = None, environment: dict | None = None, limits: dict | None = None, **ways
+        self,
+        *,
+        back_off: dict | None = None,
+        environment: dict | None = None,
+        limits: dict | None = None,
+        health: bool = False,
+        **ways: str,
     ):
         """Start it: name of each process and what it does."""
         short = {"start_s": 8.0, "silent_s": 1.0, "drain_s": 3.0, **(limits or {})}
@@ -54,7 +60,7 @@ class StationSite:
             }
             for name, way in ways.items()
         ]
-        options = {"children": children, "back_off": back_off or QUICK}
+        options = {"children": children, "back_off": back_off or QUICK, "health": health}
         self.process = subprocess.Popen(
             [sys.executable, str(HERE / "toy_station.py"), str(self.folder), json.dumps(options)],
             stderr=subprocess.PIPE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 from inspectd.runtime.child import Child
+from inspectd.runtime.health import HealthServer
 from inspectd.runtime.restarts import BackOff
 from inspectd.runtime.sd_notify import Notifier
 from inspectd.runtime.signals import Stopped, while_starting
@@ -32,7 +34,11 @@ def main() -> int:
             time.sleep(0.03)
 
     threading.Thread(target=tell, daemon=True).start()
-    return supervisor.run()
+    with contextlib.ExitStack() as stack:
+        if options["health"]:
+            server = stack.enter_context(HealthServer(0, supervisor.report))
+            (folder / "port").write_text(str(server.port))
+        return supervisor.run()
 
 
 if __name__ == "__main__":

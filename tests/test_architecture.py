@@ -27,7 +27,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FOLDERS = ("training", "export", "runtime", "calibration")
 COMMANDS = {
     "inspectd": (
-        *("run", "check", "demo", "watch", "doctor"),
+        *("run", "check", "demo", "watch", "status", "doctor"),
         *("camera list", "camera info", "camera snap", "camera set"),
         *("simcam list", "simcam fault", "simcam serve"),
     ),

@@ -192,6 +192,30 @@ def watch(
     raise typer.Exit(follow(endpoint, json_lines=json, save=save, count=frames, timeout_s=timeout))
 
 
+@app.command(short_help="See how a station is.")
+def status(
+    config: Annotated[
+        Path | None, typer.Argument(metavar="CONFIG", help="Of the station, for its health.port.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, metavar="N", help="Its health.port.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """See how a station on this machine is: its state, cameras, verdicts, latencies, journal, archive and processes.
+
+    Its supervisor is asked at `health.port`, so there is an answer when the process that judges has crashed. The exit
+    status is 0 if parts would be judged now, 1 if not, 2 if no station answers.
+
+    \b
+    Examples:
+      inspectd status line.toml
+      inspectd status --port 9464 --json | jq .processes.core.restarts
+    """  # noqa: D301
+    from .status import ask, port_of
+    from .status_view import show
+
+    raise typer.Exit(show(ask(port_of(config, port)), as_json=json))
+
+
 @app.command(short_help="See what this machine has.")
 def doctor(
     producer: camera_cli.Producers = None,

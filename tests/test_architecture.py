@@ -27,7 +27,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FOLDERS = ("training", "export", "runtime", "calibration")
 COMMANDS = {
     "inspectd": (
-        *("run", "check", "demo", "watch", "doctor", "ctl", "replay"),
+        *("run", "check", "demo", "watch", "status", "doctor", "ctl", "replay"),
         *("camera list", "camera info", "camera snap", "camera set"),
         *("journal export", "journal show"),
         *("simcam list", "simcam fault", "simcam serve"),
@@ -236,7 +236,8 @@ def test_what_the_package_imports_is_what_it_declares():
         for text in distribution("inspectd").requires or ()
         if not Requirement(text).marker or "extra" not in str(Requirement(text).marker)
     }
-    assert {"numpy", "onnxruntime", "opencv-python-headless", "pydantic", "pyzmq", "harvesters", "genicam"} <= base
+    assert {"numpy", "onnxruntime", "opencv-python-headless", "pydantic", "pyzmq"} <= base
+    assert {"harvesters", "genicam", "prometheus-client"} <= base
     assert "torch" not in base
 
 

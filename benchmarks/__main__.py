@@ -13,7 +13,7 @@ from inspectd.errors import InspectdError
 
 from .measure import Report, machine, machine_text
 
-BENCHMARKS = ("render", "line", "training", "dst", "engines", "painter", "camera", "formats", "faults")
+BENCHMARKS = ("render", "line", "training", "dst", "engines", "painter", "camera", "formats", "archive", "faults")
 ON_REQUEST = ("faults",)
 """Not among `all`: it takes as long as it is told to."""
 
@@ -30,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
         "painter": _painter,
         "camera": _camera,
         "formats": _formats,
+        "archive": _archive,
         "faults": _faults,
     }
     # Asked before anything is measured: the benchmarks are a load themselves.
@@ -178,6 +179,12 @@ def _camera(options: argparse.Namespace) -> Report:
 
 def _formats(options: argparse.Namespace) -> Report:
     from .formats import run
+
+    return run(rounds=options.repeats)
+
+
+def _archive(options: argparse.Namespace) -> Report:
+    from .archive import run
 
     return run(rounds=options.repeats)
 

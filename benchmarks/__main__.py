@@ -14,7 +14,19 @@ from inspectd.errors import InspectdError
 
 from .measure import Report, machine, machine_text
 
-BENCHMARKS = ("render", "line", "station", "training", "dst", "engines", "painter", "camera", "formats", "faults")
+BENCHMARKS = (
+    "render",
+    "line",
+    "station",
+    "training",
+    "dst",
+    "engines",
+    "painter",
+    "camera",
+    "formats",
+    "archive",
+    "faults",
+)
 ON_REQUEST = ("faults",)
 """Not among `all`: it takes as long as it is told to."""
 
@@ -32,6 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         "painter": _painter,
         "camera": _camera,
         "formats": _formats,
+        "archive": _archive,
         "faults": _faults,
     }
     # Asked before anything is measured: the benchmarks are a load themselves.
@@ -198,6 +211,12 @@ def _camera(options: argparse.Namespace) -> Report:
 
 def _formats(options: argparse.Namespace) -> Report:
     from .formats import run
+
+    return run(rounds=options.repeats)
+
+
+def _archive(options: argparse.Namespace) -> Report:
+    from .archive import run
 
     return run(rounds=options.repeats)
 

@@ -18,11 +18,11 @@ import pytest
 
 from inspectd.config import Archive as ArchiveSettings
 from inspectd.inspection import Verdict
-from inspectd.runtime.archive import Archive, ArchiveProcess, Beat
+from inspectd.runtime.archive import Archive, ArchiveProcess, ArchiveSender, Beat
 from inspectd.runtime.archive.child import archive_command
 from inspectd.runtime.archive.keeping import GIB, Keeper
 
-from .archive_site import ArchiveSite, inspected, noise, until
+from .archive_site import ArchiveSite, inspected, message, noise, until
 
 MIB = 2**20
 
@@ -55,6 +55,28 @@ def mounted(where: Path, *options: str):
     try:
         yield
     finally:
+        subprocess.run(["umount", "--lazy", where], check=True)
+
+
+@contextmanager
+def hanging(image: Path, where: Path):
+    """A disk of its own, and a function that makes it hang or go on."""
+    if os.geteuid() != 0 or not shutil.which("mkfs.ext4") or not shutil.which("fsfreeze"):
+        pytest.skip("needs root, mkfs.ext4 and fsfreeze: run the tests as root, with e2fsprogs and util-linux")
+    with image.open("wb") as file:
+        file.truncate(64 * MIB)
+    subprocess.run(["mkfs.ext4", "-q", image], check=True)
+    where.mkdir()
+    if subprocess.run(["mount", "-o", "loop", image, where], capture_output=True).returncode:
+        pytest.skip("this machine gives no loop devices: run the tests where `mount -o loop` works")
+
+    def hang(now: bool) -> None:
+        subprocess.run(["fsfreeze", "--freeze" if now else "--unfreeze", where], check=True)
+
+    try:
+        yield hang
+    finally:
+        subprocess.run(["fsfreeze", "--unfreeze", where], capture_output=True)
         subprocess.run(["umount", "--lazy", where], check=True)
 
 
@@ -384,6 +406,63 @@ def test_a_disk_that_is_unmounted_is_not_replaced_by_its_mount_point(make_site, 
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], check=True)
         beat = site.hear(lambda beat: not beat.fault or "another file system" not in beat.fault)
         site.close()
+
+
+def test_a_disk_that_hangs_is_told_and_nobody_waits_for_it(make_site, tmp_path):
+    with hanging(tmp_path / "image", tmp_path / "disk") as hang:
+        site = make_site(root=tmp_path / "disk" / "archive")
+        site.start()
+        site.give()
+        site.settle()
+        hang(True)
+        begun = time.monotonic()
+        taken = sum(site.give() is not None for _ in range(60))
+        assert time.monotonic() - begun < 1
+        assert taken == 32
+        beat = site.hear(lambda beat: beat.fault)
+        assert "has not taken a part for" in beat.fault
+        hang(False)
+        site.settle()
+        assert site.hear(lambda beat: beat.written == 33).fault == ""
+        assert (site.sender.written, site.sender.refused) == (33, 28)
+        hang(True)
+        site.give()
+        time.sleep(0.5)
+        begun = time.monotonic()
+        site.sender.close(0.5)
+        site.process.end(1.0)
+        assert time.monotonic() - begun < 5
+        hang(False)
+        assert len(seqs(site.root)) in (33, 34)
+
+
+def test_a_process_that_is_stopped_costs_parts_and_nothing_else(make_site):
+    site = make_site()
+    site.start()
+    site.give()
+    site.settle()
+    os.kill(site.process.number, signal.SIGSTOP)
+    begun = time.monotonic()
+    assert sum(site.give() is not None for _ in range(1000)) == 32
+    assert time.monotonic() - begun < 5
+    os.kill(site.process.number, signal.SIGCONT)
+    site.settle()
+    assert (site.sender.written, site.sender.refused) == (33, 968)
+    site.close()
+
+
+def test_a_new_line_can_hand_over_while_the_old_one_still_does(make_site):
+    site = make_site()
+    site.start()
+    other = ArchiveSender(site.endpoint, site.settings)
+    part = inspected(camera="cam2")
+    for seq in range(1, 16):
+        site.give()
+        assert other.offer(part, message(part, seq, epoch=8))
+    other.close()
+    site.settle()
+    assert (site.sender.written, other.written) == (15, 15)
+    site.close()
 
 
 def test_a_folder_that_is_deleted_is_made_again(make_site):

@@ -45,7 +45,10 @@ def test_a_station_that_judges(tmp_path):
     ("now", "why"),
     [
         (report(DEAD), "the core does not run: ended by SIGSEGV"),
-        (report(beat={"health": DeviceHealth.FAILURE, "reason": "no \x1b[31mcamera"}), "deviceHealth is FAILURE: no ?[31mcamera"),
+        (
+            report(beat={"health": DeviceHealth.FAILURE, "reason": "no \x1b[31mcamera"}),
+            "deviceHealth is FAILURE: no ?[31mcamera",
+        ),
         (report(beat={"state": "Halted"}), "the station is in Halted"),
     ],
 )

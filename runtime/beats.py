@@ -275,7 +275,7 @@ class Reporter:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._link = None if end is None else BeatLink(end)
-        self._gone = gone
+        self.gone = gone
         self._orphan_s = orphan_s
         self._clock = clock
         self._next_s = 0.0
@@ -387,7 +387,7 @@ class Reporter:
             return
         self._is_gone = True
         _log.error("the supervisor has gone; this process ends too")
-        self._gone()
+        self.gone()
         ended.unregister(link)
         if not ended.poll(self._orphan_s * 1000):
             _log.error("not ended within %g s after the supervisor; killed", self._orphan_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from enum import Enum
 from pathlib import Path
@@ -81,6 +82,9 @@ def run(
     A signal during the start ends it with status 0; a second signal ends it at once, leaving frames without
     a verdict, with status 130 (SIGINT) or 143 (SIGTERM).
 
+    Without --frames this process only supervises: the line runs in another one, which is started again where it
+    crashes or hangs.
+
     \b
     Examples:
       inspectd run line.toml
@@ -88,10 +92,16 @@ def run(
     """  # noqa: D301 - click's mark for text that keeps its lines
     from inspectd.config import load_config
 
+    from .beats import LINK_VARIABLE
     from .station import run_station
 
+    loaded = load_config(config, bundle=bundle)
+    if frames is None and LINK_VARIABLE not in os.environ:
+        from .supervised import supervise
+
+        raise typer.Exit(supervise(loaded, sys.argv[1:]))
     summary = run_station(
-        load_config(config, bundle=bundle),
+        loaded,
         config_file=config,
         frames=frames,
         wait_s=wait,

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from inspectd import __version__
 from inspectd.bundle import Bundle
@@ -38,10 +38,22 @@ from inspectd.errors import (
 )
 from inspectd.frame import CameraState, FrameSource
 from inspectd.inspection import AcceptanceRule, ClassRule, Verdict
-from inspectd.wire import OPERATIONS, ROLES, Arguments, DeviceHealth, Recipe, Severity, State, StatsBody
+from inspectd.wire import (
+    OPERATIONS,
+    ROLES,
+    Arguments,
+    DeviceHealth,
+    Recipe,
+    Severity,
+    State,
+    StatsBody,
+    camera_bodies,
+)
 
 from .alarms import Alarms
 from .archive import ArchiveKeeper
+from .beats import Alarm as ReportedAlarm
+from .beats import Beat, Reporter, Stage
 from .control import Client, Outcome
 from .engine import Engine, golden_samples, self_test
 from .journal import Journal, JournalFault
@@ -126,7 +138,7 @@ class Core:
         frames: end after so many parts.
         stays: whether a fault leads to Error and a wait for somebody; else it ends the station.
         ready: called once the station is Ready for the first time.
-        beat: called several times in each period of the heartbeat.
+        reporter: to the supervisor.
         clock: ns, monotonic.
         utc: ns since the Unix epoch.
     """
@@ -147,7 +159,7 @@ class Core:
         frames: int | None = None,
         stays: bool = True,
         ready: Callable[[], None] = lambda: None,
-        beat: Callable[[Core], None] = lambda _core: None,
+        reporter: Reporter | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
         utc: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -165,7 +177,9 @@ class Core:
         self._frames = frames
         self._stays = stays
         self.ready = ready
-        self._beat = beat
+        self._reporter = reporter or Reporter()
+        self._is_working = False
+        self._stats: StatsBody | None = None
         self._unusable = loaded if isinstance(loaded, InspectdError) else None
         self._fallback = "" if isinstance(loaded, InspectdError) else loaded.fallback
         model = None
@@ -231,6 +245,7 @@ class Core:
         Raises:
             InspectdError: a fault, where the station does not stay.
         """
+        self._is_working = True
         try:
             while not self._terminate:
                 if self._next is not None:
@@ -349,10 +364,55 @@ class Core:
             self._watch(now_ns)
         if now_ns >= self._next_stats_ns:
             self._next_stats_ns = now_ns + round(STATS_S * 1e9)
-            self.publisher.stats(self.stats())
+            self._stats = self.stats()
+            self.publisher.stats(self._stats)
         if self._archive is not None:
             self._archive.look_after()
-        self._beat(self)
+        self._reporter.tick(self._beat)
+        for told in self._reporter.received():
+            if isinstance(told, ReportedAlarm):
+                self._take_alarm(told)
+
+    def _beat(self) -> Beat:
+        stats, self._stats = self._stats, None
+        model, publisher = self.models.current, self.publisher
+        judging = "no model" if model is None else f"{model.bundle.card.name!r} on {model.engine.name}"
+        return Beat(
+            state=self.state.label,
+            ready=self._is_working,
+            status=f"{self.state.label}, {sum(self.line.verdicts.values())} verdicts, {judging}",
+            stages={
+                name: Stage(done=done, busy_s=busy_s, limit_s=limit_s)
+                for name, (done, busy_s, limit_s) in self.line.stages.items()
+            },
+            stats=stats,
+            health=publisher.health,
+            reason=publisher.health_reason,
+            cameras=camera_bodies(publisher.camera_status),
+            facts=self._facts(),
+        )
+
+    def _facts(self) -> dict[str, JsonValue]:
+        """What `inspectd status` shows beside."""
+        facts: dict[str, JsonValue] = {"epoch": self.epoch, "publish": self.publisher.endpoint}
+        if self._journal is not None:
+            facts["journal"] = {"fault": self._journal.fault[1], "lag": self._journal.lag}
+        if self._archive is not None:
+            facts["archive"] = {
+                "bytes": self._archive.size_bytes,
+                "restarts": self._archive.restarts,
+                "fault": self._archive.fault,
+            }
+        return facts
+
+    def _take_alarm(self, told: ReportedAlarm) -> None:
+        """What the supervisor has to say is published by this process; also that the one before it died."""
+        if told.active:
+            self.alarms.set(told.code, told.severity, told.message)
+        elif any(alarm.code == told.code for alarm in self.alarms.active):
+            self.alarms.clear(told.code)
+        else:
+            self.alarms.tell(told.code, told.severity, told.message)
 
     def _watch(self, now_ns: int) -> None:
         wanted: dict[str, tuple[Severity, str]] = {}

@@ -57,3 +57,7 @@ def _run() -> None:
 def _tell_stopped() -> None:
     sys.stderr.write("inspectd: stopped before the line had started\n")
     sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -406,8 +406,9 @@ class Line:
     def close(self) -> None:
         """Let the cameras go; `run` does so too."""
         self._leave_cameras()
-        for source in self._sources:
-            source.close()
+        # Side by side: one that hangs takes seconds to be ended.
+        with ThreadPoolExecutor(max(1, len(self._sources)), thread_name_prefix="close") as workers:
+            list(workers.map(lambda source: source.close(), self._sources))
         self._is_open = False
 
     def execute(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,9 +23,10 @@ from inspectd.errors import (
     RequestError,
 )
 from inspectd.inspection import AcceptanceRule
-from inspectd.wire import MaskEncoding
+from inspectd.wire import MaskEncoding, State
 
 from .archive import Archive, ArchiveKeeper
+from .beats import PERIOD_S, Beat, Reporter
 from .control import ControlServer
 from .core import ActiveModel, Core, LoadedBundle
 from .engine import Engine, open_engine, self_test
@@ -72,7 +74,40 @@ def run_station(
     Raises:
         InspectdError: what stopped it; what is wrong with the configuration is told before anything is announced.
     """
-    found = _survey(config)
+    with ExitStack() as outermost:
+        reporter = Reporter.from_environment()
+        outermost.callback(reporter.close)
+        try:
+            return _run(
+                config,
+                reporter,
+                config_file=config_file,
+                frames=frames,
+                wait_s=wait_s,
+                stays=stays,
+                opened=opened,
+                announce=announce,
+                report=report,
+            )
+        except InspectdError as error:
+            reporter.bye(2, str(error))
+            raise
+
+
+def _run(
+    config: Config,
+    reporter: Reporter,
+    *,
+    config_file: Path | None,
+    frames: int | None,
+    wait_s: float,
+    stays: bool,
+    opened: Callable[[str], None],
+    announce: Callable[[str], None],
+    report: Callable[[Summary], None],
+) -> Summary:
+    with _beating(reporter, "starting"):
+        found = _survey(config)
     if faults := [fault for fault in found.faults if not (stays and fault in found.model_faults)]:
         if found.engine is not None:
             found.engine.close()
@@ -82,10 +117,13 @@ def run_station(
         loaded = _all(found.model_faults)
     else:
         loaded = LoadedBundle(found.bundle, found.engine, found.fallback)
-    with ExitStack() as stack:
+    with ExitStack() as after, ExitStack() as stack:
         if isinstance(loaded, LoadedBundle):
             stack.callback(loaded.engine.close)
-        core, control = _assemble(config, config_file, loaded, stack, frames=frames, stays=stays)
+        core, control = _assemble(config, config_file, loaded, stack, reporter, frames=frames, stays=stays)
+        reporter.gone = core.stop
+        if reporter.supervisor_gone:
+            core.stop()
         publisher = core.publisher
 
         def ready() -> None:
@@ -105,13 +143,37 @@ def run_station(
         with stopping(core.stop):
             try:
                 core.run()
+                # What is closed now takes its time too.
+                after.enter_context(_beating(reporter, "ending"))
             except BaseException:
                 # Of a line that saw no frame the error says all.
                 if core.line.summary().frames:
                     report(core.line.summary())
                 raise
             report(core.line.summary())
+            reporter.bye(0 if core.line.summary().complete else 1)
     return core.line.summary()
+
+
+@contextmanager
+def _beating(reporter: Reporter, status: str) -> Iterator[None]:
+    """Tell the supervisor of life while nothing else does: to build an engine takes minutes, to close a disk may."""
+    over = threading.Event()
+
+    def go_on() -> None:
+        while not over.wait(PERIOD_S):
+            reporter.beat(Beat(state=State.PREOPERATIONAL.label, ready=False, status=status))
+
+    if not reporter.is_supervised:
+        yield
+        return
+    thread = threading.Thread(target=go_on, name=status, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _assemble(
@@ -119,6 +181,7 @@ def _assemble(
     config_file: Path | None,
     loaded: LoadedBundle | InspectdError,
     stack: ExitStack,
+    reporter: Reporter,
     *,
     frames: int | None,
     stays: bool,
@@ -173,6 +236,7 @@ def _assemble(
         active=_active(config),
         restored=[] if journal is None else journal.open(),
         archive=archive,
+        reporter=reporter,
         frames=frames,
         stays=stays,
     )

@@ -23,6 +23,7 @@ from inspectd.mask import ClassMap, Mask
 from .bodies import (
     AlarmBody,
     Body,
+    CameraBody,
     DefectBody,
     DeviceHealth,
     HeartbeatBody,
@@ -46,6 +47,7 @@ __all__ = [
     "Origin",
     "Recipe",
     "alarm_message",
+    "camera_bodies",
     "heartbeat_message",
     "mask_message",
     "preview_message",
@@ -241,11 +243,16 @@ def heartbeat_message(
         "journal_lag": journal_lag,
         "deviceHealth": health,
         "healthReason": health_reason,
-        "cameras": tuple({"camera": name, **asdict(status)} for name, status in cameras.items()),
+        "cameras": camera_bodies(cameras),
     }
     with _refusing("heartbeat"):
         body = HeartbeatBody.model_validate(values)
     return _seal(topic_of(body.TYPE), Header(msg_type=body.TYPE, epoch=epoch, state=state), body)
+
+
+def camera_bodies(cameras: Mapping[str, CameraStatus]) -> tuple[CameraBody, ...]:
+    """How cameras are, as heartbeats tell it."""
+    return tuple(CameraBody.model_validate({"camera": name, **asdict(status)}) for name, status in cameras.items())
 
 
 def state_message(

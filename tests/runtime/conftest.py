@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -157,6 +159,27 @@ def inspectd(*arguments: object, **options) -> subprocess.Popen[str]:
         env={**os.environ, **ONE_THREAD},
         **options,
     )
+
+
+def children(number: int) -> dict[int, str]:
+    """The processes that a process has started, whichever of its threads did, with their command lines."""
+    found = {}
+    for task in Path(f"/proc/{number}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            with contextlib.suppress(FileNotFoundError):
+                found[int(child)] = Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    return found
+
+
+def core_of(process: subprocess.Popen[str], timeout_s: float = 20.0) -> int:
+    """The process that judges, of a station that is supervised."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        cores = [child for child, command in children(process.pid).items() if "inspectd.runtime.entry" in command]
+        if cores:
+            return cores[0]
+        time.sleep(0.02)
+    pytest.fail("the station has no core")
 
 
 def finish(process: subprocess.Popen[str], timeout_s: float = 60) -> tuple[int, str, str]:

@@ -16,7 +16,7 @@ from inspectd.runtime.simcam import FEED_VARIABLE
 from inspectd.runtime.simcam.feed import FrameFeed
 from inspectd.wire import DeviceHealth, HeartbeatBody, Message, MessageType, read_body
 
-from .conftest import finish, inspectd, picture
+from .conftest import children, core_of, finish, inspectd, picture
 
 CAMERA = 'source = "genicam"\nproducer = "simulator"\nfeatures = { AcquisitionFrameRate = 100.0 }\n'
 WAIT_S = 30.0
@@ -54,10 +54,9 @@ class Station:
                 self.health = (body.device_health, body.health_reason)
 
     def camera_process(self) -> int:
-        """The only child of the line, whichever of its threads has started it."""
-        tasks = Path(f"/proc/{self.line.pid}/task").iterdir()
-        (number,) = [child for task in tasks for child in (task / "children").read_text().split()]
-        return int(number)
+        """The only child of the process that judges."""
+        (number,) = children(core_of(self.line))
+        return number
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ from inspectd.runtime.journal import JournalReader
 from inspectd.runtime.messaging import Requester, Silence, Subscriber
 from inspectd.wire import AlarmBody, Message, MessageType, StateBody, StatsBody, VerdictBody, read_body
 
-from .conftest import finish, inspectd, summary_of
+from .conftest import children, core_of, finish, inspectd, summary_of
 
 FOLDER = 'source = "folder"\npath = "pictures"\nloop = true\nfps = 40'
 FOLDER_OF_TEN = 'source = "folder"\npath = "pictures"'
@@ -34,6 +35,11 @@ class Running:
         self.folder = folder
         self.requester = Requester(f"ipc://{folder}/state/ctl", identity=b"test")
         self.subscriber = Subscriber(f"ipc://{folder}/pub")
+
+    @property
+    def core(self) -> int:
+        """The process that judges."""
+        return core_of(self.process)
 
     def ask(self, op: str, **args) -> dict:
         return dict(
@@ -57,6 +63,17 @@ class Running:
         while self.state() != state:
             assert time.monotonic() < deadline, f"never {state}"
             time.sleep(0.02)
+
+    def open_alarm(self, code: str) -> dict:
+        """The alarm of a code that nobody has acknowledged; one that came while nobody had connected yet too."""
+        deadline = time.monotonic() + 30
+        while True:
+            assert time.monotonic() < deadline, f"{code} never came"
+            with contextlib.suppress(NotReached):
+                for alarm in self.requester.ask("snapshot", timeout_s=1.0).result["alarms"]:
+                    if alarm["code"] == code:
+                        return alarm
+            time.sleep(0.05)
 
     def alarm(self, code: str, *, active: bool = True) -> AlarmBody:
         def fits(message: Message) -> bool:
@@ -223,17 +240,14 @@ def test_a_command_is_done_once_however_often_it_is_sent_and_after_a_crash_too(s
         with pytest.raises(RequestError, match="was used for another request") as caught:
             running.ask("halt")
         assert caught.value.code == "repeated"
-        running.process.kill()
-        finish(running.process)
-        again = start("run", running.folder / "line.toml")
-        try:
-            running.requester._next_id = number
-            assert running.ask("stop") == {"state": "Ready"}
-            running.until_state("ContinuousExecution")
-            assert running.ask("hello")["epoch"] == 2
-        finally:
-            again.terminate()
-            finish(again)
+        os.kill(running.core, signal.SIGKILL)
+        assert "SIGKILL" in running.open_alarm("process.restarted.core")["message"]
+        running.requester._next_id = number
+        assert running.ask("stop") == {"state": "Ready"}
+        running.until_state("ContinuousExecution")
+        assert running.ask("hello")["epoch"] == 2
+        running.process.terminate()
+        assert finish(running.process)[0] == 0
     with JournalReader(running.folder / "state" / "journal.db") as reader:
         assert [each.op for each in reader.requests()] == ["stop", "start_continuous"]
 
@@ -472,15 +486,6 @@ def test_the_control_socket_has_the_permissions_that_were_set(station, pictures,
             running.requester.ask("hello", timeout_s=0.5)
 
 
-def archive_process(process: subprocess.Popen[str]) -> int:
-    """Number of the station's archive process."""
-    for task in Path(f"/proc/{process.pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            if b"inspectd.runtime.archive" in Path(f"/proc/{child}/cmdline").read_bytes():
-                return int(child)
-    pytest.fail("there is no process of the archive")
-
-
 def test_parts_are_archived_given_out_and_inspected_again_with_the_same_result(station, pictures, tmp_path):
     with station(FOLDER, f'[archive]\npath = "{tmp_path}/archive"\nok_every = 3') as running:
         running.until_state("ContinuousExecution")
@@ -499,7 +504,8 @@ def test_parts_are_archived_given_out_and_inspected_again_with_the_same_result(s
         assert found.result == {"format": "png", "width": 64, "height": 64}
         assert found.blobs[0][:8] == b"\x89PNG\r\n\x1a\n"
         # The archive may die as often as it likes: the line goes on, and so does the archive.
-        os.kill(archive_process(running.process), signal.SIGKILL)
+        (archive,) = [child for child, command in children(running.core).items() if "runtime.archive" in command]
+        os.kill(archive, signal.SIGKILL)
         alarm = running.alarm("process.restarted.archive")
         assert "ended by signal 9" in alarm.message
         time.sleep(1.0)
@@ -536,17 +542,44 @@ def test_ctl_shows_and_commands(station, pictures, tmp_path):
     assert (status, "no answer to hello" in err) == (2, True)
 
 
-def test_a_killed_station_leaves_no_result_behind_that_cannot_be_asked_for(station, pictures):
+def test_a_killed_core_leaves_no_result_behind_that_cannot_be_asked_for(station, pictures):
     """What a subscriber has seen is in the journal, under the same number, whenever the process dies."""
-    for epoch in range(1, 4):
-        with station() as running:
+    with station() as running:
+        for epoch in range(1, 4):
             seen: dict[int, bytes] = {}
             while len(seen) < 15 + epoch:
                 message = running.until(lambda message: message.header.msg_type == MessageType.VERDICT)
+                assert message.header.epoch == epoch
                 seen[message.header.seq] = message.body
-            os.kill(running.process.pid, signal.SIGKILL)
-            finish(running.process)
+            os.kill(running.core, signal.SIGKILL)
+            time.sleep(0.2)
+            while not isinstance(running.subscriber.receive(0.1), Silence):
+                pass  # what was still on its way
             with JournalReader(running.folder / "state" / "journal.db") as reader:
                 kept = {m.header.seq: m.body for m in reader.messages(epoch=epoch, stream=0, first=1, last=10**6)}
             assert seen.items() <= kept.items()
             assert sorted(kept) == list(range(1, max(kept) + 1))
+
+
+def test_a_core_that_hangs_is_found_and_replaced(station, pictures):
+    with station(FOLDER, "[control]\nfault_injection = true") as running:
+        running.until(lambda message: message.header.msg_type == MessageType.VERDICT)
+        with pytest.raises(NotReached):
+            running.requester.ask("fault.inject", {"fault": "hang"}, timeout_s=0.5)
+        assert "nothing was heard of it" in running.open_alarm("process.restarted.core")["message"]
+        message = running.until(lambda message: message.header.msg_type == MessageType.VERDICT)
+        assert message.header.epoch == 2
+
+
+def test_a_supervisor_that_is_killed_takes_its_station_along_in_good_order(station, pictures):
+    with station() as running:
+        running.until(lambda message: message.header.msg_type == MessageType.VERDICT)
+        core = running.core
+        os.kill(running.process.pid, signal.SIGKILL)
+        running.process.wait()
+        change = running.until(lambda m: m.header.msg_type == MessageType.STATE and m.header.state.label == "Halted")
+        assert read_body(change, StateBody).previous == "ContinuousExecution"
+        deadline = time.monotonic() + 10
+        while Path(f"/proc/{core}").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)

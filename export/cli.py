@@ -89,6 +89,9 @@ def export(
         bool,
         typer.Option("--allow-uncertified", help="Write it also where a check failed; `inspectd run` then refuses it."),
     ] = False,
+    sign: Annotated[
+        Path | None, typer.Option(metavar="KEY", help="Sign the bundle with this key of `inspectd keys signing`.")
+    ] = None,
     _version: Annotated[
         bool, typer.Option("--version", callback=version_of("export-trt"), is_eager=True, help=VERSION_HELP)
     ] = False,
@@ -109,11 +112,15 @@ def export(
     export-trt --certify out/slim-bundle
     """
     from inspectd.errors import ConfigError
+    from inspectd.signature import sign_bundle, signing_key
 
     from .engines import EngineWish, installed_target
 
     if sum(given is not None for given in (checkpoint, from_onnx, certify)) != 1:
         raise ConfigError("give a CHECKPOINT, or a bundle by --from-onnx or --certify")
+    if sign is not None:
+        # Not after an hour's work.
+        signing_key(sign)
     if checkpoint is not None and out is None:
         raise ConfigError("say where the bundle goes: --out BUNDLE")
     if checkpoint is None and (name or calibration or size or target is TargetName.openvino):
@@ -187,6 +194,8 @@ def export(
             wish = replace(wish, precision="int8") if int8 else wish
             out = out or source
             sizes, engines = rebuild(source, out, wish, stage=stage, progress=progress)
+    if sign is not None and out is not None:
+        print(f"{out}: signed by {sign_bundle(out, sign)}", file=sys.stderr)
     for check in checks:
         if not isinstance(check.value, str) or not check.passed:
             value = check.value if isinstance(check.value, str) else f"{check.value:g}"

@@ -12,6 +12,8 @@
     golden/golden.json   inputs with the masks expected, for the self-test before the first frame
     golden/*.png
 
+    bundle.sig           who vouches for it: a signature of bundle.json (inspectd.signature), if it was signed
+
 Bundles of before have no model-fp16.onnx, and those that no engine was asked for have no engines.
 
 A bundle is a folder or the same files in a .zip. Files are checked each time they are read, so nothing
@@ -29,7 +31,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import cv2
 import numpy as np
@@ -39,6 +41,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from inspectd.errors import BundleError, ChecksumError
 from inspectd.mask import ClassMap
 from inspectd.preprocess import Preprocess
+from inspectd.signature import SIGNATURE
 
 __all__ = [
     "ENGINE_GRAPHS",
@@ -213,11 +216,13 @@ class Engines(BaseModel):
 class Bundle:
     """A bundle whose manifest is valid; made by `load_bundle`."""
 
-    def __init__(self, path: Path, manifest: _Manifest, digest: str) -> None:
+    def __init__(self, path: Path, manifest: _Manifest, digest: str, *, signer: str = "") -> None:
         self.path = path
         self.card = manifest.card
         self.digest = digest
         """sha256 of bundle.json, and through it of every file."""
+        self.signer = signer
+        """Who has signed it, by the list of those who are trusted; empty where nobody was asked for."""
         self.class_map = ClassMap(manifest.card.classes)
         self._files = manifest.files
 
@@ -370,13 +375,22 @@ class Bundle:
             raise BundleError(f"{self.path}: {GOLDEN} is not valid: {explain(error)}") from error
 
 
-def load_bundle(path: Path) -> Bundle:
+class Trust(Protocol):
+    """Who may sign bundles; `inspectd.signature.TrustList`."""
+
+    def check(self, bundle: Path, manifest: bytes, signature: bytes | None) -> str:
+        """The signer's name; raises SignatureError where there is none who is trusted."""
+
+
+def load_bundle(path: Path, *, trusted: Trust | None = None) -> Bundle:
     """Open a bundle and check every file of it.
 
     Args:
         path: its folder, or a .zip of it.
+        trusted: those of whom one must have signed it; None asks for no signature.
 
     Raises:
+        SignatureError: none of them has, or it was changed since.
         BundleError: there is no bundle, it is of another format, or its card is not valid.
         ChecksumError: a file is not the one that was exported.
     """
@@ -394,6 +408,8 @@ def load_bundle(path: Path) -> Bundle:
                 f"{path}: is a trained network, not a bundle; export-trt {path} --out BUNDLE makes a bundle of it"
             ) from error
         raise BundleError(f"{path}: is not a bundle: {MANIFEST} is missing or unreadable") from error
+    # The very bytes that are used from here on.
+    signer = "" if trusted is None else trusted.check(path, raw, _signature(path))
     try:
         content = json.loads(raw)
     except ValueError as error:
@@ -410,9 +426,16 @@ def load_bundle(path: Path) -> Bundle:
         raise BundleError(f"{path}: {MANIFEST} is not valid: {explain(error)}") from error
     if missing := {MODEL, PARITY, GOLDEN} - set(manifest.files):
         raise BundleError(f"{path}: {MANIFEST} names no {', '.join(sorted(missing))}")
-    bundle = Bundle(path, manifest, hashlib.sha256(raw).hexdigest())
+    bundle = Bundle(path, manifest, hashlib.sha256(raw).hexdigest(), signer=signer)
     bundle.verify()
     return bundle
+
+
+def _signature(path: Path) -> bytes | None:
+    try:
+        return _read(path, SIGNATURE)
+    except BundleError:
+        return None
 
 
 def is_bundle(path: Path) -> bool:

@@ -4,6 +4,7 @@
     ├── ConfigError               a configuration file or a command-line value is wrong
     ├── BundleError               a bundle cannot be used
     │   ├── ChecksumError         a file of the bundle is not the one that was exported
+    │   ├── SignatureError        nobody who is trusted has signed the bundle
     │   └── IncompatibleEngine    the engine does not fit this machine or this bundle
     ├── CameraError               a frame source cannot deliver
     │   ├── FrameTimeout          no frame within the time given; the source may still recover
@@ -45,6 +46,7 @@ __all__ = [
     "NotReached",
     "ProtocolError",
     "RequestError",
+    "SignatureError",
     "WrongState",
 ]
 
@@ -63,6 +65,10 @@ class BundleError(InspectdError):
 
 class ChecksumError(BundleError):
     """A file of the bundle is not the one that was exported."""
+
+
+class SignatureError(BundleError):
+    """Nobody who is trusted has signed the bundle, or it was changed since."""
 
 
 class IncompatibleEngine(BundleError):

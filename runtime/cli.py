@@ -12,7 +12,7 @@ import typer
 
 from inspectd.command import CONTEXT, VERSION_HELP, version_of
 
-from . import camera_cli, journal_cli
+from . import camera_cli, journal_cli, keys_cli
 from .entry import main
 from .simcam import cli as simcam_cli
 
@@ -43,6 +43,12 @@ class Verdicts(str, Enum):
 
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The line's TOML file; examples: deploy/config/.")]
+ClientKeysFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--keys", metavar="FILE", help="A client's keys, for a station on another machine (inspectd keys client)."
+    ),
+]
 Frames = Annotated[int | None, typer.Option(min=1, metavar="N", help="Stop after N frames, and exit.")]
 
 
@@ -188,6 +194,7 @@ def watch(
             help="Give up if nothing comes for S seconds at the start; with --frames, later as well.",
         ),
     ] = 10.0,
+    keys: ClientKeysFile = None,
 ) -> None:
     """Show what a line publishes: a live table, lines of JSON, or pictures.
 
@@ -199,7 +206,7 @@ def watch(
     """  # noqa: D301
     from .watch import watch as follow
 
-    raise typer.Exit(follow(endpoint, json_lines=json, save=save, count=frames, timeout_s=timeout))
+    raise typer.Exit(follow(endpoint, json_lines=json, save=save, count=frames, timeout_s=timeout, keys=keys))
 
 
 @app.command(short_help="See how a station is.")
@@ -263,6 +270,7 @@ def ctl(
         Path | None, typer.Option(metavar="FILE", help="Write what comes with the answer, a picture.")
     ] = None,
     timeout: Annotated[float, typer.Option(min=0.1, metavar="S", help="Give up after S seconds.")] = 10.0,
+    keys: ClientKeysFile = None,
 ) -> None:
     """Ask a station how it is, or tell it what to do. docs/protocol.md lists the operations.
 
@@ -279,7 +287,7 @@ def ctl(
     """  # noqa: D301
     from .ctl import control, control_endpoint
 
-    control(control_endpoint(at), op, args or [], as_json=json, timeout_s=timeout, save=save)
+    control(control_endpoint(at), op, args or [], as_json=json, timeout_s=timeout, save=save, keys=keys)
 
 
 @app.command(short_help="Run archived parts again.")
@@ -334,6 +342,7 @@ def replay(
 
 app.add_typer(camera_cli.app)
 app.add_typer(journal_cli.app)
+app.add_typer(keys_cli.app)
 app.add_typer(simcam_cli.app)
 
 

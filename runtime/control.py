@@ -44,7 +44,7 @@ from inspectd.wire import (
 )
 
 from .journal import Entry, Journal, JournalReader
-from .messaging.link import Link, bind
+from .messaging.link import Link, bind, bind_again
 
 __all__ = ["Client", "ControlServer", "Images", "Station"]
 
@@ -115,7 +115,7 @@ class ControlServer:
         secure: sets keys on the socket before `endpoint` is bound.
         who: the name and role of a key; None where nobody has one.
         context: of the socket, where keys need one that is shared.
-        stale: whether keys were revoked since it was last asked, so that all connections have to be cut.
+        generation: counts up when keys were revoked or changed, so that all connections have to be cut.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class ControlServer:
         secure: Callable[[zmq.Socket[Any]], None] | None = None,
         who: Callable[[str], tuple[str, Role] | None] = lambda _key: None,
         context: zmq.Context[zmq.Socket[bytes]] | None = None,
-        stale: Callable[[], bool] = lambda: False,
+        generation: Callable[[], int] = lambda: 0,
     ) -> None:
         self._station = station
         self._local = local
@@ -145,7 +145,8 @@ class ControlServer:
         self._secure = secure
         self._who = who
         self._context = context
-        self._stale = stale
+        self._generation = generation
+        self._bound_at = generation()
         self._link: Link | None = None
         self._done: queue.SimpleQueue[tuple[bytes, Answer, tuple[str, str] | None]] = queue.SimpleQueue()
         self._wake_read, self._wake_write = os.pipe()
@@ -223,10 +224,10 @@ class ControlServer:
                 self._send_done()
                 if link.socket in ready:
                     self._receive(link.socket)
-                if self._stale():
+                if (now := self._generation()) != self._bound_at:
+                    self._bound_at = now
                     _log.warning("control: a key was revoked or changed: all connections are cut and made anew")
-                    link.close()
-                    self._bind()
+                    bind_again(link, filter(None, (self._local, self.endpoint)), self._bind)
             except Exception:  # noqa: BLE001 - whatever a request does, the next one is served
                 _log.exception("control: a request went wrong")
                 time.sleep(_POLL_MS / 1000)

@@ -14,6 +14,7 @@ import logging
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -56,6 +57,7 @@ from .beats import Alarm as ReportedAlarm
 from .beats import Beat, Reporter, Stage
 from .control import Client, Outcome
 from .engine import Engine, golden_samples, self_test
+from .gate import Gate
 from .journal import Journal, JournalFault
 from .line import Line, Summary
 from .messaging import Publisher, Sent
@@ -66,6 +68,8 @@ __all__ = ["ActiveModel", "Core", "LoadedBundle"]
 
 WATCH_S = 0.25
 STATS_S = 1.0
+REFUSED_S = 10.0
+"""So long after a connection was refused the alarm stays."""
 OVERDUE_S = 10.0
 """So long after a deadline was missed the alarm stays."""
 CLOCK_STEP_S = 1.0
@@ -138,6 +142,7 @@ class Core:
         frames: end after so many parts.
         stays: whether a fault leads to Error and a wait for somebody; else it ends the station.
         ready: called once the station is Ready for the first time.
+        gate: guards the addresses that other machines reach; None where there are none.
         reporter: to the supervisor.
         clock: ns, monotonic.
         utc: ns since the Unix epoch.
@@ -159,6 +164,7 @@ class Core:
         frames: int | None = None,
         stays: bool = True,
         ready: Callable[[], None] = lambda: None,
+        gate: Gate | None = None,
         reporter: Reporter | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
         utc: Callable[[], int] = time.time_ns,
@@ -177,6 +183,13 @@ class Core:
         self._frames = frames
         self._stays = stays
         self.ready = ready
+        self._gate = gate
+        self._gate_at = 0
+        self._refused_keys: Counter[str] = Counter()
+        self._refused_until_ns = 0
+        if gate is not None:
+            gate.refused = self._note_refused
+            self._gate_at = gate.generation
         self._reporter = reporter or Reporter()
         self._is_working = False
         self._stats: StatsBody | None = None
@@ -431,6 +444,7 @@ class Core:
         self.alarms.hold(away, prefix="camera.away.")
         self._watch_model()
         self._watch_archive()
+        self._watch_gate(now_ns)
         self._watch_deadlines(now_ns)
         self._watch_clock(now_ns)
         self._tell_standing()
@@ -459,6 +473,30 @@ class Core:
             self._archive_restarts = archive.restarts
             told = f"the process of the archive {archive.last_end}, and was started again"
             self.alarms.tell("process.restarted.archive", Severity.WARNING, told)
+
+    def _note_refused(self, why: str) -> None:
+        """From the gate's threads; told by the next look."""
+        self._refused_keys[why] += 1
+
+    def _watch_gate(self, now_ns: int) -> None:
+        gate = self._gate
+        if gate is None:
+            return
+        if gate.generation != self._gate_at:
+            self._gate_at = gate.generation
+            _log.warning("keys were revoked or changed: all connections are cut and made anew")
+            self.publisher.rebind()
+        wanted = {"security.keys": (Severity.WARNING, gate.fault)} if gate.fault else {}
+        self.alarms.hold(wanted, prefix="security.keys")
+        refused, self._refused_keys = self._refused_keys, Counter()
+        if refused:
+            self._refused_until_ns = now_ns + round(REFUSED_S * 1e9)
+            told = "; ".join(f"{why} ({count} times)" if count > 1 else why for why, count in refused.items())
+            # One alarm as long as it goes on, however often: an alarm for each would be a way to flood the station.
+            if not any(alarm.code == "security.refused" for alarm in self.alarms.active):
+                self.alarms.set("security.refused", Severity.WARNING, told)
+        elif now_ns > self._refused_until_ns:
+            self.alarms.clear("security.refused")
 
     def _watch_deadlines(self, now_ns: int) -> None:
         overdue = self.line.overdue

@@ -14,6 +14,7 @@ from inspectd.config import load_config
 from inspectd.errors import ConfigError
 from inspectd.wire import OPERATIONS
 
+from .access import ClientKeys
 from .epoch import default_state_dir
 from .messaging import Requester, local_endpoint
 
@@ -93,7 +94,14 @@ def parsed_arguments(op: str, words: Sequence[str]) -> dict[str, Any]:
 
 
 def control(
-    endpoint: str, op: str, words: Sequence[str], *, as_json: bool, timeout_s: float, save: Path | None
+    endpoint: str,
+    op: str,
+    words: Sequence[str],
+    *,
+    as_json: bool,
+    timeout_s: float,
+    save: Path | None,
+    keys: Path | None,
 ) -> None:
     """Ask, and show the answer.
 
@@ -101,7 +109,8 @@ def control(
         InspectdError: it was not done, or nobody answers.
     """
     args = parsed_arguments(op, words)
-    with Requester(endpoint) as requester:
+    secure = None if keys is None else ClientKeys.load(keys).apply
+    with Requester(endpoint, secure=secure) as requester:
         answer = requester.ask(op, args, timeout_s=timeout_s)
     result = dict(answer.result or {})
     if save is not None and answer.blobs:

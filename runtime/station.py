@@ -23,14 +23,17 @@ from inspectd.errors import (
     RequestError,
 )
 from inspectd.inspection import AcceptanceRule
+from inspectd.signature import TrustList
 from inspectd.wire import MaskEncoding, State
 
+from .access import KeysFolder
 from .archive import Archive, ArchiveKeeper
 from .beats import PERIOD_S, Beat, Reporter
 from .control import ControlServer
 from .core import ActiveModel, Core, LoadedBundle
 from .engine import Engine, open_engine, self_test
 from .epoch import EpochCounter
+from .gate import Gate, needs_curve
 from .journal import Journal
 from .line import Summary
 from .messaging import CameraStream, Publisher, local_endpoint
@@ -203,6 +206,8 @@ def _assemble(
             commit_timeout_s=config.journal.commit_timeout_ms / 1000,
         )
         stack.callback(journal.close)
+    gate = _gate(config, stack)
+    guarded = needs_curve(config.publish.endpoint, config.security.curve)
     publisher = Publisher(
         config.publish.endpoint,
         epoch=epoch,
@@ -219,6 +224,8 @@ def _assemble(
         keep_masks=config.journal.masks,
         local=local_endpoint(state_dir, "pub"),
         local_mode=config.control.socket_mode,
+        secure=gate.secure if gate is not None and guarded else None,
+        context=None if gate is None else gate.context,
     )
     stack.enter_context(publisher)
     archive = None
@@ -236,6 +243,7 @@ def _assemble(
         active=_active(config),
         restored=[] if journal is None else journal.open(),
         archive=archive,
+        gate=gate,
         reporter=reporter,
         frames=frames,
         stays=stays,
@@ -253,9 +261,30 @@ def _assemble(
             journal=journal,
             journal_path=journal_path if keeps else None,
             images=partial(_image, config.archive.path),
+            secure=gate.secure if gate is not None and _control_guarded(config) else None,
+            context=None if gate is None else gate.context,
+            who=(lambda _key: None) if gate is None else gate.who,
+            generation=(lambda: 0) if gate is None else (lambda: gate.generation),
         )
         stack.enter_context(control)
     return core, control
+
+
+def _gate(config: Config, stack: ExitStack) -> Gate | None:
+    """What guards the addresses that need it; None where none does.
+
+    Raises:
+        ConfigError: there are no keys.
+    """
+    if not needs_curve(config.publish.endpoint, config.security.curve) and not _control_guarded(config):
+        return None
+    gate = Gate(KeysFolder(config.security.keys_dir or config.station.state_dir / "keys"))
+    return stack.enter_context(gate)
+
+
+def _control_guarded(config: Config) -> bool:
+    endpoint = config.control.endpoint
+    return config.control.enabled and endpoint is not None and needs_curve(endpoint, config.security.curve)
 
 
 def _image(archive: Path | None, epoch: int, stream: int, seq: int) -> tuple[dict[str, object], bytes] | None:
@@ -340,8 +369,11 @@ def _survey(config: Config, *, build: bool = True) -> _Found:
     bundle, rule, engine, fallback = None, None, None, ""
     with _noted(faults):
         _epochs(config).check()
+    if needs_curve(config.publish.endpoint, config.security.curve) or _control_guarded(config):
+        with _noted(faults):
+            KeysFolder(config.security.keys_dir or config.station.state_dir / "keys").load()
     with _noted(model_faults):
-        bundle = load_bundle(_bundle_path(_active(config).read() or config.model.bundle))
+        bundle = load_bundle(_bundle_path(_active(config).read() or config.model.bundle), trusted=_trusted(config))
     if bundle is not None:
         thresholds = dict(zip(bundle.card.classes, bundle.card.thresholds, strict=True))
         with _noted(faults):
@@ -356,6 +388,10 @@ def _survey(config: Config, *, build: bool = True) -> _Found:
     return _Found(bundle, rule, engine, fallback, cameras, faults, model_faults)
 
 
+def _trusted(config: Config) -> TrustList | None:
+    return None if config.model.trusted_keys is None else TrustList.load(config.model.trusted_keys)
+
+
 def _bundle_path(configured: str) -> Path:
     return demo_bundle() if configured == "demo" else Path(configured)
 
@@ -366,7 +402,7 @@ def _open_bundle(path: Path, config: Config) -> LoadedBundle:
     Raises:
         InspectdError: it cannot be used.
     """
-    bundle = load_bundle(_bundle_path(str(path)))
+    bundle = load_bundle(_bundle_path(str(path)), trusted=_trusted(config))
     engine, fallback = _engine(bundle, config, build=True)
     return LoadedBundle(bundle, engine, fallback)
 

@@ -41,6 +41,7 @@ from inspectd.wire import (
     read_preview,
 )
 
+from .access import ClientKeys
 from .messaging import Silence, Subscriber
 
 __all__ = ["overlay", "watch"]
@@ -104,6 +105,7 @@ def watch(
     save: Path | None = None,
     count: int | None = None,
     timeout_s: float = 10.0,
+    keys: Path | None = None,
     console: Console | None = None,
     monotonic_s: Callable[[], float] = time.monotonic,
 ) -> int:
@@ -117,6 +119,7 @@ def watch(
             previews.
         count: how many verdicts to wait for; None is without end.
         timeout_s: give up if nothing at all comes for so long: at the start, and later too if `count` is given.
+        keys: file of a client's keys, for a station on another machine.
         console: where the table goes; standard output by default.
         monotonic_s: the clock.
 
@@ -127,7 +130,7 @@ def watch(
     Raises:
         ConfigError: the endpoint is not one, or `save` cannot be written to.
     """
-    subscriber = Subscriber(endpoint)
+    subscriber = Subscriber(endpoint, secure=None if keys is None else ClientKeys.load(keys).apply)
     view = _JsonView(subscriber) if json_lines else _TableView(console or Console(), subscriber)
     try:
         if save is not None:

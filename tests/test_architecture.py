@@ -30,6 +30,7 @@ COMMANDS = {
         *("run", "check", "demo", "watch", "status", "doctor", "ctl", "replay"),
         *("camera list", "camera info", "camera snap", "camera set"),
         *("journal export", "journal show"),
+        *(f"keys {name}" for name in ("station", "client", "list", "revoke", "rotate", "signing", "sign", "verify")),
         *("simcam list", "simcam fault", "simcam serve"),
     ),
     "inspectd-train": (

@@ -8,7 +8,8 @@ import hashlib
 import os
 import socket as posix_socket
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ import zmq
 
 from inspectd.errors import ConfigError
 
-__all__ = ["Link", "bind", "bound_address", "local_endpoint"]
+__all__ = ["Link", "bind", "bind_again", "bound_address", "local_endpoint"]
 
 _LINK_HEARTBEAT_MS = 500
 _LINK_TIMEOUT_MS = 1500
+_AGAIN_S = 3.0
 _LONGEST_PATH = 100
 """The system takes 107 bytes; libzmq's own copy of a path is one shorter."""
 
@@ -89,6 +91,33 @@ def bind(socket: zmq.Socket[Any], endpoint: str, *, setting: str, mode: int | No
             f"machine such as tcp://*:5560, or ipc:// and a path in a folder that exists"
         ) from error
     return bound_address(socket)
+
+
+def bind_again(link: Link, endpoints: Iterable[str], make: Callable[[], None]) -> None:
+    """Let go of a socket's addresses, and have them bound anew: the system takes a moment to give them free.
+
+    Args:
+        link: of the socket; it is closed.
+        endpoints: that it is bound to.
+        make: binds another one.
+
+    Raises:
+        ConfigError: they cannot be had again.
+    """
+    for endpoint in endpoints:
+        with contextlib.suppress(zmq.ZMQError):
+            link.socket.unbind(endpoint)
+    link.close()
+    deadline = time.monotonic() + _AGAIN_S
+    while True:
+        try:
+            make()
+        except ConfigError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def bound_address(socket: zmq.Socket[Any]) -> str:

@@ -38,7 +38,7 @@ from inspectd.wire import (
     verdict_message,
 )
 
-from .link import Link, bind
+from .link import Link, bind, bind_again
 
 __all__ = ["CameraStream", "Publisher", "Sent"]
 
@@ -213,9 +213,8 @@ class Publisher:
     def rebind(self) -> None:
         """Cut every client off, and let in anew whoever may still come; they find in the journal what they missed."""
         if self._link is not None:
-            self._link.close()
             self._subscriptions = 0
-            self._bind()
+            bind_again(self._link, filter(None, (self._local, self.endpoint)), self._bind)
 
     def close(self, drain_s: float = DRAIN_S) -> None:
         """Send what waits, give subscribers up to `drain_s` to take it, then let go. May be called twice."""

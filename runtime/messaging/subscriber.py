@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 import zmq
 
@@ -34,6 +35,7 @@ class Subscriber:
     Args:
         endpoint: address to connect to; the publisher may come later.
         topics: prefixes of the topics to receive; heartbeats should be among them.
+        secure: sets keys on the socket before it connects.
 
     Attributes:
         epoch: of the latest message, None before the first.
@@ -42,13 +44,20 @@ class Subscriber:
         refused: messages that did not follow INS1.
     """
 
-    def __init__(self, endpoint: str, *, topics: Sequence[str] = ("ins1/",)) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        topics: Sequence[str] = ("ins1/",),
+        secure: Callable[[zmq.Socket[Any]], None] | None = None,
+    ) -> None:
         self.endpoint = endpoint
         self.epoch: int | None = None
         self.restarts = 0
         self.lost: Counter[int] = Counter()
         self.refused = 0
         self._topics = tuple(topics)
+        self._secure = secure
         self._last: dict[int, int] = {}
         self._link: Link | None = None
 
@@ -63,6 +72,8 @@ class Subscriber:
         for topic in self._topics:
             link.socket.setsockopt_string(zmq.SUBSCRIBE, topic)
         try:
+            if self._secure is not None:
+                self._secure(link.socket)
             link.socket.connect(self.endpoint)
         except zmq.ZMQError as error:
             link.close()

@@ -1,0 +1,194 @@
+"""CURVE at the sockets that other machines reach: who has no key that the station knows gets nothing.
+
+Measured of libzmq 4.3.5: a CURVE server without a handler lets any key in, and so does a domain without one; only
+ZAP_ENFORCE_DOMAIN with a domain fails closed. To take a key off the list stops new connections alone: those that stand
+have to be cut by binding anew.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+import zmq
+from zmq.auth.thread import ThreadAuthenticator
+from zmq.utils.monitor import parse_monitor_message
+
+from inspectd.config import Role
+from inspectd.errors import ConfigError
+
+from .access import Access, KeysFolder
+
+__all__ = ["DOMAIN", "Gate", "needs_curve"]
+
+DOMAIN = "inspectd"
+LOOK_S = 0.5
+"""How often the files are looked at."""
+_FAILURES = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+_log = logging.getLogger("inspectd.gate")
+
+
+def needs_curve(endpoint: str, mode: Literal["auto", "always", "off"]) -> bool:
+    """Whether an address has to be guarded by keys: by `security.curve`.
+
+    Args:
+        endpoint: `tcp://` or `ipc://`.
+        mode: auto guards what other machines reach, always all of TCP.
+    """
+    if mode == "off" or not endpoint.startswith("tcp://"):
+        return False
+    if mode == "always":
+        return True
+    host = re.sub(r":[^:]*$", "", endpoint.removeprefix("tcp://")).strip("[]")
+    if host == "localhost":
+        return False
+    try:
+        return not ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return True  # a name, an interface, or * for all
+
+
+class Gate:
+    """Keys and clients of a station, at the sockets of one context; a context manager.
+
+    Args:
+        folder: of the keys.
+        refused: told of a connection that was not let in, from another thread: why.
+
+    Raises:
+        ConfigError: keys or list cannot be used.
+
+    Attributes:
+        refused: as above; whoever wants to know sets it.
+        context: that the sockets have to be made in.
+        fault: why a change of the files was not taken up, for people; empty where all is well.
+    """
+
+    def __init__(self, folder: KeysFolder, *, refused: Callable[[str], None] = lambda _why: None) -> None:
+        self._folder = folder
+        self.refused = refused
+        self._stamp = folder.stamp()
+        self._access: Access = folder.load()
+        self._generation = 0
+        self.fault = ""
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._handler = ThreadAuthenticator(self.context, log=_Silent())
+        self._monitors: dict[int, zmq.Socket[Any]] = {}
+        self._new: list[zmq.Socket[Any]] = []
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="gate", daemon=True)
+
+    @property
+    def public(self) -> str:
+        """The station's public key."""
+        return self._access.public
+
+    @property
+    def generation(self) -> int:
+        """Counts up when connections that stand have to be cut: whoever owns a socket binds it anew."""
+        return self._generation
+
+    def who(self, key: str) -> tuple[str, Role] | None:
+        """Name and role of a client's key, None if it is not let in."""
+        return self._access.who(key)
+
+    def open(self) -> None:
+        """Let nobody in but those on the list."""
+        self._handler.start()
+        self._handler.configure_curve_callback(DOMAIN, credentials_provider=self)
+        self._thread.start()
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        """Whether a client's key is let in; asked by pyzmq's authenticator."""
+        found = domain == DOMAIN and self._access.who(key.decode("ascii", "replace")) is not None
+        if not found:
+            # Not the key itself: what somebody tried belongs in no log.
+            self.refused("a client with a key that is not on the list was refused")
+        return found
+
+    def close(self) -> None:
+        """After the sockets were closed: end the context. May be called twice."""
+        if self._over.is_set():
+            return
+        self._over.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+            self._handler.stop()
+        for monitor in [*self._monitors.values(), *self._new]:
+            monitor.close(linger=0)
+        self.context.term()
+
+    def __enter__(self) -> Gate:
+        self.open()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def secure(self, socket: zmq.Socket[Any]) -> None:
+        """Guard what a socket of the gate's context is bound to from now on; not what it is bound to already."""
+        socket.curve_server = True
+        socket.curve_secretkey = self._access.secret
+        socket.zap_domain = DOMAIN.encode()
+        socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+        monitor = socket.get_monitor_socket(_FAILURES | zmq.EVENT_MONITOR_STOPPED)
+        with self._lock:
+            self._new.append(monitor)
+
+    # The thread
+
+    def _watch(self) -> None:
+        poller = zmq.Poller()
+        next_s = 0.0
+        while not self._over.is_set():
+            with self._lock:
+                for monitor in self._new:
+                    self._monitors[id(monitor)] = monitor
+                    poller.register(monitor, zmq.POLLIN)
+                self._new.clear()
+            for monitor, _ in poller.poll(100):
+                self._note(poller, monitor)
+            if time.monotonic() >= next_s:
+                next_s = time.monotonic() + LOOK_S
+                self._look()
+
+    def _note(self, poller: zmq.Poller, monitor: zmq.Socket[Any]) -> None:
+        event = parse_monitor_message(monitor.recv_multipart())
+        if event["event"] == zmq.EVENT_MONITOR_STOPPED:
+            poller.unregister(monitor)
+            self._monitors.pop(id(monitor), None)
+            monitor.close(linger=0)
+        elif event["event"] == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+            self.refused("a connection that does not speak CURVE, or speaks something else, was refused")
+        elif event["event"] == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+            self.refused("a connection broke off before it had shown a key")
+
+    def _look(self) -> None:
+        stamp = self._folder.stamp()
+        if stamp == self._stamp:
+            return
+        try:
+            access = self._folder.load()
+        except ConfigError as error:
+            # Those who were let in stay; a list that is half written is whole at the next look.
+            if str(error) != self.fault:
+                _log.error("the list of clients was changed and cannot be used: %s", error)
+            self.fault = str(error)
+            return
+        self._stamp, self.fault = stamp, ""
+        before, self._access = self._access, access
+        if before.cuts(access):
+            self._generation += 1
+
+
+class _Silent(logging.Logger):
+    """The authenticator would log keys."""
+
+    def __init__(self) -> None:
+        super().__init__("inspectd.gate.zap", logging.CRITICAL + 1)

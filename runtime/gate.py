@@ -29,7 +29,16 @@ __all__ = ["DOMAIN", "Gate", "needs_curve"]
 DOMAIN = "inspectd"
 LOOK_S = 0.5
 """How often the files are looked at."""
-_FAILURES = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+_EVENTS = (
+    zmq.EVENT_ACCEPTED
+    | zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_MONITOR_STOPPED
+)
+_MOST_AT_THE_DOOR = 10_000
 _log = logging.getLogger("inspectd.gate")
 
 
@@ -79,6 +88,7 @@ class Gate:
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._handler = ThreadAuthenticator(self.context, log=_Silent())
         self._monitors: dict[int, zmq.Socket[Any]] = {}
+        self._at_the_door: set[tuple[int, int]] = set()
         self._new: list[zmq.Socket[Any]] = []
         self._lock = threading.Lock()
         self._over = threading.Event()
@@ -137,7 +147,7 @@ class Gate:
         socket.curve_secretkey = self._access.secret
         socket.zap_domain = DOMAIN.encode()
         socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
-        monitor = socket.get_monitor_socket(_FAILURES | zmq.EVENT_MONITOR_STOPPED)
+        monitor = socket.get_monitor_socket(_EVENTS)
         with self._lock:
             self._new.append(monitor)
 
@@ -160,14 +170,25 @@ class Gate:
 
     def _note(self, poller: zmq.Poller, monitor: zmq.Socket[Any]) -> None:
         event = parse_monitor_message(monitor.recv_multipart())
-        if event["event"] == zmq.EVENT_MONITOR_STOPPED:
-            poller.unregister(monitor)
-            self._monitors.pop(id(monitor), None)
-            monitor.close(linger=0)
-        elif event["event"] == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
-            self.refused("a connection that does not speak CURVE, or speaks something else, was refused")
-        elif event["event"] == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
-            self.refused("a connection broke off before it had shown a key")
+        connection = (id(monitor), int(event["value"]))
+        match event["event"]:
+            case zmq.EVENT_ACCEPTED if len(self._at_the_door) < _MOST_AT_THE_DOOR:
+                self._at_the_door.add(connection)
+            case zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._at_the_door.discard(connection)
+            case zmq.EVENT_DISCONNECTED:
+                if connection in self._at_the_door:
+                    self._at_the_door.discard(connection)
+                    self.refused("a connection ended without having shown a key that is known")
+            case zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+                self.refused("a connection that does not speak CURVE was refused")
+            case zmq.EVENT_MONITOR_STOPPED:
+                poller.unregister(monitor)
+                self._monitors.pop(id(monitor), None)
+                monitor.close(linger=0)
+                self._at_the_door = {each for each in self._at_the_door if each[0] != id(monitor)}
+            case _:
+                pass
 
     def _look(self) -> None:
         stamp = self._folder.stamp()

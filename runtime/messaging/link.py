@@ -112,7 +112,7 @@ def bind_again(link: Link, endpoints: Iterable[str], make: Callable[[], None]) -
     while True:
         try:
             make()
-        except ConfigError:
+        except ConfigError:  # noqa: PERF203 - tried again
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.01)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import logging
 import os
@@ -63,7 +64,9 @@ class Door:
         self.unbind()
         self.gate.close()
 
-    def asks(self, secure: Callable[[zmq.Socket], None] | None, address: str = "", timeout_ms: int = 700) -> str | None:
+    def asks(
+        self, secure: Callable[[zmq.Socket], None] | None, address: str = "", timeout_ms: int = 5000
+    ) -> str | None:
         """Ask as a client; the User-Id that the server sees, None if nothing arrives."""
         context = zmq.Context()
         dealer = context.socket(zmq.DEALER)
@@ -87,7 +90,7 @@ class Door:
             dealer.close()
             context.term()
 
-    def hears(self, secure: Callable[[zmq.Socket], None] | None, timeout_ms: int = 700) -> bool:
+    def hears(self, secure: Callable[[zmq.Socket], None] | None, timeout_ms: int = 5000) -> bool:
         """Subscribe as a client; whether anything arrives."""
         context = zmq.Context()
         sub = context.socket(zmq.SUB)
@@ -127,12 +130,12 @@ def test_who_is_on_the_list_gets_in_and_nobody_else(door):
         assert door.gate.who(door.pairs["anna"][0]) == ("anna", "engineer")
         assert door.hears(known)
         for wrong in (strange(door), None):
-            assert door.asks(wrong) is None
-            assert not door.hears(wrong)
+            assert door.asks(wrong, timeout_ms=600) is None
+            assert not door.hears(wrong, timeout_ms=600)
         # A client that was given another station's key does not get in either, whoever it is.
         other, _ = zmq.curve_keypair()
         mine = door.pairs["anna"]
-        assert door.asks(ClientKeys(other, mine[0].encode(), mine[1].encode()).apply) is None
+        assert door.asks(ClientKeys(other, mine[0].encode(), mine[1].encode()).apply, timeout_ms=600) is None
         assert any("not on the list" in why for why in door.refused)
     finally:
         door.close()
@@ -153,8 +156,8 @@ def test_without_its_handler_nobody_gets_in(door):
     try:
         assert door.asks(known) is not None
         door.gate._handler.stop()
-        assert door.asks(known) is None
-        assert not door.hears(known)
+        assert door.asks(known, timeout_ms=600) is None
+        assert not door.hears(known, timeout_ms=600)
     finally:
         door.close()
 
@@ -187,17 +190,16 @@ def test_a_revoked_client_is_cut_off_and_the_others_come_again(door):
         door.router = door.gate.context.socket(zmq.ROUTER)
         door.gate.secure(door.router)
         for _ in range(100):
-            try:
+            with contextlib.suppress(zmq.ZMQError):
                 door.router.bind(address)
                 break
-            except zmq.ZMQError:
-                time.sleep(0.01)
+            time.sleep(0.01)
         door.xpub = door.gate.context.socket(zmq.XPUB)
         for name, dealer in dealers.items():
             dealer.send(name.encode())
         got = set()
-        deadline = time.monotonic() + 3.0
-        while time.monotonic() < deadline:
+        deadline = time.monotonic() + 10.0
+        while time.monotonic() < deadline and (b"berta" not in got or time.monotonic() < deadline - 8):
             if door.router.poll(100):
                 got.add(door.router.recv_multipart()[1])
         assert got == {b"berta"}
@@ -222,7 +224,7 @@ def test_new_keys_of_the_station_shut_out_the_old_ones(door):
         assert door.gate.public != old
         door.unbind()
         door.bind()
-        assert door.asks(known) is None
+        assert door.asks(known, timeout_ms=600) is None
         public, secret = door.pairs["anna"]
         assert door.asks(ClientKeys(door.gate.public.encode(), public.encode(), secret.encode()).apply) == public
     finally:
@@ -238,10 +240,8 @@ def test_garbage_at_the_door_is_noticed_and_hurts_nobody(door):
             with posix_socket.create_connection((host, int(port))) as raw:
                 raw.sendall(garbage)
                 raw.settimeout(0.2)
-                try:
+                with contextlib.suppress(OSError):
                     raw.recv(100)
-                except OSError:
-                    pass
         assert door.asks(known) is not None
         deadline = time.monotonic() + 3
         while not door.refused:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +11,7 @@ from inspectd.command import CONTEXT, VERSION_HELP, version_of
 
 from . import camera_cli
 from .entry import main
+from .logs import set_up_plainly
 from .simcam import cli as simcam_cli
 
 if TYPE_CHECKING:
@@ -40,9 +40,7 @@ def _common(
         bool, typer.Option("--version", callback=version_of("inspectd"), is_eager=True, help=VERSION_HELP)
     ] = False,
 ) -> None:
-    import logging
-
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="inspectd: %(message)s")
+    set_up_plainly()
 
 
 @app.command(short_help="Run a line.")
@@ -68,11 +66,17 @@ def run(
       inspectd run line.toml
       inspectd run line.toml --frames 100 --bundle out/bundle
     """  # noqa: D301 - click's mark for text that keeps its lines
+    import logging
+
     from inspectd.config import load_config
 
+    from .logs import set_up
     from .station import run_station
 
-    summary = run_station(load_config(config, bundle=bundle), frames=frames, wait_s=wait, announce=_say, report=_report)
+    loaded = load_config(config, bundle=bundle)
+    set_up("core", loaded.log)
+    say = logging.getLogger("inspectd.line").info
+    summary = run_station(loaded, frames=frames, wait_s=wait, announce=lambda text: say("%s", text), report=_report)
     raise typer.Exit(0 if summary.complete else 1)
 
 
@@ -216,10 +220,6 @@ def doctor(
 
 app.add_typer(camera_cli.app)
 app.add_typer(simcam_cli.app)
-
-
-def _say(text: str) -> None:
-    print(f"inspectd: {text}", file=sys.stderr, flush=True)
 
 
 def _report(summary: Summary) -> None:

@@ -14,6 +14,7 @@ from inspectd.command import CONTEXT, VERSION_HELP, version_of
 
 from . import camera_cli, journal_cli, keys_cli
 from .entry import main
+from .logs import set_up_plainly
 from .simcam import cli as simcam_cli
 
 if TYPE_CHECKING:
@@ -58,9 +59,7 @@ def _common(
         bool, typer.Option("--version", callback=version_of("inspectd"), is_eager=True, help=VERSION_HELP)
     ] = False,
 ) -> None:
-    import logging
-
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="inspectd: %(message)s")
+    set_up_plainly()
 
 
 @app.command(short_help="Run a line.")
@@ -96,23 +95,28 @@ def run(
       inspectd run line.toml
       inspectd run line.toml --frames 100 --bundle out/bundle
     """  # noqa: D301 - click's mark for text that keeps its lines
+    import logging
+
     from inspectd.config import load_config
 
     from .beats import LINK_VARIABLE
-    from .station import run_station
+    from .logs import set_up
+    from .station import core_child, run_station
 
     loaded = load_config(config, bundle=bundle)
     if frames is None and LINK_VARIABLE not in os.environ:
-        from .supervised import supervise
+        from .supervise import supervise
 
-        raise typer.Exit(supervise(loaded, sys.argv[1:]))
+        raise typer.Exit(supervise(loaded, [core_child(sys.argv[1:])]))
+    set_up("core", loaded.log)
+    say = logging.getLogger("inspectd.line").info
     summary = run_station(
         loaded,
         config_file=config,
         frames=frames,
         wait_s=wait,
         stays=stay,
-        announce=_say,
+        announce=lambda text: say("%s", text),
         report=_report,
     )
     raise typer.Exit(0 if summary.complete else 1)
@@ -344,10 +348,6 @@ app.add_typer(camera_cli.app)
 app.add_typer(journal_cli.app)
 app.add_typer(keys_cli.app)
 app.add_typer(simcam_cli.app)
-
-
-def _say(text: str) -> None:
-    print(f"inspectd: {text}", file=sys.stderr, flush=True)
 
 
 def _report(summary: Summary) -> None:

@@ -43,14 +43,15 @@ def _run() -> None:
     from inspectd.errors import InspectdError
 
     from .cli import app
+    from .logs import fault
 
     try:
         app()
     except InspectdError as error:
         if stopped_starting():
             raise
-        for fault in str(error).splitlines():
-            sys.stderr.write(f"inspectd: error: {fault}\n")
+        for each in str(error).splitlines():
+            fault(each)
         sys.exit(2)
 
 

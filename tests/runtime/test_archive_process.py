@@ -420,7 +420,7 @@ def test_a_disk_that_hangs_is_told_and_nobody_waits_for_it(make_site, tmp_path):
         assert time.monotonic() - begun < 1
         assert taken == 32
         beat = site.hear(lambda beat: beat.fault)
-        assert "has not taken a part for" in beat.fault
+        assert "its disk has not answered for" in beat.fault
         hang(False)
         site.settle()
         assert site.hear(lambda beat: beat.written == 33).fault == ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from .layout import PARTIAL
@@ -61,7 +60,7 @@ def sync(folder: Path) -> None:
         os.close(descriptor)
 
 
-def make_folder(folder: Path, *, stop: Path, made: Callable[[Path], None] = sync) -> None:
+def make_folder(folder: Path, *, stop: Path) -> None:
     """Make a folder and those above it, but not `stop`, which has to be there.
 
     Raises:
@@ -70,6 +69,6 @@ def make_folder(folder: Path, *, stop: Path, made: Callable[[Path], None] = sync
     if folder.is_dir():
         return
     if folder.parent != stop:
-        make_folder(folder.parent, stop=stop, made=made)
+        make_folder(folder.parent, stop=stop)
     folder.mkdir(exist_ok=True)
-    made(folder.parent)
+    sync(folder.parent)

@@ -220,12 +220,12 @@ class Keeper:
         )
 
     def _delete_oldest(self) -> None:
-        kept = self._parts[0]
+        # One that cannot be deleted is not tried again before all is looked through anew: the next ones go instead.
+        kept = self._parts.popleft()
         folder = self._root / kept.folder
         # The sidecar first: from then on there is no such part.
         for ending in ENDINGS:
             (folder / f"{kept.name}{ending}").unlink(missing_ok=True)
-        self._parts.popleft()
         self.bytes -= kept.size
         self.deleted += 1
         self._in_folder[kept.folder] -= 1

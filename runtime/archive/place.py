@@ -105,8 +105,8 @@ class ArchiveFolder:
             path.write_text(f"{os.getpid()}\n", encoding="ascii")
 
 
-def why_not(root: Path, error: OSError) -> str:
-    """What is wrong with an archive that cannot be written, and what to do."""
+def why_not(root: Path, error: OSError, doing: str = "pictures cannot be written") -> str:
+    """What is wrong with an archive, and what to do."""
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
             remedy = "make room on its disk, or lower archive.max_gib"
@@ -120,4 +120,4 @@ def why_not(root: Path, error: OSError) -> str:
             remedy = "the disk fails: replace it"
         case _:
             remedy = "see what is wrong with its disk, or set another archive.path"
-    return f"archive {root}: pictures cannot be written: {error.strerror}; {remedy}"
+    return f"archive {root}: {doing}: {error.strerror}; {remedy}"

@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import cv2
 
@@ -41,7 +41,7 @@ RETRY_S = 1.0
 GIVE_UP_S = 10.0
 """A part that could not be written for so long gives way to the next one."""
 SLOW_S = 5.0
-"""A disk that has not taken a part for so long is a fault."""
+"""A disk that has not answered for so long is a fault."""
 _WAIT_S = 0.1
 _LAST_S = 0.3
 """Nothing more comes once nothing has come for so long after the station's end."""
@@ -125,7 +125,7 @@ class Archivist:
         self._receiver: ArchiveReceiver | None = None
         self._stopping = threading.Event()
         self._written = self._refused = 0
-        self._fault = ""
+        self._fault = self._keeping_fault = ""
         self._lacking = 0  # bytes that did not fit
         self._checked_s = float("-inf")
         self._busy_since_s: float | None = None
@@ -133,9 +133,9 @@ class Archivist:
     @property
     def beat(self) -> Beat:
         """How it is now."""
-        fault, since_s = self._fault, self._busy_since_s
+        fault, since_s = self._fault or self._keeping_fault, self._busy_since_s
         if not fault and since_s is not None and (taken_s := self._clock() - since_s) > SLOW_S:
-            fault = f"archive {self._root}: its disk has not taken a part for {taken_s:.0f} s"
+            fault = f"archive {self._root}: its disk has not answered for {taken_s:.0f} s; see whether it fails"
         return Beat(self._written, self._refused, self._keeper.deleted, self._keeper.bytes, fault)
 
     def stop(self) -> None:
@@ -157,21 +157,31 @@ class Archivist:
                 self._receiver.close()
             self._folder.close()
 
+    @contextlib.contextmanager
+    def _busy(self) -> Iterator[None]:
+        """While the disk has something to do: the beat thread tells if that takes long."""
+        self._busy_since_s = self._clock()
+        try:
+            yield
+        finally:
+            self._busy_since_s = None
+
     def _is_ready(self) -> bool:
         """Hold the folder, and listen to the line only while it is held: parts wait there meanwhile."""
         if self._receiver is not None and self._clock() - self._checked_s < RETRY_S:
             return True
         self._checked_s = self._clock()
         try:
-            if not self._folder.is_held:
-                if self._receiver is not None:
-                    _log.warning("archive %s: was deleted or moved away; it is made anew", self._root)
-                self._folder.open()
-                self._keeper.look_again()
+            with self._busy():
+                if not self._folder.is_held:
+                    if self._receiver is not None:
+                        _log.warning("archive %s: was deleted or moved away; it is made anew", self._root)
+                    self._folder.open()
+                    self._keeper.look_again()
+                if self._fault:
+                    self._look_whether_over()
             if self._receiver is None:
                 self._receiver = ArchiveReceiver(self._endpoint)
-            if self._fault:
-                self._look_whether_over()
         except ConfigError as error:
             self._complain(str(error))
             return False
@@ -200,25 +210,30 @@ class Archivist:
         except ProtocolError as error:
             self._refuse(str(error))
             return True
-        self._busy_since_s = self._clock()
         try:
-            written = self._write(encode(part, self._settings))
+            with self._busy():
+                written = self._write(encode(part, self._settings))
         except (ProtocolError, MemoryError) as error:
             self._refuse(str(error) or f"archive {self._root}: there is no memory for a part")
             written = False
-        finally:
-            self._busy_since_s = None
         self._receiver.answer(part, written=written)
         return True
 
     def _keep(self) -> bool:
         """Whether there is more to do at once."""
+        fault, more = "", False
         try:
-            self._keeper.check_floor()
-            return self._keeper.step()
-        except (OSError, ConfigError) as error:
-            self._complain(why_not(self._root, error) if isinstance(error, OSError) else str(error))
-            return False
+            with self._busy():
+                self._keeper.check_floor()
+                more = self._keeper.step()
+        except ConfigError as error:
+            fault = str(error)
+        except OSError as error:
+            fault = why_not(self._root, error, doing=f"{error.filename or 'it'} cannot be looked through or deleted")
+        if fault and fault != self._keeping_fault:
+            _log.error("%s", fault)
+        self._keeping_fault = fault
+        return more
 
     def _write(self, encoded: Encoded) -> bool:
         """Write a part, trying again for a while where that fails; whether it is written.
@@ -226,7 +241,9 @@ class Archivist:
         Raises:
             ProtocolError: the verdict is none of a part.
         """
-        until_s = self._clock() + (RETRY_S if self._stopping.is_set() else GIVE_UP_S)
+        # At the end what could not be written before will not be now.
+        patience_s = GIVE_UP_S if not self._stopping.is_set() else 0.0 if self._fault else RETRY_S
+        until_s = self._clock() + patience_s
         while True:
             try:
                 self._try(encoded)

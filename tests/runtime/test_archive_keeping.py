@@ -133,6 +133,17 @@ def test_a_clock_that_was_ahead_keeps_the_order(store):
     assert store.names == [f"1-{seq}" for seq in range(2, 12)]
 
 
+def test_a_part_that_cannot_be_deleted_does_not_keep_the_others(store):
+    for seq in range(1, 14):
+        store.write(seq)
+    # No file of this name can be unlinked.
+    (store.root / "2026-01-01" / "cam1" / "1-1.overlay.png").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        store.keeper.step()
+    store.settle()
+    assert store.names == [f"1-{seq}" for seq in range(5, 14)]
+
+
 def test_empty_folders_go_and_those_of_people_stay(store):
     store.write(1, folder="2026-01-01/cam1")
     store.write(2, folder="2026-01-02/cam1")

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from inspectd.inspection import Verdict
 from inspectd.runtime.archive import Archive, ArchiveProcess, ArchiveSender, Beat
 from inspectd.runtime.archive.child import archive_command
 from inspectd.runtime.archive.keeping import GIB, Keeper
+from inspectd.runtime.archive.process import Archivist
 
 from .archive_site import ArchiveSite, inspected, message, noise, until
 
@@ -420,7 +422,7 @@ def test_a_disk_that_hangs_is_told_and_nobody_waits_for_it(make_site, tmp_path):
         assert time.monotonic() - begun < 1
         assert taken == 32
         beat = site.hear(lambda beat: beat.fault)
-        assert "has not taken a part for" in beat.fault
+        assert "its disk has not answered for" in beat.fault
         hang(False)
         site.settle()
         assert site.hear(lambda beat: beat.written == 33).fault == ""
@@ -536,6 +538,28 @@ def test_the_quota_is_kept_while_it_writes(make_site):
     found = seqs(site.root)
     assert found == list(range(found[0], 31))
     site.close()
+
+
+def test_a_clock_that_is_set_back_gives_older_folders_and_the_same_order(make_site):
+    """The process's own loop, on a clock that is set by hand."""
+    day_ns = 86_400 * 10**9
+    clock = [20_783 * day_ns]
+    site = make_site(max_gib=60_000 / GIB)  # five parts
+    archivist = Archivist(site.settings, site.endpoint, utc=lambda: clock[0])
+    thread = threading.Thread(target=archivist.run)
+    thread.start()
+    for number in range(10):
+        if number == 4:
+            clock[0] = 3 * day_ns
+        clock[0] += 10**9
+        site.give()
+        site.settle()
+    until(lambda: archivist.beat.deleted == 5)
+    archivist.stop()
+    thread.join()
+    assert [str(part.path.relative_to(site.root)) for part in Archive(site.root).parts()] == [
+        f"1970-01-04/cam1/7-{seq}.json" for seq in range(6, 11)
+    ]
 
 
 def test_pictures_of_16_million_pixels(make_site):

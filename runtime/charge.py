@@ -44,7 +44,7 @@ class Charge:
         except OSError as error:
             self._fail(f"could not be started: {error.strerror}: {self.child.command[0]}")
             return
-        _log.info("%s started as process %d", self.child.name, self.process.number)
+        _log.debug("%s started as process %d", self.child.name, self.process.number)
 
     def stop(self) -> None:
         """Ask its process to end, within its time."""
@@ -107,7 +107,7 @@ class Charge:
         if self._kill_s is not None or (self.child.essential and (meant or wrong)):
             self._last_end = in_words(status) + said
             self._ended = status
-            _log.info("%s %s", self.child.name, self._last_end)
+            _log.debug("%s %s", self.child.name, self._last_end)
         else:
             self._fail(in_words(status) + said, restart=restart)
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
-
-from inspectd.config import Role
 
 __all__ = ["app"]
 
@@ -16,6 +14,8 @@ app = typer.Typer(name="keys", help="Make, list and revoke keys, sign and verify
 
 Keys = Annotated[Path, typer.Option("--keys", metavar="DIR", help="The station's folder of keys (security.keys_dir).")]
 _HERE = Path("state/keys")
+# Not from inspectd.config, which would make every --help slow; its tests hold the two together.
+Role = Literal["viewer", "operator", "engineer"]
 
 
 @app.command(short_help="Make a station's keys.")

@@ -358,3 +358,11 @@ def test_what_other_machines_reach_is_guarded(endpoint, auto, always):
     assert needs_curve(endpoint, "auto") is auto
     assert needs_curve(endpoint, "always") is always
     assert not needs_curve(endpoint, "off")
+
+
+def test_roles_are_the_same_everywhere():
+    from inspectd.config import Role
+    from inspectd.runtime import keys_cli
+    from inspectd.wire import ROLES
+
+    assert Role.__args__ == keys_cli.Role.__args__ == ROLES

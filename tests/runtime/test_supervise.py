@@ -57,7 +57,7 @@ def station(tmp_path, write_config):
 def test_everything_together(station, tmp_path):
     manager = ServiceManager(str(tmp_path / "notify"))
     site = station(
-        '[health]\nport = 0\n[log]\nformat = "json"',
+        '[health]\nport = 0\n[log]\nformat = "json"\nlevel = "DEBUG"',
         NOTIFY_SOCKET=str(tmp_path / "notify"),
         WATCHDOG_USEC="45000000",
     )

@@ -325,8 +325,6 @@ public sealed class Control : IDisposable
     public Control(string endpoint, string name = "")
     {
         socket.Options.Linger = TimeSpan.Zero;
-        socket.Options.HeartbeatInterval = TimeSpan.FromMilliseconds(500);
-        socket.Options.HeartbeatTimeout = TimeSpan.FromMilliseconds(1500);
         socket.Options.ReceiveHighWatermark = 0;
         if (name != "")
             socket.Options.Identity = Encoding.UTF8.GetBytes(name);
@@ -398,8 +396,6 @@ public sealed class Subscriber : IDisposable
     {
         this.patience = patience ?? TimeSpan.FromSeconds(60);
         socket.Options.Linger = TimeSpan.Zero;
-        socket.Options.HeartbeatInterval = TimeSpan.FromMilliseconds(500);
-        socket.Options.HeartbeatTimeout = TimeSpan.FromMilliseconds(1500);
         socket.Options.ReceiveHighWatermark = 0;
         foreach (MessageType type in new[] { MessageType.Verdict, MessageType.Heartbeat, MessageType.State, MessageType.Alarm })
             socket.Subscribe(Message.Topics[type]);

@@ -101,13 +101,14 @@ def run(
 
     from .beats import LINK_VARIABLE
     from .logs import set_up
-    from .station import core_child, run_station
+    from .station import core_child, header_child, run_station
 
     loaded = load_config(config, bundle=bundle)
     if frames is None and LINK_VARIABLE not in os.environ:
         from .supervise import supervise
 
-        raise typer.Exit(supervise(loaded, [core_child(sys.argv[1:])]))
+        children = [core_child(sys.argv[1:]), header_child(loaded)]
+        raise typer.Exit(supervise(loaded, [child for child in children if child is not None]))
     set_up("core", loaded.log)
     say = logging.getLogger("inspectd.line").info
     summary = run_station(

@@ -26,6 +26,8 @@ from types import FrameType
 from inspectd.errors import ConfigError
 from inspectd.wire import HEADER_BYTES, Header
 
+from .beats import Beat, Reporter
+from .logs import fault, set_up_as_told
 from .messaging.header_feed import HeaderFeed
 
 __all__ = ["MAX_CLIENTS", "HeaderPush", "main", "over_tcp"]
@@ -83,6 +85,9 @@ class HeaderPush:
         port: port to listen at; 0 for any free one.
         monotonic_s: clock of all intervals.
 
+    Attributes:
+        each_turn: called several times a second.
+
     Raises:
         ConfigError: the address is taken or cannot be bound.
     """
@@ -90,6 +95,7 @@ class HeaderPush:
     def __init__(
         self, feed: HeaderFeed, host: str, port: int, *, monotonic_s: Callable[[], float] = time.monotonic
     ) -> None:
+        self.each_turn: Callable[[], None] = lambda: None
         self._feed = feed
         self._monotonic_s = monotonic_s
         self._clients: set[_Client] = set()
@@ -106,6 +112,11 @@ class HeaderPush:
         host, port = self._listener.getsockname()[:2]
         return str(host), int(port)
 
+    @property
+    def clients(self) -> int:
+        """How many are connected."""
+        return len(self._clients)
+
     def end_with(self, life: int) -> None:
         """End when the other end of this pipe is closed."""
         self._selector.register(life, selectors.EVENT_READ, self.stop)
@@ -118,6 +129,7 @@ class HeaderPush:
         """Serve until `stop`, then give clients a moment for what waits."""
         while not self._over:
             self._step(_TICK_S)
+            self.each_turn()
         self._pass_on()
         give_up_s = self._monotonic_s() + _DRAIN_S
         while any(client.waiting for client in self._clients) and self._monotonic_s() < give_up_s:
@@ -251,19 +263,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, required=True, help="port to listen at; 0 for any")
     parser.add_argument("--life", type=int, help="descriptor of a pipe: end when its other end is closed")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="inspectd: %(message)s")
+    set_up_as_told("headers")
+    reporter = Reporter.from_environment()
     try:
-        with HeaderFeed(options.endpoint) as feed:
+        with contextlib.closing(reporter), HeaderFeed(options.endpoint) as feed:
             push = HeaderPush(feed, options.host, options.port)
             with contextlib.closing(push):
-                _serve(push, options.life)
+                _serve(push, options.life, reporter)
     except ConfigError as error:
-        sys.stderr.write(f"inspectd: {error}\n")
+        fault(str(error))
         return 2
     return 0
 
 
-def _serve(push: HeaderPush, life: int | None) -> None:
+def _serve(push: HeaderPush, life: int | None, reporter: Reporter) -> None:
+    def beat() -> Beat:
+        return Beat(state="Serving", ready=True, status=f"{push.clients} clients at {host}:{port}")
+
     def end(_number: int, _frame: FrameType | None) -> None:
         push.stop()
 
@@ -272,10 +288,17 @@ def _serve(push: HeaderPush, life: int | None) -> None:
     if life is not None:
         push.end_with(life)
     host, port = push.address
-    with contextlib.suppress(BrokenPipeError):
-        sys.stdout.write(f"{host}:{port}\n")
-        sys.stdout.flush()
+    if reporter.is_supervised:
+        # Standard output is the station's.
+        _log.info("headers go to whoever connects to %s:%d", host, port)
+    else:
+        with contextlib.suppress(BrokenPipeError):
+            sys.stdout.write(f"{host}:{port}\n")
+            sys.stdout.flush()
+    reporter.gone = push.stop
+    push.each_turn = lambda: reporter.tick(beat)
     push.run()
+    reporter.bye(0)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ from .own_engine import open_own
 from .signals import stopping
 from .sources import make_source
 
-__all__ = ["check_station", "core_child", "demo_bundle", "run_station"]
+__all__ = ["check_station", "core_child", "demo_bundle", "header_child", "run_station"]
 
 CORE_SILENT_S = 10.0
 """A core that does not beat for so long hangs; to let go of a camera that hangs takes it some of that."""
@@ -337,6 +337,15 @@ def core_child(arguments: Sequence[str]) -> Child:
         silent_s=CORE_SILENT_S,
         drain_s=CORE_DRAIN_S,
     )
+
+
+def header_child(config: Config) -> Child | None:
+    """The process that pushes headers over TCP; None where no port is set."""
+    if config.publish.header_port is None:
+        return None
+    local = local_endpoint(config.station.state_dir, "pub")
+    where = ("--host", config.publish.header_host, "--port", str(config.publish.header_port))
+    return Child("headers", (sys.executable, "-m", "inspectd.runtime.header_push", "--from", local, *where))
 
 
 def check_station(config: Config, *, announce: Callable[[str], None]) -> None:

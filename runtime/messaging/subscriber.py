@@ -69,6 +69,8 @@ class Subscriber:
         """
         link = Link(zmq.SUB, self.endpoint)
         link.socket.maxmsgsize = MAX_PAYLOAD_BYTES
+        # With a queue that can be full, libzmq ends the process after a connection that was made anew (issue 3937).
+        link.socket.rcvhwm = 0
         for topic in self._topics:
             link.socket.setsockopt_string(zmq.SUBSCRIBE, topic)
         try:

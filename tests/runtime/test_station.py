@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from inspectd.bundle import load_bundle
 from inspectd.errors import NotReached, RequestError
 from inspectd.runtime.journal import JournalReader
 from inspectd.runtime.messaging import Requester, Silence, Subscriber
-from inspectd.wire import AlarmBody, Message, MessageType, StateBody, StatsBody, VerdictBody, read_body
+from inspectd.wire import AlarmBody, Header, Message, MessageType, StateBody, StatsBody, VerdictBody, read_body
 
 from .conftest import children, core_of, finish, inspectd, summary_of
 
@@ -113,6 +114,14 @@ def station(write_config, tmp_path, start):
             running.process.kill()
             running.process.communicate()
 
+    @contextmanager
+    def again(before: Running) -> Iterator[Running]:
+        """With the configuration as it is now."""
+        running = Running(start("run", before.folder / "line.toml"), before.folder)
+        with running.requester, running.subscriber:
+            yield running
+
+    run.again = again
     return run
 
 
@@ -582,3 +591,32 @@ def test_a_supervisor_that_is_killed_takes_its_station_along_in_good_order(stati
         while Path(f"/proc/{core}").exists():
             assert time.monotonic() < deadline
             time.sleep(0.05)
+
+
+def test_headers_are_pushed_to_a_plc_over_tcp(station, pictures):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with station() as running:
+        pass
+    config = running.folder / "line.toml"
+    config.write_text(config.read_text().replace("[publish]\n", f"[publish]\nheader_port = {port}\n"))
+    with station.again(running) as running:
+        running.until(lambda message: message.header.msg_type == MessageType.VERDICT)
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                plc = socket.create_connection(("127.0.0.1", port), 1.0)
+                break
+            except OSError:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        with plc, plc.makefile("rb") as stream:
+            headers = [Header.unpack(stream.read(64)) for _ in range(60)]
+        verdicts = [header.seq for header in headers if header.msg_type == MessageType.VERDICT]
+        assert len(verdicts) > 30
+        assert verdicts == list(range(verdicts[0], verdicts[0] + len(verdicts)))
+        (push,) = [child for child, command in children(running.process.pid).items() if "header_push" in command]
+        os.kill(push, signal.SIGKILL)
+        assert "SIGKILL" in running.open_alarm("process.restarted.headers")["message"]
+        running.process.terminate()
+        assert finish(running.process)[0] == 0

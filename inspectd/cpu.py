@@ -5,6 +5,7 @@ What `export-trt` compares with the trained network and what a station runs go t
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -152,6 +153,9 @@ def _card_of(session: Any) -> str | None:  # noqa: ANN401 - it has no types
 def _session(model: bytes, *, threads: int, optimised: bool = True) -> Any:  # noqa: ANN401 - it has no types
     import onnxruntime
 
+    # It would write into a database of its own what it does. What a line does is the factory's own affair.
+    with contextlib.suppress(AttributeError):  # versions of before have none
+        onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

@@ -81,7 +81,7 @@ class Charge:
         self._was_ready = self._was_ready or process.ready_s is not None
         status = process.status()
         if status is not None:
-            process.hear()  # what it said at its end
+            process.hear_out()
             self._was_ready = self._was_ready or process.ready_s is not None
             self._end(process, status, restart=restart)
         elif self._kill_s is not None:

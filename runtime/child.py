@@ -154,6 +154,13 @@ class ChildProcess:
                 case _:
                     pass
 
+    def hear_out(self) -> None:
+        """Take all that is left of a process that has ended; its good-bye comes last."""
+        for _ in range(_MOST_PACKETS):
+            if self._is_closed:
+                return
+            self.hear()
+
     def _take(self, beat: Beat) -> None:
         self._heard_s = self._beaten_s = self._clock()
         self.stats = beat.stats or self.stats

@@ -43,6 +43,7 @@ _BASE = {
     "onnxruntime": "onnxruntime",
     "pydantic": "pydantic",
     "zmq": "pyzmq",
+    "prometheus_client": "prometheus-client",
     "genicam.gentl": "genicam",
     "harvesters.core": "harvesters",
 }

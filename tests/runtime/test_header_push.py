@@ -24,6 +24,7 @@ from inspectd.frame import Frame
 from inspectd.inspection import Inspection, Verdict
 from inspectd.mask import ClassMap, Mask
 from inspectd.runtime.header_push import MAX_CLIENTS, main
+from inspectd.runtime.logs import LOG_VARIABLE
 from inspectd.runtime.messaging import CameraStream, Publisher
 from inspectd.wire import Header, MessageType, State
 
@@ -55,6 +56,7 @@ class Site:
             stderr=self.log,
             text=True,
             pass_fds=(life,),
+            env={**os.environ, LOG_VARIABLE: '{"format": "text", "level": "INFO"}'},
         )
         os.close(life)
         host, port = self.process.stdout.readline().strip().rsplit(":", 1)

@@ -38,7 +38,10 @@ def test_a_signal_reaches_the_core_once_and_the_others_after_it(station):
     assert {note["why"] for name in ("core", "archive") for note in station.noted(name, "end")} == {"SIGTERM"}
 
 
-@pytest.mark.parametrize(("way", "expected"), [("bye 0", 0), ("bye 1", 1), ("bye 2", 2), ("exit 0", 0), ("exit 2", 2)])
+@pytest.mark.parametrize(
+    ("way", "expected"),
+    [("bye 0", 0), ("bye 1", 1), ("bye 2", 2), ("flood-bye 1", 1), ("exit 0", 0), ("exit 2", 2)],
+)
 def test_an_end_on_purpose_and_an_error_of_configuration_are_passed_on(station, way, expected):
     station.start(core=way, archive="run")
     status, log = station.finish()

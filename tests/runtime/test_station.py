@@ -18,6 +18,7 @@ import pytest
 
 from inspectd.bundle import load_bundle
 from inspectd.errors import NotReached, RequestError
+from inspectd.runtime.access import ClientKeys
 from inspectd.runtime.journal import JournalReader
 from inspectd.runtime.messaging import Requester, Silence, Subscriber
 from inspectd.wire import AlarmBody, Header, Message, MessageType, StateBody, StatsBody, VerdictBody, read_body
@@ -620,3 +621,119 @@ def test_headers_are_pushed_to_a_plc_over_tcp(station, pictures):
         assert "SIGKILL" in running.open_alarm("process.restarted.headers")["message"]
         running.process.terminate()
         assert finish(running.process)[0] == 0
+
+
+# Keys
+
+
+def keys(*arguments: object) -> tuple[int, str, str]:
+    return finish(inspectd("keys", *arguments))
+
+
+@pytest.fixture
+def guarded(station, pictures, tmp_path):
+    """A station at two TCP ports that ask for keys, and the files of two clients."""
+    folder = tmp_path / "state" / "keys"
+    assert keys("station", "--keys", folder)[0] == 0
+    for name, role in (("anna", "engineer"), ("plc", "viewer")):
+        assert keys("client", name, "--role", role, "--out", tmp_path / f"{name}.toml", "--keys", folder)[0] == 0
+    ports = []
+    for _ in range(2):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            ports.append(free.getsockname()[1])
+    with station():
+        pass
+    config = tmp_path / "line.toml"
+    text = config.read_text().replace(f'endpoint = "ipc://{tmp_path}/pub"', f'endpoint = "tcp://127.0.0.1:{ports[0]}"')
+    text += f'\n[control]\nendpoint = "tcp://127.0.0.1:{ports[1]}"\n[security]\ncurve = "always"\n'
+    config.write_text(text)
+    return config, f"tcp://127.0.0.1:{ports[0]}", f"tcp://127.0.0.1:{ports[1]}"
+
+
+def test_whoever_has_no_key_gets_nothing_and_who_has_one_what_his_role_allows(guarded, start, tmp_path):
+    config, publish, ctl = guarded
+    process = start("run", config)
+    anna, plc = (ClientKeys.load(tmp_path / f"{name}.toml").apply for name in ("anna", "plc"))
+    with (
+        Subscriber(publish, secure=plc) as known,
+        Subscriber(publish) as nobody,
+        Requester(ctl, secure=anna) as engineer,
+        Requester(ctl, secure=plc) as viewer,
+        Requester(ctl) as without,
+    ):
+        assert isinstance(known.receive(20.0), Message)
+        assert isinstance(nobody.receive(1.0), Silence)
+        with pytest.raises(NotReached):
+            without.ask("hello", timeout_s=1.0)
+        assert engineer.ask("hello").result["client"] == "anna"
+        assert (viewer.ask("hello").result["role"], viewer.ask("snapshot").ok) == ("viewer", True)
+        with pytest.raises(RequestError, match="needs the role operator"):
+            viewer.ask("stop")
+        refused = [alarm for alarm in engineer.ask("snapshot").result["alarms"] if alarm["code"] == "security.refused"]
+        assert len(refused) == 1, "however often somebody tried it is one alarm"
+        # Revoked while it is connected: it hears nothing more, and the others go on.
+        assert keys("revoke", "plc", "--keys", tmp_path / "state" / "keys")[0] == 0
+        deadline = time.monotonic() + 20
+        while not isinstance(known.receive(1.5), Silence):
+            assert time.monotonic() < deadline, "it is still let in"
+        with pytest.raises((NotReached, RequestError)):
+            viewer.ask("hello", timeout_s=2.0)
+        assert engineer.ask("hello", timeout_s=20).result["client"] == "anna"
+        assert engineer.ask("stop", timeout_s=20).result == {"state": "Ready"}
+        process.terminate()
+        assert finish(process)[0] == 0
+    with JournalReader(tmp_path / "state" / "journal.db") as reader:
+        trail = [(each.name, each.op) for each in reader.requests()]
+    assert trail == [("plc", "stop"), ("anna", "stop")]
+
+
+def test_without_keys_a_guarded_station_does_not_start(guarded, start, tmp_path):
+    config, _, _ = guarded
+    shutil.rmtree(tmp_path / "state" / "keys")
+    for command in ("check", "run"):
+        status, _, err = finish(start(command, config))
+        assert status == 2
+        assert "inspectd keys station --keys" in err
+
+
+def test_watch_and_ctl_come_with_keys(guarded, start, tmp_path):
+    config, publish, ctl = guarded
+    process = start("run", config)
+    options = ("--keys", tmp_path / "anna.toml")
+    status, out, _ = finish(start("watch", publish, "--json", "--frames", 3, "--timeout", 20, *options))
+    assert (status, len(out.splitlines())) == (0, 3)
+    status, out, _ = finish(start("ctl", "stop", "--at", ctl, "--json", *options))
+    assert (status, json.loads(out)) == (0, {"state": "Ready"})
+    assert finish(start("watch", publish, "--json", "--frames", 1, "--timeout", 1))[0] == 1
+    status, out, _ = keys("list", "--keys", tmp_path / "state" / "keys")
+    assert status == 0
+    assert "engineer" in out
+    assert (tmp_path / "state" / "keys" / "station.key").read_text().strip() not in out
+    process.terminate()
+    finish(process)
+
+
+def test_only_signed_bundles_are_run_where_that_is_asked_for(station, pictures, start, bundle_path, tmp_path):
+    signed = shutil.copytree(bundle_path, tmp_path / "models" / "signed")
+    shutil.copytree(bundle_path, tmp_path / "models" / "unsigned")
+    assert keys("signing", "Anna", "--out", tmp_path / "anna.key")[0] == 0
+    assert keys("sign", signed, "--key", tmp_path / "anna.key")[0] == 0
+    shutil.copy(tmp_path / "anna.key.pub", tmp_path / "trusted")
+    status, out, _ = keys("verify", signed, "--trusted", tmp_path / "trusted")
+    assert (status, "signed by Anna" in out) == (0, True)
+    assert keys("verify", tmp_path / "models" / "unsigned", "--trusted", tmp_path / "trusted")[0] == 2
+    with station():
+        pass
+    config = tmp_path / "line.toml"
+    text = config.read_text().replace("threads = 1", f'threads = 1\ntrusted_keys = "{tmp_path}/trusted"')
+    config.write_text(text)
+    status, _, err = finish(start("run", config))
+    assert (status, "is not signed" in err) == (2, True)
+    process = start("run", config, "--bundle", signed)
+    with Requester(f"ipc://{tmp_path}/state/ctl") as requester:
+        requester.ask("hello", timeout_s=20)
+        with pytest.raises(RequestError, match="is not signed"):
+            requester.ask("load_model", {"bundle": "unsigned"}, timeout_s=20)
+        assert requester.ask("load_model", {"bundle": "signed"}, timeout_s=20).ok
+    process.terminate()
+    assert finish(process)[0] == 0

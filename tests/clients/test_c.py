@@ -312,6 +312,23 @@ def test_without_control_what_is_missed_is_told(bench, example):
     assert sorted(had + told) == list(range(min(had + told), len(bench.written()) + 1))
 
 
+def test_one_camera_alone(bench, example):
+    bench.start(rate=200, cameras=3, drop=0.1)
+    client = Running(example, bench.publish, bench.control, "--camera", "cam2")
+    wait_until(lambda: client.of("started"), "the first snapshot")
+    time.sleep(0.5)
+    bench.kill()
+    bench.start(rate=200, cameras=3, drop=0.1)
+    time.sleep(0.5)
+    bench.quieten()
+    expected = [each for each in client.expected(bench) if each[1] == 1]
+    wait_until(lambda: len(client.results) >= len(expected), "all results")
+    client.stop()
+    assert client.results == expected
+    assert not client.of("changed") + client.of("lost") + client.of("spoiled")
+    assert {words[3] for words in client.of("result")} == {"cam2"}
+
+
 def test_a_station_that_is_away_is_waited_for_and_left(bench, example):
     client = Running(example, bench.publish, bench.control)
     time.sleep(0.3)

@@ -1,4 +1,4 @@
-"""Subscribers that are stopped for longer than the heartbeats of their connections wait, while their queues are full."""
+"""Subscribers that stand still for longer than the heartbeats of their connections wait."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def failed(number: int) -> Inspection:
 
 
 def test_they_go_on_when_they_wake():
-    """With a bounded queue libzmq 4.3.5 ends the process, by chance (its issue 3937): so twelve, one after the other."""
+    """With a bounded queue libzmq 4.3.5 ends the process (its issue 3937), by chance: so twelve of them."""
     with Publisher("tcp://127.0.0.1:*", epoch=1, cameras={"cam1": CameraStream()}) as publisher:
         process = subprocess.Popen(
             [sys.executable, "-c", STALLING, publisher.endpoint],

@@ -1,6 +1,7 @@
 /* A line for each result of a station, each exactly once, across gaps and starts of the station.
  *
  *     example tcp://10.0.0.5:5560 tcp://10.0.0.5:5561 [--masks]      control may be "-": then nothing is fetched again
+ *     example tcp://10.0.0.5:5560 tcp://10.0.0.5:5561 --camera cam1  of one camera alone
  *     example tcp://10.0.0.5:5560 - --part CAMERA TRIGGER_ID MS      good (exit 0) or reject (exit 1)
  */
 #include "ins1.h"
@@ -86,9 +87,12 @@ int main(int count, char **words) {
     ins1_options options = {0};
     ins1_gate gate;
     char error[256];
+    char topic[INS1_MAX_TOPIC_BYTES + 1];
     int one_part = count == 7 && strcmp(words[3], "--part") == 0;
-    if (count != 3 && !(count == 4 && strcmp(words[3], "--masks") == 0) && !one_part) {
-        fprintf(stderr, "expected: %s PUBLISH CONTROL [--masks], or PUBLISH - --part CAMERA TRIGGER_ID MS\n", words[0]);
+    int one_camera = count == 5 && strcmp(words[3], "--camera") == 0;
+    if (count != 3 && !(count == 4 && strcmp(words[3], "--masks") == 0) && !one_camera && !one_part) {
+        fprintf(stderr, "expected: %s PUBLISH CONTROL [--masks], PUBLISH CONTROL --camera NAME, or ", words[0]);
+        fprintf(stderr, "PUBLISH - --part CAMERA TRIGGER_ID MS\n");
         return 2;
     }
     signal(SIGINT, stop);
@@ -98,6 +102,10 @@ int main(int count, char **words) {
     options.masks = count == 4;
     options.handler = print_event;
     options.stopped = is_over;
+    if (one_camera) {
+        snprintf(topic, sizeof topic, "ins1/verdict/%s/", words[4]);
+        options.topics[0] = topic;
+    }
     if (one_part) {
         ins1_gate_init(&gate, words[4], INS1_HEARTBEAT_MS);
         uint32_t trigger_id = (uint32_t)strtoul(words[5], NULL, 10);

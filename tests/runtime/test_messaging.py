@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import subprocess
 import sys
 import time
@@ -339,28 +340,52 @@ def test_what_is_not_ins1_is_refused_and_the_next_is_read(raw_publisher):
     assert subscriber.lost == {0: 1}
 
 
+SLOW = """
+import sys
+from inspectd.runtime.messaging import Subscriber
+from inspectd.wire import Message, MessageType
+received = 0
+with Subscriber(sys.argv[1]) as subscriber:
+    while received + subscriber.lost[0] < int(sys.argv[2]):
+        message = subscriber.receive(10)
+        assert isinstance(message, Message), message
+        if message.header.msg_type == MessageType.HEARTBEAT:
+            print("hears", flush=True)
+        received += message.header.msg_type == MessageType.VERDICT
+    print(received, subscriber.lost[0])
+"""
+
+
 def test_a_slow_subscriber_loses_and_learns_how_much():
     """SNDHWM drops the newest; the publisher goes on, and the heartbeat tells the end of it."""
     total = 4000
-    with (
-        Publisher(ANY_PORT, epoch=1, cameras=CAMERAS, preview=True, heartbeat_s=0.01) as publisher,
-        Subscriber(publisher.endpoint) as subscriber,
-    ):
-        connected(publisher, subscriber)
+    with Publisher(ANY_PORT, epoch=1, cameras=CAMERAS, preview=True, heartbeat_s=0.05) as publisher:
+        process = subprocess.Popen(
+            [sys.executable, "-c", SLOW, publisher.endpoint, str(total)], stdout=subprocess.PIPE, text=True
+        )
+        assert publisher.wait_for_subscriber(30)
+        publisher.tick()
+        time.sleep(0.1)
+        publisher.tick()
+        assert process.stdout.readline() == "hears\n"
+        process.send_signal(signal.SIGSTOP)
         pixels = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
         labels = np.zeros((128, 128), np.uint8)
         frame = Frame("cam1", 1, pixels, 10)
         result = Inspection(frame, Verdict.OK, (), Mask(labels, ClassMap(("a",))), "")
         for _ in range(total):
             publisher.publish(result)
-        received = 0
-        deadline = time.monotonic() + 10
-        while received + subscriber.lost[0] < total and time.monotonic() < deadline:
+        process.send_signal(signal.SIGCONT)
+        deadline = time.monotonic() + 30
+        while process.poll() is None and time.monotonic() < deadline:
             publisher.tick()
-            message = subscriber.receive(0.005)
-            received += isinstance(message, Message) and message.header.msg_type == MessageType.VERDICT
-        assert received + subscriber.lost[0] == total
-        assert subscriber.lost[0] > 0
+            time.sleep(0.01)
+        *_, line = process.stdout.read().splitlines()
+        process.stdout.close()
+    assert process.returncode == 0
+    received, lost = map(int, line.split())
+    assert received + lost == total
+    assert lost > 0
 
 
 LINE = """

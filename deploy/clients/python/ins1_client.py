@@ -959,6 +959,8 @@ class Subscriber:
             yield from self._compare(message)
             return
         key = header.epoch, header.stream
+        if self.epoch is not None and header.epoch < self.epoch and key not in self._done:
+            return  # of before the snapshot that this client began with
         self._names[key] = message.camera
         if self._control is None:
             self._begin_at(key, header.seq - 1)

@@ -245,8 +245,8 @@ def test_what_the_package_imports_is_what_it_declares():
 def test_every_extra_is_declared_and_names_a_package():
     extras = PROJECT["project"]["optional-dependencies"]
     assert {
-        *("train", "baselines", "export", "tensorrt", "cuda-python", "tensorrt-rtx", "openvino"),
-        *("web", "modbus", "mqtt", "opcua", "dev"),
+        *("train", "baselines", "export", "tensorrt", "cuda-python", "tensorrt-rtx", "openvino", "parquet"),
+        *("signatures", "web", "modbus", "mqtt", "opcua", "dev"),
     } == set(extras)
     assert all(Requirement(text).name for texts in extras.values() for text in texts)
 

@@ -98,9 +98,10 @@ def start(monkeypatch) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
     yield run
     for process in processes:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
+        process.kill()
+        process.wait()
+        for stream in (process.stdout, process.stderr):
+            stream.close()
 
 
 @pytest.fixture

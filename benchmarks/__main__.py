@@ -15,17 +15,8 @@ from inspectd.errors import InspectdError
 from .measure import Report, machine, machine_text
 
 BENCHMARKS = (
-    "render",
-    "line",
-    "station",
-    "training",
-    "dst",
-    "engines",
-    "painter",
-    "camera",
-    "formats",
-    "archive",
-    "faults",
+    *("render", "line", "station", "messages", "training", "dst", "engines", "painter"),
+    *("camera", "formats", "archive", "faults"),
 )
 ON_REQUEST = ("faults",)
 """Not among `all`: it takes as long as it is told to."""
@@ -38,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         "render": _render,
         "line": _line,
         "station": _station,
+        "messages": _messages,
         "training": _training,
         "dst": _dst,
         "engines": _engines,
@@ -144,6 +136,12 @@ def _station(options: argparse.Namespace) -> Report:
             threads=options.threads,
             state_dir=Path(folder),
         )
+
+
+def _messages(options: argparse.Namespace) -> Report:
+    from .messages import run
+
+    return run(repeats=options.repeats)
 
 
 def _training(options: argparse.Namespace) -> Report:

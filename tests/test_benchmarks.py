@@ -112,6 +112,21 @@ def check_comparison(values: dict[str, Any], *, rounds: int, bound: float) -> No
     assert values["passed"] is (values["ratio"] <= bound)
 
 
+def test_station(bundle: Path, tmp_path: Path) -> None:
+    arguments = ("--bundle", bundle, "--repeats", "2", "--frames", "9", "--threads", "1", "--state", tmp_path)
+    values = figures("station", *arguments, json_file=tmp_path / "out.json")
+    check_comparison(values, rounds=2, bound=1.15)
+    assert not list(tmp_path.glob("inspectd-*")), "what it wrote is left behind"
+
+
+def test_messages(tmp_path: Path) -> None:
+    values = figures("messages", "--repeats", "1", json_file=tmp_path / "out.json")
+    assert set(values["coding"]) == {"rle8", "rle8+zlib", "png8"}
+    assert all(min(its.values()) > 0 for its in values["coding"].values())
+    assert all(0 < us < 1e6 for pair in values["sending_us"].values() for us in pair)
+    assert values["journal"]["rows_per_s"] > 10
+
+
 def test_line(bundle: Path, tmp_path: Path) -> None:
     values = figures(
         "line", "--bundle", bundle, "--repeats", "2", "--frames", "9", "--threads", "1", json_file=tmp_path / "out.json"
@@ -119,7 +134,9 @@ def test_line(bundle: Path, tmp_path: Path) -> None:
     check_comparison(values, rounds=2, bound=1.15)
     stages = values["stages_ms"]
     assert set(stages) == {"wait", "pre", "infer", "post", "publish", "rest"}
-    assert sum(ms for name, ms in stages.items() if name not in ("wait", "publish")) == pytest.approx(fmean(values["measured_ms"]))
+    assert sum(ms for name, ms in stages.items() if name not in ("wait", "publish")) == pytest.approx(
+        fmean(values["measured_ms"])
+    )
     assert min(stages.values()) >= 0
     assert values["frames_per_s"] == pytest.approx(1000 / median(values["measured_ms"]))
 

@@ -55,6 +55,7 @@ from .alarms import Alarms
 from .archive import ArchiveKeeper
 from .beats import Alarm as ReportedAlarm
 from .beats import Beat, Reporter, Stage
+from .clock import is_synchronised
 from .control import Client, Outcome
 from .engine import Engine, golden_samples, self_test
 from .gate import Gate
@@ -72,6 +73,8 @@ REFUSED_S = 10.0
 """So long after a connection was refused the alarm stays."""
 OVERDUE_S = 10.0
 """So long after a deadline was missed the alarm stays."""
+CLOCK_S = 10.0
+"""How often it is asked whether the clock is synchronised."""
 CLOCK_STEP_S = 1.0
 """The clock was stepped where it moved so far against the monotonic one between two looks."""
 _IDLE_S = 0.05
@@ -219,7 +222,7 @@ class Core:
         self._ending: Event | None = None
         self._answer_at_end: list[Answering] = []
         self._loading = False
-        self._next_watch_ns = self._next_stats_ns = 0
+        self._next_watch_ns = self._next_stats_ns = self._next_clock_ns = 0
         self._overdue_seen = 0
         self._overdue_until_ns = 0
         self._refused_seen = self._archive_restarts = 0
@@ -522,6 +525,9 @@ class Core:
             self.alarms.clear("archive.refusing")
 
     def _watch_clock(self, now_ns: int) -> None:
+        if now_ns >= self._next_clock_ns:
+            self._next_clock_ns = now_ns + round(CLOCK_S * 1e9)
+            self.publisher.time_synced = is_synchronised()
         offset_ns = self._utc() - now_ns
         if abs(moved_s := (offset_ns - self._clock_offset_ns) / 1e9) > CLOCK_STEP_S:
             self.alarms.tell(

@@ -6,7 +6,6 @@ and nothing but the standard library is imported before it has been tried.
 
 from __future__ import annotations
 
-import ctypes
 import importlib.metadata
 import importlib.util
 import json
@@ -24,6 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from inspectd.errors import InspectdError
+
+from .clock import kernel_clock
 
 if TYPE_CHECKING:
     from .sources.survey import FoundCamera, Surveyed
@@ -87,7 +88,6 @@ else:
         print(json.dumps({"fault": str(error)}))
 """
 _INFO = "from inspectd.runtime.entry import main; main()"
-_TIME_ERROR = 5  # of adjtimex: the clock is not synchronised
 _GIB = 2**30
 _LITTLE_SPACE, _LITTLE_SHM = _GIB, _GIB // 8
 _PORT = 5560
@@ -302,19 +302,10 @@ def _clock(ask: Ask) -> tuple[bool, str]:
     shown = (ask(["timedatectl", "show", "--property=NTPSynchronized", "--value"]) or "").strip()
     if shown in {"yes", "no"}:
         return shown == "yes", f"timedatectl: {'' if shown == 'yes' else 'not '}synchronised"
-    state = _kernel_clock()
+    state = kernel_clock()
     if state is None:
         return False, "cannot be told: neither chrony nor timedatectl answers"
     return state, f"the kernel says that it is {'' if state else 'not '}synchronised"
-
-
-def _kernel_clock() -> bool | None:
-    try:
-        # A struct timex of zeros asks and changes nothing; its 208 bytes with room to spare.
-        answer = int(ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(512)))
-    except (OSError, AttributeError):
-        return None
-    return None if answer < 0 else answer != _TIME_ERROR
 
 
 # Storage

@@ -135,7 +135,7 @@ def test_the_clock_is_told_by_what_keeps_it(answers, verdict, words):
 
 @pytest.mark.parametrize(("state", "verdict"), [(True, "ok"), (False, "warning"), (None, "warning")])
 def test_without_a_daemon_the_kernel_tells(monkeypatch, state, verdict):
-    monkeypatch.setattr(doctor, "_kernel_clock", lambda: state)
+    monkeypatch.setattr(doctor, "kernel_clock", lambda: state)
     (check,) = check_clock(lambda command: None)
     assert check.verdict == verdict
 

@@ -18,15 +18,17 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from inspectd.errors import NotReached
 from inspectd.runtime.journal import JournalReader
-from inspectd.wire import MessageType
+from inspectd.runtime.messaging import Subscriber
+from inspectd.wire import MessageType, StatsBody, read_body
 
 from ..clients.bench import CLIENTS  # noqa: TID252
 from ..clients.test_c import build  # noqa: TID252
-from .conftest import core_of, finish
+from .conftest import core_of, finish, summary_of
 from .test_station import Running, start, station  # noqa: F401 - fixtures
 
 RATE = 200
@@ -182,3 +184,74 @@ def test_every_result_once_over_twenty_kills_of_the_core(station, pictures, tmp_
     figures["results_per_s"] = round(figures["journalled"] / (time.monotonic() - began), 1)
     with capsys.disabled():
         print(f"\n{json.dumps(figures)}")  # noqa: T201
+
+
+def latencies_ms(running: Running, count: int) -> list[float]:
+    """Of the next results, from their frame's arrival to their publishing."""
+    return [
+        running.until(lambda message: message.header.msg_type == MessageType.VERDICT).header.latency_us / 1000
+        for _ in range(count)
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_stalled_subscriber_does_not_raise_the_latency(station, pictures, tmp_path, capsys):  # noqa: F811
+    alone, beside = [], []
+    with station(FAST) as running:
+        latencies_ms(running, 200)
+        for _ in range(5):
+            alone.append(np.percentile(latencies_ms(running, 1000), 99))
+            with Subscriber(f"ipc://{tmp_path}/pub") as stalled:
+                stalled.receive(5.0)  # and never again
+                beside.append(np.percentile(latencies_ms(running, 1000), 99))
+        running.process.terminate()
+        finish(running.process)
+    ratio = statistics.median(beside) / statistics.median(alone)
+    figures = {
+        "p99_ms_alone": list(map(float, alone)),
+        "p99_ms_beside": list(map(float, beside)),
+        "ratio": float(ratio),
+    }
+    with capsys.disabled():
+        print(f"\n{json.dumps(figures)}")  # noqa: T201
+    assert ratio < 1.5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(6 * 3600)
+def test_an_hour_leaves_memory_and_descriptors_as_they_were(station, pictures, tmp_path, capsys):  # noqa: F811
+    """30 parts a second with journal, masks and archive; `INSPECTD_SOAK_MINUTES` for another time than 60."""
+    minutes = float(os.environ.get("INSPECTD_SOAK_MINUTES", "60"))
+    samples: list[StatsBody] = []
+    more = f'[archive]\npath = "{tmp_path}/archive"\nok_every = 30\nmax_gib = 0.05\n[journal]\nmax_mib = 64\n'
+    with station(FAST.replace(str(RATE), "30"), more) as running:
+        until = time.monotonic() + 60 * minutes
+        while time.monotonic() < until:
+            message = running.until(lambda message: message.header.msg_type == MessageType.STATS)
+            samples.append(read_body(message, StatsBody))
+            last = samples[-1]
+            assert last.triggers == last.waiting + sum(last.verdicts.values())
+        running.process.terminate()
+        status, out, _ = finish(running.process)
+    settled = samples[len(samples) // 10 :]
+    quarter = max(1, len(settled) // 4)
+    memory = [statistics.median(each.memory_bytes for each in part) for part in (settled[:quarter], settled[-quarter:])]
+    descriptors = [max(each.descriptors for each in part) for part in (settled[:quarter], settled[-quarter:])]
+    figures = {
+        "minutes": minutes,
+        "verdicts": summary_of(out)["verdicts"],
+        "not_durable": summary_of(out)["not_durable"],
+        "not_inspected": summary_of(out)["not_inspected"],
+        "memory_mib": [round(value / 2**20, 1) for value in memory],
+        "descriptors": descriptors,
+        "archived": last.archived,
+        "archive_refused": last.archive_refused,
+        "journal_mib": round(last.journal_bytes / 2**20, 1),
+    }
+    with capsys.disabled():
+        print(f"\n{json.dumps(figures)}")  # noqa: T201
+    assert status == 0
+    assert summary_of(out)["frames"] == summary_of(out)["verdicts"]
+    assert memory[1] < 1.05 * memory[0]
+    assert descriptors[1] <= descriptors[0]

@@ -9,6 +9,7 @@ posted. A fault leads to the state Error with an alarm, and from there a client 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -224,7 +225,7 @@ class Core:
         self._loading = False
         self._next_watch_ns = self._next_stats_ns = self._next_clock_ns = 0
         self._overdue_seen = 0
-        self._overdue_until_ns = 0
+        self._overdue_until_ns = self._archive_until_ns = 0
         self._refused_seen = self._archive_restarts = 0
         self._clock_offset_ns = utc() - clock()
         self._injected: set[str] = set()
@@ -516,12 +517,13 @@ class Core:
         refused = 0 if self._archive is None else self._archive.refused
         if refused > self._refused_seen:
             self._refused_seen = refused
+            self._archive_until_ns = now_ns + round(OVERDUE_S * 1e9)
             self.alarms.set(
                 "archive.refusing",
                 Severity.WARNING,
                 "the archive does not keep up: pictures of parts are missing in it",
             )
-        elif now_ns > self._overdue_until_ns:
+        elif now_ns > self._archive_until_ns:
             self.alarms.clear("archive.refusing")
 
     def _watch_clock(self, now_ns: int) -> None:
@@ -886,6 +888,10 @@ class Core:
 
     def _note_failed_swap(self, why: str) -> None:
         model = self.models.current
+        if model is not None:
+            # The rule may have been changed since that model judged.
+            with contextlib.suppress(ConfigError):
+                self.models.replace_rule(self._model(LoadedBundle(model.bundle, model.engine)))
         name = "" if model is None else model.bundle.card.name
         self.alarms.set(
             "model.rolled_back",

@@ -196,7 +196,7 @@ class Gate:
             return
         try:
             access = self._folder.load()
-        except ConfigError as error:
+        except (ConfigError, OSError) as error:
             # Those who were let in stay; a list that is half written is whole at the next look.
             if str(error) != self.fault:
                 _log.error("the list of clients was changed and cannot be used: %s", error)

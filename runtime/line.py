@@ -200,6 +200,7 @@ class Line:
         self._reading_since_ns: dict[str, int | None] = dict.fromkeys(config.cameras)
         self._judging_since_ns = 0
         self._hanging: set[str] = set()
+        self._stuck: dict[str, threading.Thread] = {}
         self._accepted_before = self._dropped_before = 0
         self._failure: Exception | None = None
         self._verdicts: Counter[Verdict] = Counter()
@@ -395,6 +396,12 @@ class Line:
         Raises:
             CameraError: cameras could not be opened, and were let go; every fault, one a line.
         """
+        if stuck := [camera for camera, thread in self._stuck.items() if thread.is_alive()]:
+            # Its thread is still in the driver: opened anew there would be two of them.
+            raise CameraError(_hangs(*stuck))
+        self._stuck.clear()
+        self._hanging.clear()
+        self._sources = list(self._cameras)
         try:
             self._each("open")
         except BaseException:
@@ -525,16 +532,25 @@ class Line:
                 self._turn(execution)
         finally:
             execution.mailbox.close()
-            for camera, thread in threads.items():
-                thread.join(0 if camera in self._hanging else HANG_S)
-            stuck = [camera for camera, thread in threads.items() if thread.is_alive()]
+            self._join([thread for camera, thread in threads.items() if camera not in self._hanging])
+            self._stuck = {camera: thread for camera, thread in threads.items() if thread.is_alive()}
+            stuck = list(self._stuck)
             # To close a camera whose driver is still at work may hang as well, or crash it.
             self._sources = [source for source in self._sources if source.name not in stuck]
         if execution.mailbox.failure is None and stuck:
             raise CameraError(_hangs(*stuck))
-        judge.join(HANG_S)
-        if judge.is_alive():
+        self._join([judge])
+        if not judge.is_alive():
+            self._do_jobs()  # that came too late for it
+        else:
             raise InferenceError(_engine_hangs(self._judging_s))
+
+    def _join(self, threads: Sequence[threading.Thread]) -> None:
+        """Wait for threads to end; what waits for the disk is published meanwhile, and heartbeats go on."""
+        deadline_ns = self._clock() + round(HANG_S * 1e9)
+        while any(thread.is_alive() for thread in threads) and self._clock() < deadline_ns:
+            self._tick()
+            self._take(self._next(self._tick_s / 5))
 
     @property
     def _judging_s(self) -> float:

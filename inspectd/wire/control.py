@@ -36,6 +36,8 @@ MAX_REPLAY_ROWS = 500
 MAX_ANSWER_BYTES = 16 * 2**20
 """Above this a replay stops early, and says how far it came."""
 
+_MOST_SEQ = 2**63 - 1
+"""What a journal can hold as a number."""
 ROLES = ("viewer", "operator", "engineer")
 """What a client may do; each one may also do what those before it may."""
 
@@ -78,9 +80,9 @@ class ReplayArguments(Arguments):
     """Messages of one stream again, from the journal."""
 
     stream: int = Field(ge=0, le=0xFFFF)
-    first: int = Field(alias="from", ge=1)
+    first: int = Field(alias="from", ge=1, le=_MOST_SEQ)
     """seq of the first result."""
-    last: int = Field(alias="to", ge=1)
+    last: int = Field(alias="to", ge=1, le=_MOST_SEQ)
     """seq of the last one."""
     epoch: int | None = Field(None, ge=1, le=0xFFFF_FFFF)
     """Of which start; the present one if not given."""
@@ -92,7 +94,7 @@ class ResultArguments(Arguments):
     """One result."""
 
     stream: int = Field(ge=0, le=0xFFFF)
-    seq: int = Field(ge=1)
+    seq: int = Field(ge=1, le=_MOST_SEQ)
     epoch: int | None = Field(None, ge=1, le=0xFFFF_FFFF)
 
 

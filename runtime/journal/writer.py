@@ -115,6 +115,7 @@ class Journal:
         self._fault = JournalFault.NONE
         self._why = ""
         self._set_aside = ""
+        self._begun_anew = 0
         self._damage = ""
         self._retry_ns = 0
         self._store: Store | None = None
@@ -359,6 +360,7 @@ class Journal:
             self._store = None
         if LATER_VERSION in why:
             return
+        self._begun_anew += 1
         kept = self.path.with_name(f"{self.path.name}.damaged-{self._utc() // _NS}")
         try:
             for ending in ("", "-wal", "-shm"):
@@ -382,16 +384,21 @@ class Journal:
             reader = sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, timeout=1.0)
         except sqlite3.Error:
             return
+        begun_anew = self._begun_anew
+        damage = ""
         try:
             reader.execute("PRAGMA query_only = 1")
             (found,) = reader.execute("PRAGMA quick_check(1)").fetchone()
             if found != "ok":
-                self._set_aside = str(found)
+                damage = str(found)
         except sqlite3.Error as error:
             if is_corrupt(error):
-                self._set_aside = str(error)
+                damage = str(error)
         finally:
             reader.close()
+        # It may have been noticed and set aside by then: the new one has done nothing.
+        if damage and begun_anew == self._begun_anew:
+            self._set_aside = damage
 
     def _purge(self) -> bool:
         """Delete what is too old or too much.

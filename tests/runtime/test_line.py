@@ -446,6 +446,16 @@ def test_what_is_not_judged_by_its_deadline_is_not_inspected_then(setup):
     assert (summary.complete, summary.overdue, line.triggers, line.waiting) == (True, 2, 3, 0)
 
 
+def test_heartbeats_go_on_while_the_last_frame_is_still_with_the_engine(setup):
+    engine = Slow(setup.engine, 1.0)
+    setup.run(Arriving(1), engine=engine, camera='source = "buttons"\ndeadline_ms = 200', frames=1)
+    assert setup.reasons == ["no verdict within its deadline of 200 ms"]
+    kinds = [message.header.msg_type for message in setup.messages]
+    after = kinds[kinds.index(MessageType.VERDICT) :]
+    # 0.8 s until the engine comes back, a heartbeat each 50 ms.
+    assert after.count(MessageType.HEARTBEAT) >= 8
+
+
 def test_a_result_that_comes_too_late_is_no_second_verdict(setup):
     engine = Slow(setup.engine, 0.6, 0.0, 0.0, 0.0)
     camera = 'source = "buttons"\ndeadline_ms = 250\nqueue_frames = 8'

@@ -21,7 +21,18 @@ from inspectd.errors import NotReached, RequestError
 from inspectd.runtime.access import ClientKeys
 from inspectd.runtime.journal import JournalReader
 from inspectd.runtime.messaging import Requester, Silence, Subscriber
-from inspectd.wire import AlarmBody, Header, Message, MessageType, StateBody, StatsBody, VerdictBody, read_body
+from inspectd.wire import (
+    AlarmBody,
+    Answer,
+    Header,
+    Message,
+    MessageType,
+    Request,
+    StateBody,
+    StatsBody,
+    VerdictBody,
+    read_body,
+)
 
 from .conftest import children, core_of, finish, inspectd, summary_of
 
@@ -530,6 +541,37 @@ def test_parts_are_archived_given_out_and_inspected_again_with_the_same_result(s
     verdicts = [json.loads(path.read_text())["verdict"] for path in kept]
     assert verdicts.count("NG") >= 9
     assert 0 < verdicts.count("OK") < verdicts.count("NG")
+
+
+def test_a_self_test_is_answered_although_the_line_stops(station, pictures):
+    with station() as running:
+        running.until_state("ContinuousExecution")
+        for round_ in range(3):
+            socket, number = running.requester._link.socket, running.requester._next_id
+            running.requester._next_id += 2
+            socket.send_multipart(Request(number, "self_test", {}).to_parts())
+            socket.send_multipart(Request(number + 1, "stop", {}).to_parts())
+            answered = set()
+            while answered != {number, number + 1}:
+                assert socket.poll(10_000), f"round {round_}: only {answered} of {number}"
+                answered.add(Answer.from_parts(socket.recv_multipart()).request_id)
+                answered &= {number, number + 1}
+            running.ask("start_continuous")
+
+
+def test_a_rule_that_was_set_holds_after_a_swap_that_failed(station, pictures, bundle_path, tmp_path, start):
+    variant(bundle_path, tmp_path / "models" / "second", lambda golden: golden["samples"].append(golden["samples"][0]))
+    with station(FOLDER, "[control]\nfault_injection = true") as running:
+        pass
+    config = running.folder / "line.toml"
+    config.write_text(config.read_text().replace("threads = 1", f'threads = 1\nmodels_dir = "{tmp_path}/models"'))
+    with station.again(running) as running:
+        running.ask("load_model", bundle="second")
+        running.ask("activate")
+        running.ask("set_threshold", class_="bright", minimum_area_px=77)
+        running.ask("fault.inject", fault="engine")
+        running.alarm("model.rolled_back")
+        assert running.ask("snapshot")["acceptance"]["bright"]["minimum_area_px"] == 77
 
 
 def test_ctl_shows_and_commands(station, pictures, tmp_path):

@@ -143,7 +143,11 @@ class KeysFolder:
                 raise ConfigError(
                     f"{path}: expected a key of {_KEY_SIGNS} signs of Z85; make keys anew with `inspectd keys rotate`"
                 )
-        if zmq.curve_public(keys[secret].encode()).decode() != keys[public]:
+        try:
+            derived = zmq.curve_public(keys[secret].encode()).decode()
+        except zmq.ZMQError:
+            derived = ""
+        if derived != keys[public]:
             raise ConfigError(
                 f"{public}: is not the public key of {SECRET}; make keys anew with `inspectd keys rotate`"
             )
@@ -292,7 +296,7 @@ def _entry(row: Any, where: str, faults: list[str]) -> ClientEntry | None:  # no
 def _toml(path: Path, remedy: str) -> dict[str, Any]:
     try:
         return tomllib.loads(_read(path))
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}{'; ' if remedy else ''}{remedy}") from None
 
 

@@ -52,7 +52,8 @@ _POLL_MS = 200
 _DISK_S = 1.0
 """How long a command waits for the disk before it is done without being kept."""
 _KEPT_ANSWERS = 1000
-_SEND_HIGH_WATER_MARK = 100
+_SEND_HIGH_WATER_MARK = 8
+"""Answers that wait for a client who does not read; each may have MAX_ANSWER_BYTES."""
 _log = logging.getLogger("inspectd.control")
 
 
@@ -215,6 +216,11 @@ class ControlServer:
             if link is None:
                 return
             try:
+                if (now := self._generation()) != self._bound_at:
+                    _log.warning("control: a key was revoked or changed: all connections are cut and made anew")
+                    bind_again(link, filter(None, (self._local, self.endpoint)), self._bind)
+                    self._bound_at = now
+                    continue
                 poller = zmq.Poller()
                 poller.register(link.socket, zmq.POLLIN)
                 poller.register(self._wake_read, zmq.POLLIN)
@@ -224,10 +230,6 @@ class ControlServer:
                 self._send_done()
                 if link.socket in ready:
                     self._receive(link.socket)
-                if (now := self._generation()) != self._bound_at:
-                    self._bound_at = now
-                    _log.warning("control: a key was revoked or changed: all connections are cut and made anew")
-                    bind_again(link, filter(None, (self._local, self.endpoint)), self._bind)
             except Exception:  # noqa: BLE001 - whatever a request does, the next one is served
                 _log.exception("control: a request went wrong")
                 time.sleep(_POLL_MS / 1000)
@@ -268,7 +270,7 @@ class ControlServer:
             self._handle(identity, request, client)
         except RequestError as error:
             self._send(identity, _refusal(request.request_id, error))
-        except (ConfigError, ProtocolError) as error:
+        except (InspectdError, OSError) as error:
             self._send(identity, Answer(request.request_id, code="failed", message=str(error)))
 
     def _handle(self, identity: bytes, request: Request, client: Client | None) -> None:
@@ -318,6 +320,9 @@ class ControlServer:
                 answer(error)
             except InspectdError as error:
                 answer(RequestError(str(error), code="failed"))
+            except Exception as error:  # noqa: BLE001 - a command must not take the line along
+                _log.exception("control: %s failed unexpectedly", request.op)
+                answer(RequestError(f"{request.op}: {type(error).__name__}: {error}", code="failed"))
 
         self._station.post(act)
 
@@ -382,8 +387,9 @@ class ControlServer:
     def _begin(self, key: tuple[str, str], request: Request, client: Client) -> None:
         args = _canonical(request.args)
         self._answers[key] = (request.op, args, None)
-        while len(self._answers) > _KEPT_ANSWERS:
-            self._answers.popitem(last=False)
+        answered = [each for each, (_, _, text) in self._answers.items() if text is not None]
+        for each in answered[: max(0, len(self._answers) - _KEPT_ANSWERS)]:
+            del self._answers[each]
         row = (*key, time.time_ns(), self._station.epoch, client.name, client.role, request.op, args)
         _log.info("control: %s (%s) asks for %s", client.name, client.role, request.op)
         self._keep(Entry(begun=row))

@@ -198,7 +198,6 @@ class Core:
         self._is_working = False
         self._stats: StatsBody | None = None
         self._unusable = loaded if isinstance(loaded, InspectdError) else None
-        self._fallback = "" if isinstance(loaded, InspectdError) else loaded.fallback
         model = None
         if isinstance(loaded, LoadedBundle):
             try:
@@ -367,6 +366,11 @@ class Core:
         if not self._stays:
             self.failure = error
             self._terminate = True
+
+    @property
+    def _fallback(self) -> str:
+        model = self.models.current
+        return "" if model is None else model.fallback
 
     def _offer(self, sent: Sent) -> None:
         if self._archive is not None:
@@ -544,10 +548,10 @@ class Core:
         """What the heartbeats say beside cameras and engine."""
         active = self.alarms.active
         errors = [alarm.message for alarm in active if alarm.severity is Severity.ERROR]
-        if self._fallback:
-            self.line.standing = (DeviceHealth.OFF_SPEC, self._fallback)
-        elif self.state is State.ERROR:
+        if self.state is State.ERROR:
             self.line.standing = (DeviceHealth.FAILURE, "; ".join(errors) or "the station is in Error")
+        elif self._fallback:
+            self.line.standing = (DeviceHealth.OFF_SPEC, self._fallback)
         elif active:
             self.line.standing = (DeviceHealth.MAINTENANCE_REQUIRED, "; ".join(alarm.message for alarm in active))
         else:
@@ -694,7 +698,9 @@ class Core:
         else:
             self._prepare()
         if self.state is State.ERROR:
-            raise RequestError(f"prepare_recipe: {self.alarms.active[-1].message}", code="failed")
+            raise RequestError(
+                f"prepare_recipe: {self.line.standing[1] or self._unusable or self.failure}", code="failed"
+            )
         answer({"state": self.state.label})
 
     def _start_single(self, args: dict[str, Any]) -> None:
@@ -718,7 +724,9 @@ class Core:
             self._take(event)
             answer({"state": self.state.label})
             return
-        self._ending = event
+        # The stronger one holds, whoever was first.
+        if self._ending is None or _STRENGTH.index(event) > _STRENGTH.index(self._ending):
+            self._ending = event
         self._answer_at_end.append(answer)
         if event is Event.ABORT:
             self.line.abort()
@@ -732,12 +740,16 @@ class Core:
         self._take(Event.RESET)
         self._auto = self.config.station.start == "automatic"
         if self.models.current is None:
+            opened: list[LoadedBundle] = []
             try:
-                loaded = self._open_bundle(self._bundle_path(), self.config)
-                self.models.current = self._model(loaded)
-                self._fallback, self._unusable = loaded.fallback, None
+                # To build an engine takes minutes.
+                self.line.wait_for(lambda: opened.append(self._open_bundle(self._bundle_path(), self.config)))
+                self.models.current = self._model(opened[0])
+                self._unusable = None
             except InspectdError as error:
                 self._unusable = error
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with a bundle, it can be mended and tried again
+                self._unusable = BundleError(f"{type(error).__name__}: {error}")
 
     def _bundle_path(self) -> Path:
         return Path(self._active.read() or self.config.model.bundle)
@@ -776,7 +788,9 @@ class Core:
 
     def _model(self, loaded: LoadedBundle, acceptance: AcceptanceRule | None = None) -> Model:
         rule = self._acceptance if acceptance is None else acceptance
-        return Model.make(loaded.bundle, loaded.engine, rule, scales=self._scales, clock=self._clock)
+        return Model.make(
+            loaded.bundle, loaded.engine, rule, scales=self._scales, clock=self._clock, fallback=loaded.fallback
+        )
 
     def _set_threshold(self, args: dict[str, Any]) -> dict[str, Any]:
         model = self.models.current
@@ -801,12 +815,30 @@ class Core:
         return {name: changed.model_dump()}
 
     def _judge_by(self, acceptance: AcceptanceRule) -> None:
-        model = self.models.current
-        if model is not None:
-            try:
-                self.models.replace_rule(self._model(LoadedBundle(model.bundle, model.engine), acceptance))
-            except ConfigError as error:
-                raise RequestError(str(error)) from error
+        models = self.models
+
+        def changed(model: Model | None, rule: AcceptanceRule = acceptance) -> Model | None:
+            if model is None:
+                return None
+            return self._model(LoadedBundle(model.bundle, model.engine, model.fallback), rule)
+
+        def of_its_classes(model: Model | None) -> AcceptanceRule:
+            known = () if model is None else model.bundle.card.classes
+            return acceptance.model_copy(
+                update={"classes": {name: each for name, each in acceptance.classes.items() if name in known}}
+            )
+
+        try:
+            current = changed(models.current)
+        except ConfigError as error:
+            raise RequestError(str(error)) from error
+        # Those that may judge later too, so that there is no frame between a swap and its rule; of the classes that
+        # they have.
+        with contextlib.suppress(ConfigError):
+            models.standby = changed(models.standby, of_its_classes(models.standby))
+        with contextlib.suppress(ConfigError):
+            models.previous = changed(models.previous, of_its_classes(models.previous))
+        models.current = current
         self._acceptance = acceptance
 
     def _load_model(self, name: str, answer: Answering) -> None:
@@ -814,8 +846,12 @@ class Core:
             raise RequestError("load_model: another model is being loaded", code="busy")
         folder = self._models_dir()
         path = folder / name
-        if not path.exists():
-            found = ", ".join(sorted(each.name for each in folder.iterdir())) if folder.is_dir() else "no such folder"
+        if not os.path.exists(path):  # noqa: PTH110 - it says False of what may not be looked at, and raises nothing
+            found = (
+                ", ".join(sorted(each.name for each in folder.iterdir()))
+                if os.access(folder, os.R_OK | os.X_OK)
+                else "it cannot be read"
+            )
             raise RequestError(f"load_model: no {name!r} in {folder}: {found}", code="not_found", field="bundle")
         self._loading = True
 
@@ -862,8 +898,6 @@ class Core:
             except ConfigError as error:
                 raise RequestError(f"{op}: {error}") from error
         model = self.models.activate() if op == "activate" else self.models.roll_back()
-        # The rule may have been changed since it was loaded.
-        self.models.replace_rule(self._model(LoadedBundle(model.bundle, model.engine)))
         self._keep_active()
         self._unusable = None
         self.alarms.clear("model.rolled_back")
@@ -888,10 +922,6 @@ class Core:
 
     def _note_failed_swap(self, why: str) -> None:
         model = self.models.current
-        if model is not None:
-            # The rule may have been changed since that model judged.
-            with contextlib.suppress(ConfigError):
-                self.models.replace_rule(self._model(LoadedBundle(model.bundle, model.engine)))
         name = "" if model is None else model.bundle.card.name
         self.alarms.set(
             "model.rolled_back",
@@ -959,6 +989,7 @@ _FAULTS: dict[type[InspectdError], str] = {
     ConfigError: "config.faulty",
     ProtocolError: "line.unpublished",
 }
+_STRENGTH = (Event.STOP, Event.ABORT, Event.HALT)
 _HOT = ("acceptance",)
 """Settings that can be changed while the station runs."""
 

@@ -162,11 +162,16 @@ class Gate:
                     self._monitors[id(monitor)] = monitor
                     poller.register(monitor, zmq.POLLIN)
                 self._new.clear()
-            for monitor, _ in poller.poll(100):
-                self._note(poller, monitor)
-            if time.monotonic() >= next_s:
-                next_s = time.monotonic() + LOOK_S
-                self._look()
+            try:
+                for monitor, _ in poller.poll(100):
+                    self._note(poller, monitor)
+                if time.monotonic() >= next_s:
+                    next_s = time.monotonic() + LOOK_S
+                    self._look()
+            except Exception as error:  # noqa: BLE001 - a thread that dies would see no revocation any more
+                _log.exception("the gate failed")
+                self.fault = f"the list of clients cannot be watched: {type(error).__name__}: {error}"
+                self._over.wait(LOOK_S)
 
     def _note(self, poller: zmq.Poller, monitor: zmq.Socket[Any]) -> None:
         event = parse_monitor_message(monitor.recv_multipart())

@@ -110,6 +110,7 @@ class Summary:
 class _Judged:
     """What the thread that judges has to say of a frame: a result, or that it has died itself."""
 
+    mailbox: Mailbox
     number: int
     inspection: Inspection | None
     model: Model | None = None
@@ -199,6 +200,7 @@ class Line:
         self._attendant: threading.Thread | None = None
         self._reading_since_ns: dict[str, int | None] = dict.fromkeys(config.cameras)
         self._judging_since_ns = 0
+        self._judge_thread: threading.Thread | None = None
         self._hanging: set[str] = set()
         self._stuck: dict[str, threading.Thread] = {}
         self._accepted_before = self._dropped_before = 0
@@ -230,6 +232,7 @@ class Line:
 
     def attend(self, timeout_s: float) -> None:
         """Do what is to be done between two frames, waiting for it at most so long; while nothing is executed."""
+        self.models.close_retired()
         self._tell_health()
         self._tick()
         self._take(self._next(timeout_s))
@@ -433,6 +436,9 @@ class Line:
             InferenceError: the engine hangs.
             ProtocolError: a verdict could not be published.
         """
+        if self._judge_thread is not None and self._judge_thread.is_alive():
+            # Two threads would have one engine.
+            raise InferenceError(_engine_hangs(self._judging_s))
         self._leave_cameras()
         self._failure = None
         sources = [source for source in self._sources if cameras is None or source.name in set(cameras)]
@@ -469,24 +475,34 @@ class Line:
     def _attend_cameras(self) -> None:
         """A camera that is away is looked for although nothing is acquired."""
         if self._attendant is None:
+            self._attending = threading.Event()
             self._attending.set()
-            self._attendant = threading.Thread(target=self._attend_all, name="attend", daemon=True)
+            self._attendant = threading.Thread(
+                target=self._attend_all, args=(self._attending,), name="attend", daemon=True
+            )
             self._attendant.start()
 
     def _leave_cameras(self) -> None:
         attendant, self._attendant = self._attendant, None
         if attendant is not None:
             self._attending.clear()
-            attendant.join(HANG_S)
+            deadline_ns = self._clock() + round(HANG_S * 1e9)
+            while attendant.is_alive() and self._clock() < deadline_ns:
+                self._tick()
+                attendant.join(self._tick_s / 5)
+            if attendant.is_alive():
+                raise CameraError(_hangs(*(source.name for source in self._sources)))
 
-    def _attend_all(self) -> None:
-        while self._attending.is_set():
+    def _attend_all(self, attending: threading.Event) -> None:
+        while attending.is_set():
             for source in list(self._sources):
+                if not attending.is_set():
+                    return
                 try:
                     source.attend()
-                except InspectdError as error:  # noqa: PERF203 - each camera by itself
+                except InspectdError as error:
                     _log.error("%s", error)  # its status says so too
-                    self._attending.clear()
+                    attending.clear()
             time.sleep(READ_S / 2)
 
     def wait_for(self, act: Callable[[], None]) -> None:
@@ -525,6 +541,7 @@ class Line:
             for source in execution.sources
         }
         judge = threading.Thread(target=self._judge_all, args=(execution.mailbox,), name="judge", daemon=True)
+        self._judge_thread = judge
         for thread in (judge, *threads.values()):
             thread.start()
         try:
@@ -605,9 +622,11 @@ class Line:
         self._publisher.pump()
 
     def _take_judged(self, judged: _Judged) -> None:
+        if self._execution is None or judged.mailbox is not self._execution.mailbox:
+            return  # of an execution that is over: its parts have their verdicts, and numbers begin anew
         if judged.died is not None:
             raise judged.died
-        if judged.inspection is None or self._execution is None:
+        if judged.inspection is None:
             return
         if not self._execution.mailbox.settle(judged.number):
             self._too_late += 1
@@ -704,11 +723,11 @@ class Line:
                 got = mailbox.get(READ_S)
                 if got is not None:
                     number, arrival = got
-                    self._inbox.put(self._judge(number, arrival))
+                    self._inbox.put(self._judge(mailbox, number, arrival))
         except BaseException as error:  # noqa: BLE001 - a thread that dies unseen would leave a line that inspects nothing
             failure = InferenceError(f"the thread that judges died of {type(error).__name__}: {error}")
             failure.__cause__ = error
-            self._inbox.put(_Judged(0, None, died=failure))
+            self._inbox.put(_Judged(mailbox, 0, None, died=failure))
         self._do_jobs()
         self._inbox.put(None)
 
@@ -722,15 +741,15 @@ class Line:
             job()
             self._judging_since_ns = 0
 
-    def _judge(self, number: int, arrival: Arrival) -> _Judged:
+    def _judge(self, mailbox: Mailbox, number: int, arrival: Arrival) -> _Judged:
         model = self.models.current
         if arrival.fault or model is None:
-            return _Judged(number, self._refused(arrival, arrival.fault or "the station has no model"), model)
+            return _Judged(mailbox, number, self._refused(arrival, arrival.fault or "the station has no model"), model)
         self._judging_since_ns = self._clock()
         inspection = model.inspector.inspect(arrival.frame)
         self._judging_since_ns = 0
         self._judged += 1
-        return _Judged(number, inspection, model, is_our_fault=inspection.verdict is Verdict.NOT_INSPECTED)
+        return _Judged(mailbox, number, inspection, model, is_our_fault=inspection.verdict is Verdict.NOT_INSPECTED)
 
     def _refused(self, arrival: Arrival, reason: str) -> Inspection:
         model = self.models.current

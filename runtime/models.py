@@ -33,6 +33,8 @@ class Model:
     engine: Engine
     rule: AcceptanceRule
     inspector: Inspector
+    fallback: str = ""
+    """Why its engine is not the one that is configured; empty where it is."""
 
     @classmethod
     def make(
@@ -43,6 +45,7 @@ class Model:
         *,
         scales: Mapping[str, float | None],
         clock: Callable[[], int],
+        fallback: str = "",
     ) -> Model:
         """Put one together.
 
@@ -51,7 +54,7 @@ class Model:
         """
         thresholds = dict(zip(bundle.card.classes, bundle.card.thresholds, strict=True))
         rule = effective_rule(acceptance, bundle.class_map, thresholds)
-        return cls(bundle, engine, rule, Inspector(bundle, engine, rule, scales=scales, clock=clock))
+        return cls(bundle, engine, rule, Inspector(bundle, engine, rule, scales=scales, clock=clock), fallback)
 
 
 class Models:
@@ -73,8 +76,8 @@ class Models:
 
     def load(self, model: Model) -> None:
         """Keep a tested model beside the one that judges, in place of any that was kept there."""
-        self._retire(self.standby)
-        self.standby = model
+        before, self.standby = self.standby, model
+        self._retire(before)
 
     def activate(self) -> Model:
         """Let the one that was loaded judge from the next frame.
@@ -84,8 +87,8 @@ class Models:
         """
         if self.standby is None:
             raise RequestError("activate: no model is loaded; load one with load_model", code="wrong_state")
-        self._retire(self.previous)
-        self.previous, self.current, self.standby = self.current, self.standby, None
+        before, self.previous, self.current, self.standby = self.previous, self.current, self.standby, None
+        self._retire(before)
         self._watched = self._watch_frames
         return self.current
 
@@ -97,8 +100,8 @@ class Models:
         """
         if self.previous is None:
             raise RequestError("rollback: there is no model before this one", code="wrong_state")
-        self._retire(self.standby)
-        self.standby, self.current, self.previous = self.current, self.previous, None
+        before, self.standby, self.current, self.previous = self.standby, self.current, self.previous, None
+        self._retire(before)
         self._watched = 0
         return self.current
 

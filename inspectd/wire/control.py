@@ -33,7 +33,7 @@ MAX_REQUEST_BYTES = 64 * 1024
 """Longest request; a longer one ends the connection."""
 MAX_REPLAY_ROWS = 500
 """Results that one replay gives at most."""
-MAX_ANSWER_BYTES = 16 * 2**20
+MAX_ANSWER_BYTES = 4 * 2**20
 """Above this a replay stops early, and says how far it came."""
 
 _MOST_SEQ = 2**63 - 1

@@ -111,6 +111,12 @@ class Grabber:
             CameraError: settings that the camera does not take, no producer; and where it does not reconnect, a camera
                 that is away.
         """
+        # Opened again, it is as unknown as at first.
+        with self._lock:
+            self._triggers.clear()
+            self._answer_by_ns = 0
+            self._set(state=CameraState.CONNECTING, reason="is not opened yet")
+        self._ready.clear()
         with self._complaining():
             self._connect()
         self._hear_while(CameraState.CONNECTING)
@@ -204,7 +210,7 @@ class Grabber:
 
     def close(self) -> None:
         """Let go of the camera and end the process."""
-        self._wanted = False
+        self._wanted = self._pausing = False
         if self._child is not None:
             self._child.end()
             self._child = None

@@ -498,3 +498,28 @@ def test_every_accepted_frame_is_claimed_exactly_once(steps, deadline):
     assert sorted(claimed) == list(range(put))
     mailbox.finish("a")
     assert mailbox.finished
+
+
+def test_a_late_result_says_nothing_of_the_next_execution(setup, monkeypatch):
+    """Numbers begin anew with each: what an engine gives that hung in the last one is of no part of this one."""
+    monkeypatch.setattr("inspectd.runtime.line.HANG_S", 0.2)
+    engine = Slow(setup.engine)
+    engine._seconds = [1.5, 0.0]
+    camera = 'source = "buttons"\ndeadline_ms = 100'
+    source = Arriving(1, 2)
+    line = Line(setup.config(camera), setup.bundle, engine, [source], setup.publisher)
+    with setup.publisher, setup.subscriber:
+        assert setup.publisher.wait_for_subscriber(5.0)
+        line.connect()
+        with pytest.raises(InferenceError, match="hangs"):
+            line.execute(limit=1)
+        # As long as it has not come back nothing new is begun: two threads would have one engine.
+        with pytest.raises(InferenceError, match="hangs"):
+            line.execute(limit=1)
+        time.sleep(2.0)
+        source.stopped = False
+        line.execute(limit=1)
+        line.close()
+        setup.messages = setup._received()
+    seen = [(message.header.frame_id, Verdict(message.header.verdict)) for message in setup.of(MessageType.VERDICT)]
+    assert seen == [(1, Verdict.NOT_INSPECTED), (2, Verdict.OK)]

@@ -429,7 +429,9 @@ def test_an_engine_that_fails_after_a_swap_brings_the_one_before_back(station, p
     with station(FOLDER, "[control]\nfault_injection = true") as running:
         pass
     config = running.folder / "line.toml"
-    text = config.read_text().replace("threads = 1", f'threads = 1\nmodels_dir = "{tmp_path}/models"')
+    text = config.read_text().replace(
+        "threads = 1", f'threads = 1\nwatch_frames = 100000\nmodels_dir = "{tmp_path}/models"'
+    )
     config.write_text(text)
     process = start("run", config)
     with running.requester, running.subscriber:
@@ -564,7 +566,11 @@ def test_a_rule_that_was_set_holds_after_a_swap_that_failed(station, pictures, b
     with station(FOLDER, "[control]\nfault_injection = true") as running:
         pass
     config = running.folder / "line.toml"
-    config.write_text(config.read_text().replace("threads = 1", f'threads = 1\nmodels_dir = "{tmp_path}/models"'))
+    config.write_text(
+        config.read_text().replace(
+            "threads = 1", f'threads = 1\nwatch_frames = 100000\nmodels_dir = "{tmp_path}/models"'
+        )
+    )
     with station.again(running) as running:
         running.ask("load_model", bundle="second")
         running.ask("activate")

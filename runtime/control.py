@@ -44,7 +44,7 @@ from inspectd.wire import (
 )
 
 from .journal import Entry, Journal, JournalReader
-from .messaging.link import Link, bind, bind_again
+from .messaging.link import Link, bind, bind_again, bound_address
 
 __all__ = ["Client", "ControlServer", "Images", "Station"]
 
@@ -101,6 +101,18 @@ Outcome = Mapping[str, Any] | RequestError
 """The result of an operation, or why it was not done."""
 
 
+_LOCAL, _OTHER = b"L", b"O"
+"""The two doors; the identity of a client is known with the one that it came by before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Door:
+    """A socket that clients come by, and whether it asks them for keys."""
+
+    link: Link
+    is_guarded: bool
+
+
 class ControlServer:
     """The server; a thread of its own between `open` and `close`.
 
@@ -148,7 +160,7 @@ class ControlServer:
         self._context = context
         self._generation = generation
         self._bound_at = generation()
-        self._link: Link | None = None
+        self._doors: dict[bytes, _Door] = {}
         self._done: queue.SimpleQueue[tuple[bytes, Answer, tuple[str, str] | None]] = queue.SimpleQueue()
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
@@ -171,23 +183,45 @@ class ControlServer:
         self._thread.start()
 
     def _bind(self) -> None:
-        link = Link(zmq.ROUTER, self.endpoint or self._local, context=self._context)
+        """A socket for each address: where no key is asked for a client could name itself by another's."""
+        doors: dict[bytes, _Door] = {}
+        try:
+            doors[_LOCAL] = self._door(self._local, "station.state_dir", self._local_mode, None)
+            if self.endpoint is not None:
+                door = self._door(self.endpoint, "control.endpoint", None, self._secure)
+                doors[_OTHER] = door
+                self.endpoint = bound_address(door.link.socket)
+        except BaseException:
+            for door in doors.values():
+                door.link.close()
+            raise
+        self._doors = doors
+
+    def _door(
+        self, endpoint: str, setting: str, mode: int | None, secure: Callable[[zmq.Socket[Any]], None] | None
+    ) -> _Door:
+        link = Link(zmq.ROUTER, endpoint, context=self._context)
         socket = link.socket
         socket.maxmsgsize = MAX_REQUEST_BYTES
         socket.sndhwm = _SEND_HIGH_WATER_MARK
         socket.router_mandatory = True
         socket.router_handover = True
         try:
-            # Before the keys: an address takes those that the socket has when it is bound.
-            bind(socket, self._local, setting="station.state_dir", mode=self._local_mode)
-            if self.endpoint is not None:
-                if self._secure is not None:
-                    self._secure(socket)
-                self.endpoint = bind(socket, self.endpoint, setting="control.endpoint")
+            if secure is not None:
+                secure(socket)
+            bind(socket, endpoint, setting=setting, mode=mode)
         except BaseException:
             link.close()
             raise
-        self._link = link
+        return _Door(link, is_guarded=secure is not None)
+
+    def _bind_again(self) -> None:
+        endpoints = {_LOCAL: self._local, _OTHER: self.endpoint or ""}
+        for key, door in self._doors.items():
+            with contextlib.suppress(zmq.ZMQError):
+                door.link.socket.unbind(endpoints[key])
+            door.link.close()
+        bind_again(None, (), self._bind)
 
     def close(self) -> None:
         """Serve nobody any more. May be called twice."""
@@ -195,9 +229,10 @@ class ControlServer:
         self._wake()
         if self._thread.ident is not None:
             self._thread.join(2 * _DISK_S + 1)
-        if self._link is not None and not self._thread.is_alive():
-            self._link.close(0.2)
-            self._link = None
+        if not self._thread.is_alive():
+            for door in self._doors.values():
+                door.link.close(0.2)
+            self._doors = {}
 
     def __enter__(self) -> ControlServer:
         self.open()
@@ -212,24 +247,23 @@ class ControlServer:
 
     def _serve(self) -> None:
         while not self._over:
-            link = self._link
-            if link is None:
-                return
             try:
                 if (now := self._generation()) != self._bound_at:
                     _log.warning("control: a key was revoked or changed: all connections are cut and made anew")
-                    bind_again(link, filter(None, (self._local, self.endpoint)), self._bind)
+                    self._bind_again()
                     self._bound_at = now
                     continue
                 poller = zmq.Poller()
-                poller.register(link.socket, zmq.POLLIN)
+                for door in self._doors.values():
+                    poller.register(door.link.socket, zmq.POLLIN)
                 poller.register(self._wake_read, zmq.POLLIN)
                 ready = dict(poller.poll(_POLL_MS))
                 if self._wake_read in ready:
                     os.read(self._wake_read, 4096)
                 self._send_done()
-                if link.socket in ready:
-                    self._receive(link.socket)
+                for key, door in self._doors.items():
+                    if door.link.socket in ready:
+                        self._receive(key, door)
             except Exception:  # noqa: BLE001 - whatever a request does, the next one is served
                 _log.exception("control: a request went wrong")
                 time.sleep(_POLL_MS / 1000)
@@ -239,23 +273,23 @@ class ControlServer:
         with contextlib.suppress(BlockingIOError):  # enough wait there already
             os.write(self._wake_write, b"x")
 
-    def _receive(self, socket: zmq.Socket[Any]) -> None:
+    def _receive(self, key: bytes, door: _Door) -> None:
         for _ in range(100):  # then answers have their turn
             try:
-                frames = socket.recv_multipart(zmq.NOBLOCK, copy=False)
+                frames = door.link.socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return
             identity, parts = bytes(frames[0].buffer), [bytes(frame.buffer) for frame in frames[1:]]
-            self._take(identity, parts, self._client(identity, frames[-1]))
+            self._take(key + identity, parts, self._client(key + identity, frames[-1], is_guarded=door.is_guarded))
 
-    def _client(self, identity: bytes, frame: zmq.Frame) -> Client | None:
-        """Who sent a message: by its key where it came over CURVE."""
+    def _client(self, identity: bytes, frame: zmq.Frame, *, is_guarded: bool) -> Client | None:
+        """Who sent a message: by its key where keys are asked for. Elsewhere a client may claim to be anybody."""
+        if not is_guarded:
+            return Client(identity.hex(), "local", self._local_role)
         try:
             key = str(frame.get("User-Id"))
         except zmq.ZMQError:
-            key = ""
-        if not key:
-            return Client(identity.hex(), "local", self._local_role)
+            return None
         found = self._who(key)
         return None if found is None else Client(key, *found)
 
@@ -339,11 +373,11 @@ class ControlServer:
             self._send(identity, answer)
 
     def _send(self, identity: bytes, answer: Answer) -> None:
-        link = self._link
-        if link is None:
+        door = self._doors.get(identity[:1])
+        if door is None:
             return
         try:
-            link.socket.send_multipart([identity, *answer.to_parts()], zmq.NOBLOCK)
+            door.link.socket.send_multipart([identity[1:], *answer.to_parts()], zmq.NOBLOCK)
         except zmq.ZMQError as error:
             # It has gone, or takes nothing; it asks again if it wants to know.
             _log.info("control: an answer could not be sent: %s", error.strerror)

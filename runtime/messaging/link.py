@@ -93,21 +93,22 @@ def bind(socket: zmq.Socket[Any], endpoint: str, *, setting: str, mode: int | No
     return bound_address(socket)
 
 
-def bind_again(link: Link, endpoints: Iterable[str], make: Callable[[], None]) -> None:
+def bind_again(link: Link | None, endpoints: Iterable[str], make: Callable[[], None]) -> None:
     """Let go of a socket's addresses, and have them bound anew: the system takes a moment to give them free.
 
     Args:
-        link: of the socket; it is closed.
+        link: of the socket; it is closed. None where that was done.
         endpoints: that it is bound to.
         make: binds another one.
 
     Raises:
         ConfigError: they cannot be had again.
     """
-    for endpoint in endpoints:
-        with contextlib.suppress(zmq.ZMQError):
-            link.socket.unbind(endpoint)
-    link.close()
+    if link is not None:
+        for endpoint in endpoints:
+            with contextlib.suppress(zmq.ZMQError):
+                link.socket.unbind(endpoint)
+        link.close()
     deadline = time.monotonic() + _AGAIN_S
     while True:
         try:

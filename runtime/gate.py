@@ -180,7 +180,8 @@ class Gate:
             case zmq.EVENT_ACCEPTED if len(self._at_the_door) < _MOST_AT_THE_DOOR:
                 self._at_the_door.add(connection)
             case zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                self._at_the_door.discard(connection)
+                # It does not say which connection it is of: better one refusal too few than one too many.
+                self._at_the_door = {each for each in self._at_the_door if each[0] != id(monitor)}
             case zmq.EVENT_DISCONNECTED:
                 if connection in self._at_the_door:
                     self._at_the_door.discard(connection)

@@ -44,7 +44,7 @@ def client(
     \b
     Examples:
       inspectd keys client plc-3 --role viewer --out plc-3.toml
-      inspectd keys client anna --role engineer --public 'rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7'
+      inspectd keys client anna --role engineer --public 'KEY'
     """  # noqa: D301
     import zmq
 

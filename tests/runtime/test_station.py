@@ -436,11 +436,12 @@ def test_an_engine_that_fails_after_a_swap_brings_the_one_before_back(station, p
     process = start("run", config)
     with running.requester, running.subscriber:
         running.process = process
+        running.until_state("ContinuousExecution")
         running.ask("load_model", bundle="second")
         running.ask("activate")
         running.ask("fault.inject", fault="engine")
-        alarm = running.alarm("model.rolled_back")
-        assert "a fault on purpose" in alarm.message
+        alarm = running.open_alarm("model.rolled_back")
+        assert "a fault on purpose" in alarm["message"]
         assert running.ask("snapshot")["model"]["digest"] == load_bundle(bundle_path).digest
         process.terminate()
         _, out, _ = finish(process)
@@ -572,11 +573,12 @@ def test_a_rule_that_was_set_holds_after_a_swap_that_failed(station, pictures, b
         )
     )
     with station.again(running) as running:
+        running.until_state("ContinuousExecution")
         running.ask("load_model", bundle="second")
         running.ask("activate")
         running.ask("set_threshold", class_="bright", minimum_area_px=77)
         running.ask("fault.inject", fault="engine")
-        running.alarm("model.rolled_back")
+        running.open_alarm("model.rolled_back")
         assert running.ask("snapshot")["acceptance"]["bright"]["minimum_area_px"] == 77
 
 

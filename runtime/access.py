@@ -37,7 +37,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["Access", "ClientEntry", "ClientKeys", "KeysFolder"]
+__all__ = ["Access", "ClientEntry", "ClientKeys", "KeysFolder", "make_pair", "write_client_file"]
 
 SECRET, PUBLIC, CLIENTS = "station.key", "station.pub", "clients.toml"
 _KEY_SIGNS = 40
@@ -195,10 +195,10 @@ class KeysFolder:
                 if not replace_old:
                     raise ConfigError(f"{secret}: there is one already; `inspectd keys rotate` makes a new one")
                 secret.replace(secret.with_name(f"{SECRET}.{dt.datetime.now(dt.timezone.utc):%Y%m%dT%H%M%S}"))
-            made_public, made_secret = zmq.curve_keypair()
-            _write(secret, made_secret.decode() + "\n", 0o600)
-            _write(self.path / PUBLIC, made_public.decode() + "\n", 0o644)
-        return made_public.decode()
+            made_public, made_secret = make_pair()
+            _write(secret, made_secret + "\n", 0o600)
+            _write(self.path / PUBLIC, made_public + "\n", 0o644)
+        return made_public
 
     def add(self, name: str, role: Role, key: str, *, today: dt.date) -> None:
         """Let a client in.
@@ -251,6 +251,12 @@ def _stamp(path: Path) -> tuple[int, int, int]:
     except OSError:
         return 0, 0, 0
     return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def make_pair() -> tuple[str, str]:
+    """New keys, public and secret, in Z85."""
+    public, secret = zmq.curve_keypair()
+    return public.decode(), secret.decode()
 
 
 def write_client_file(path: Path, server: str, public: str, secret: str) -> None:

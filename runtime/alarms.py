@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from inspectd.errors import RequestError
 from inspectd.wire import AlarmBody, Severity
 
-__all__ = ["MOST_OPEN", "Alarms"]
+__all__ = ["MOST_OPEN", "Alarms", "Lasting"]
 
 MOST_OPEN = 200
 """So many are kept at most; the oldest that are over give way, unacknowledged."""
@@ -57,6 +57,10 @@ class Alarms:
     def active(self) -> list[AlarmBody]:
         """Those that tell of what is so now."""
         return [alarm for alarm in self._open.values() if alarm.active]
+
+    def is_active(self, code: str) -> bool:
+        """Whether what a code stands for is so now."""
+        return self._of(code) is not None
 
     def restore(self, bodies: Iterable[str]) -> None:
         """Take up those that were open when the station ended; what they tell of has to be found anew."""
@@ -104,6 +108,13 @@ class Alarms:
         self.set(code, severity, message)
         self.clear(code)
 
+    def show(self, code: str, severity: Severity, message: str) -> None:
+        """Set it while there is a message, and clear it once there is none."""
+        if message:
+            self.set(code, severity, message)
+        else:
+            self.clear(code)
+
     def hold(self, wanted: dict[str, tuple[Severity, str]], *, prefix: str) -> None:
         """Set those that are wanted, and clear all others whose code begins like this."""
         for code, (severity, message) in wanted.items():
@@ -138,3 +149,29 @@ class Alarms:
         over = [alarm for alarm in self._open.values() if not alarm.active]
         if len(self._open) >= MOST_OPEN and over:
             self._change(over[0].model_copy(update={"acked": True, "acked_by": "nobody: too many were open"}))
+
+
+class Lasting:
+    """An alarm for what happens now and then: one as long as it goes on, and for a while after the last time.
+
+    Args:
+        alarms: of the station.
+        code: of the alarm.
+        lasts_s: how long it stays after the last time.
+    """
+
+    def __init__(self, alarms: Alarms, code: str, *, lasts_s: float = 10.0) -> None:
+        self._alarms = alarms
+        self._code = code
+        self._lasts_ns = round(lasts_s * 1e9)
+        self._until_ns = 0
+
+    def look(self, now_ns: int, happened: str) -> None:
+        """Say what has happened since the last look; empty if nothing has."""
+        if happened:
+            self._until_ns = now_ns + self._lasts_ns
+            # The words stay those of its first time: an alarm for each would be a way to flood the station.
+            if not self._alarms.is_active(self._code):
+                self._alarms.set(self._code, Severity.WARNING, happened)
+        elif now_ns > self._until_ns:
+            self._alarms.clear(self._code)

@@ -18,7 +18,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -44,7 +44,7 @@ from inspectd.wire import (
 )
 
 from .journal import Entry, Journal, JournalReader
-from .messaging.link import Link, bind, bind_again, bound_address
+from .messaging.link import Link, bind, bind_again, bound_address, let_go
 
 __all__ = ["Client", "ControlServer", "Images", "Station"]
 
@@ -218,10 +218,8 @@ class ControlServer:
     def _bind_again(self) -> None:
         endpoints = {_LOCAL: self._local, _OTHER: self.endpoint or ""}
         for key, door in self._doors.items():
-            with contextlib.suppress(zmq.ZMQError):
-                door.link.socket.unbind(endpoints[key])
-            door.link.close()
-        bind_again(None, (), self._bind)
+            let_go(door.link, endpoints[key])
+        bind_again(self._bind)
 
     def close(self) -> None:
         """Serve nobody any more. May be called twice."""
@@ -552,10 +550,8 @@ class ControlServer:
 def _again(message: Message) -> list[bytes]:
     """The four parts of a message from the journal."""
     header = message.header
-    flags = (header.flags | Flags.REPLAYED) & ~Flags.NOT_DURABLE
-    packed = bytearray(header.pack())
-    packed[7] = int(flags)
-    return [message.topic.encode("ascii"), bytes(packed), message.body, message.payload]
+    again = replace(header, flags=(header.flags | Flags.REPLAYED) & ~Flags.NOT_DURABLE)
+    return [message.topic.encode("ascii"), again.pack(), message.body, message.payload]
 
 
 def _refusal(request_id: int, error: RequestError) -> Answer:

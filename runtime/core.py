@@ -52,7 +52,7 @@ from inspectd.wire import (
     camera_bodies,
 )
 
-from .alarms import Alarms
+from .alarms import Alarms, Lasting
 from .archive import ArchiveKeeper
 from .beats import Alarm as ReportedAlarm
 from .beats import Beat, Reporter, Stage
@@ -70,10 +70,6 @@ __all__ = ["ActiveModel", "Core", "LoadedBundle"]
 
 WATCH_S = 0.25
 STATS_S = 1.0
-REFUSED_S = 10.0
-"""So long after a connection was refused the alarm stays."""
-OVERDUE_S = 10.0
-"""So long after a deadline was missed the alarm stays."""
 CLOCK_S = 10.0
 """How often it is asked whether the clock is synchronised."""
 CLOCK_STEP_S = 1.0
@@ -190,7 +186,6 @@ class Core:
         self._gate = gate
         self._gate_at = 0
         self._refused_keys: Counter[str] = Counter()
-        self._refused_until_ns = 0
         if gate is not None:
             gate.refused = self._note_refused
             self._gate_at = gate.generation
@@ -213,6 +208,9 @@ class Core:
         self.line.swap_failed = self._note_failed_swap
         self.alarms = Alarms(config.station.name, epoch=publisher.epoch, publish=publisher.alarm, utc=utc)
         self.alarms.restore(restored)
+        self._overdue = Lasting(self.alarms, "line.overdue")
+        self._archive_refusing = Lasting(self.alarms, "archive.refusing")
+        self._keys_refused = Lasting(self.alarms, "security.refused")
         self._machine = StateMachine()
         self._auto = config.station.start == "automatic"
         self._was_ready = False
@@ -224,10 +222,8 @@ class Core:
         self._loading = False
         self._next_watch_ns = self._next_stats_ns = self._next_clock_ns = 0
         self._overdue_seen = 0
-        self._overdue_until_ns = self._archive_until_ns = 0
         self._refused_seen = self._archive_restarts = 0
         self._clock_offset_ns = utc() - clock()
-        self._injected: set[str] = set()
 
     # From the start to the end
 
@@ -430,7 +426,7 @@ class Core:
         """What the supervisor has to say is published by this process; also that the one before it died."""
         if told.active:
             self.alarms.set(told.code, told.severity, told.message)
-        elif any(alarm.code == told.code for alarm in self.alarms.active):
+        elif self.alarms.is_active(told.code):
             self.alarms.clear(told.code)
         else:
             self.alarms.tell(told.code, told.severity, told.message)
@@ -451,36 +447,33 @@ class Core:
         }
         self.alarms.hold(away, prefix="camera.away.")
         self._watch_model()
-        self._watch_archive()
+        self._watch_archive(now_ns)
         self._watch_gate(now_ns)
         self._watch_deadlines(now_ns)
         self._watch_clock(now_ns)
         self._tell_standing()
 
     def _watch_model(self) -> None:
-        wanted = {}
         model = self.models.current
-        if model is not None and (why := model.engine.failure) is not None:
-            wanted["model.engine"] = (Severity.ERROR, f"the engine failed: {why}; nothing is inspected until the start")
-        if self._fallback:
-            wanted["model.fallback"] = (Severity.WARNING, self._fallback)
-        self.alarms.hold({code: what for code, what in wanted.items() if code == "model.engine"}, prefix="model.engine")
-        self.alarms.hold(
-            {code: what for code, what in wanted.items() if code == "model.fallback"}, prefix="model.fallback"
-        )
+        why = "" if model is None else model.engine.failure or ""
+        told = f"the engine failed: {why}; nothing is inspected until the start" if why else ""
+        self.alarms.show("model.engine", Severity.ERROR, told)
+        self.alarms.show("model.fallback", Severity.WARNING, self._fallback)
 
-    def _watch_archive(self) -> None:
+    def _watch_archive(self, now_ns: int) -> None:
         archive = self._archive
         if archive is None:
             return
-        wanted = {}
-        if archive.fault:
-            wanted["archive.failing"] = (Severity.WARNING, f"pictures are not archived: {archive.fault}")
-        self.alarms.hold(wanted, prefix="archive.failing")
+        told = f"pictures are not archived: {archive.fault}" if archive.fault else ""
+        self.alarms.show("archive.failing", Severity.WARNING, told)
         if archive.restarts > self._archive_restarts:
             self._archive_restarts = archive.restarts
             told = f"the process of the archive {archive.last_end}, and was started again"
             self.alarms.tell("process.restarted.archive", Severity.WARNING, told)
+        more = archive.refused > self._refused_seen
+        self._refused_seen = archive.refused
+        told = "the archive does not keep up: pictures of parts are missing in it"
+        self._archive_refusing.look(now_ns, told if more else "")
 
     def _note_refused(self, why: str) -> None:
         """From the gate's threads; told by the next look."""
@@ -494,41 +487,16 @@ class Core:
             self._gate_at = gate.generation
             _log.warning("keys were revoked or changed: all connections are cut and made anew")
             self.publisher.rebind()
-        wanted = {"security.keys": (Severity.WARNING, gate.fault)} if gate.fault else {}
-        self.alarms.hold(wanted, prefix="security.keys")
+        self.alarms.show("security.keys", Severity.WARNING, gate.fault)
         refused, self._refused_keys = self._refused_keys, Counter()
-        if refused:
-            self._refused_until_ns = now_ns + round(REFUSED_S * 1e9)
-            told = "; ".join(f"{why} ({count} times)" if count > 1 else why for why, count in refused.items())
-            # One alarm as long as it goes on, however often: an alarm for each would be a way to flood the station.
-            if not any(alarm.code == "security.refused" for alarm in self.alarms.active):
-                self.alarms.set("security.refused", Severity.WARNING, told)
-        elif now_ns > self._refused_until_ns:
-            self.alarms.clear("security.refused")
+        told = "; ".join(f"{why} ({count} times)" if count > 1 else why for why, count in refused.items())
+        self._keys_refused.look(now_ns, told)
 
     def _watch_deadlines(self, now_ns: int) -> None:
-        overdue = self.line.overdue
-        if overdue > self._overdue_seen:
-            self._overdue_until_ns = now_ns + round(OVERDUE_S * 1e9)
-            self._overdue_seen = overdue
-            self.alarms.set(
-                "line.overdue",
-                Severity.WARNING,
-                "parts are not judged by their deadline and are NOT_INSPECTED; the engine is too slow, or hangs",
-            )
-        elif now_ns > self._overdue_until_ns:
-            self.alarms.clear("line.overdue")
-        refused = 0 if self._archive is None else self._archive.refused
-        if refused > self._refused_seen:
-            self._refused_seen = refused
-            self._archive_until_ns = now_ns + round(OVERDUE_S * 1e9)
-            self.alarms.set(
-                "archive.refusing",
-                Severity.WARNING,
-                "the archive does not keep up: pictures of parts are missing in it",
-            )
-        elif now_ns > self._archive_until_ns:
-            self.alarms.clear("archive.refusing")
+        more = self.line.overdue > self._overdue_seen
+        self._overdue_seen = self.line.overdue
+        told = "parts are not judged by their deadline and are NOT_INSPECTED; the engine is too slow, or hangs"
+        self._overdue.look(now_ns, told if more else "")
 
     def _watch_clock(self, now_ns: int) -> None:
         if now_ns >= self._next_clock_ns:

@@ -46,11 +46,9 @@ def client(
       inspectd keys client plc-3 --role viewer --out plc-3.toml
       inspectd keys client anna --role engineer --public 'KEY'
     """  # noqa: D301
-    import zmq
-
     from inspectd.errors import ConfigError
 
-    from .access import KeysFolder, write_client_file
+    from .access import KeysFolder, make_pair, write_client_file
 
     if (out is None) == (public is None):
         raise ConfigError("say either --out FILE, for new keys, or --public KEY, for those that the client has")
@@ -60,7 +58,7 @@ def client(
     if public is not None:
         folder.add(name, role, public, today=today)
     elif out is not None:
-        made_public, made_secret = (key.decode() for key in zmq.curve_keypair())
+        made_public, made_secret = make_pair()
         write_client_file(out, access.public, made_public, made_secret)
         try:
             folder.add(name, role, made_public, today=today)

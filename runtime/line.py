@@ -198,6 +198,7 @@ class Line:
         self._execution: _Execution | None = None
         self._attending = threading.Event()
         self._attendant: threading.Thread | None = None
+        self._lost_attendants: list[threading.Thread] = []
         self._reading_since_ns: dict[str, int | None] = dict.fromkeys(config.cameras)
         self._judging_since_ns = 0
         self._judge_thread: threading.Thread | None = None
@@ -440,6 +441,10 @@ class Line:
             # Two threads would have one engine.
             raise InferenceError(_engine_hangs(self._judging_s))
         self._leave_cameras()
+        if any(thread.is_alive() for thread in self._lost_attendants):
+            # It would take frames from the thread that grabs.
+            raise CameraError(_hangs(*(source.name for source in self._sources)))
+        self._lost_attendants.clear()
         self._failure = None
         sources = [source for source in self._sources if cameras is None or source.name in set(cameras)]
         slots = {source.name: self._slots[source.name] for source in sources}
@@ -491,7 +496,7 @@ class Line:
                 self._tick()
                 attendant.join(self._tick_s / 5)
             if attendant.is_alive():
-                raise CameraError(_hangs(*(source.name for source in self._sources)))
+                self._lost_attendants.append(attendant)
 
     def _attend_all(self, attending: threading.Event) -> None:
         while attending.is_set():

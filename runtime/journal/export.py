@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 from inspectd.errors import ConfigError
 from inspectd.inspection import Verdict
 from inspectd.optional import require
-from inspectd.wire import AlarmBody, Message, MessageType, StateBody, VerdictBody, read_body
+from inspectd.wire import AlarmBody, Flags, Message, MessageType, StateBody, VerdictBody, read_body
 
 from .reader import JournalReader
 
@@ -132,7 +132,7 @@ def _result(message: Message) -> dict[str, Any]:
         "frame_id": header.frame_id,
         "t_acq_ns": header.t_acq_ns,
         "latency_us": header.latency_us,
-        "time_synced": bool(header.flags & 16),
+        "time_synced": Flags.TIME_SYNCED in header.flags,
         "simulated": body.is_simulated,
         "recipe_no": header.recipe_no,
         "job_id": body.job_id,

@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -425,7 +425,3 @@ class Journal:
                 self._start_anew(str(error))
             return False
         return deleted > 0
-
-    def held(self) -> Mapping[int, int]:
-        """The lowest seq that is held of each stream of this epoch."""
-        return dict(self._oldest)

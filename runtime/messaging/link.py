@@ -9,15 +9,19 @@ import os
 import socket as posix_socket
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import zmq
 
 from inspectd.errors import ConfigError
 
-__all__ = ["Link", "bind", "bind_again", "bound_address", "local_endpoint"]
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Connected", "Link", "bind", "bind_again", "bound_address", "let_go", "local_endpoint"]
 
 _LINK_HEARTBEAT_MS = 500
 _LINK_TIMEOUT_MS = 1500
@@ -59,6 +63,69 @@ class Link:
             self.context.term()
 
 
+class Connected:
+    """What every client of a station does: connect to one address, and let go; a context manager.
+
+    Args:
+        endpoint: address to connect to; who is there may come later.
+        secure: sets keys on the socket before it connects.
+    """
+
+    KIND: ClassVar[int]
+    """Of the socket."""
+    EXAMPLE: ClassVar[str] = "tcp://192.168.0.5:5560 or ipc:///run/inspectd/pub"
+    """An address, for errors."""
+
+    def __init__(self, endpoint: str, *, secure: Callable[[zmq.Socket[Any]], None] | None = None) -> None:
+        self.endpoint = endpoint
+        self._secure = secure
+        self._link: Link | None = None
+
+    def open(self) -> None:
+        """Connect; returns before the connection stands.
+
+        Raises:
+            ConfigError: the address is not one.
+        """
+        link = Link(self.KIND, self.endpoint)
+        try:
+            self._set(link.socket)
+            if self._secure is not None:
+                self._secure(link.socket)
+            link.socket.connect(self.endpoint)
+        except zmq.ZMQError as error:
+            link.close()
+            raise ConfigError(
+                f"endpoint {self.endpoint}: cannot be connected to ({error.strerror}); expected an address such as "
+                f"{self.EXAMPLE}"
+            ) from error
+        self._link = link
+
+    def _set(self, socket: zmq.Socket[Any]) -> None:
+        """Set its options."""
+
+    @property
+    def _socket(self) -> zmq.Socket[Any]:
+        if self._link is None:
+            raise RuntimeError(f"{type(self).__name__} of {self.endpoint} is not open")
+        return self._link.socket
+
+    def close(self) -> None:
+        """Let go. May be called twice."""
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
 def bind(socket: zmq.Socket[Any], endpoint: str, *, setting: str, mode: int | None = None) -> str:
     """Bind a socket to an address of this machine.
 
@@ -93,22 +160,23 @@ def bind(socket: zmq.Socket[Any], endpoint: str, *, setting: str, mode: int | No
     return bound_address(socket)
 
 
-def bind_again(link: Link | None, endpoints: Iterable[str], make: Callable[[], None]) -> None:
-    """Let go of a socket's addresses, and have them bound anew: the system takes a moment to give them free.
+def let_go(link: Link, *endpoints: str) -> None:
+    """Close a socket, and give its addresses free first."""
+    for endpoint in endpoints:
+        with contextlib.suppress(zmq.ZMQError):
+            link.socket.unbind(endpoint)
+    link.close()
+
+
+def bind_again(make: Callable[[], None]) -> None:
+    """Bind addresses that were just let go of: the system takes a moment to give them free.
 
     Args:
-        link: of the socket; it is closed. None where that was done.
-        endpoints: that it is bound to.
-        make: binds another one.
+        make: binds them.
 
     Raises:
         ConfigError: they cannot be had again.
     """
-    if link is not None:
-        for endpoint in endpoints:
-            with contextlib.suppress(zmq.ZMQError):
-                link.socket.unbind(endpoint)
-        link.close()
     deadline = time.monotonic() + _AGAIN_S
     while True:
         try:

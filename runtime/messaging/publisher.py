@@ -38,7 +38,7 @@ from inspectd.wire import (
     verdict_message,
 )
 
-from .link import Link, bind, bind_again
+from .link import Link, bind, bind_again, let_go
 
 __all__ = ["CameraStream", "Publisher", "Sent"]
 
@@ -214,7 +214,8 @@ class Publisher:
         """Cut every client off, and let in anew whoever may still come; they find in the journal what they missed."""
         if self._link is not None:
             self._subscriptions = 0
-            bind_again(self._link, filter(None, (self._local, self.endpoint)), self._bind)
+            let_go(self._link, *filter(None, (self._local, self.endpoint)))
+            bind_again(self._bind)
 
     def close(self, drain_s: float = DRAIN_S) -> None:
         """Send what waits, give subscribers up to `drain_s` to take it, then let go. May be called twice."""

@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any
 
 import zmq
 
-from inspectd.errors import ConfigError, NotReached, ProtocolError, RequestError
+from inspectd.errors import NotReached, ProtocolError, RequestError
 from inspectd.wire import Answer, Message, Request
 
-from .link import Link
+from .link import Connected
 
 __all__ = ["Requester"]
 
@@ -22,7 +21,7 @@ RESEND_S = 1.0
 _HIGHEST_ID = 2**64 - 1
 
 
-class Requester:
+class Requester(Connected):
     """Asks one station; used from one thread.
 
     What changes something is done once, however often it has to be sent: the station knows a request by its number.
@@ -34,6 +33,9 @@ class Requester:
         utc_ns: the numbers of requests begin at this clock, so that they are above those of before.
     """
 
+    KIND = zmq.DEALER
+    EXAMPLE = "ipc:///var/lib/inspectd/ctl or tcp://192.168.0.5:5561"
+
     def __init__(
         self,
         endpoint: str,
@@ -42,47 +44,13 @@ class Requester:
         secure: Callable[[zmq.Socket[Any]], None] | None = None,
         utc_ns: Callable[[], int] = time.time_ns,
     ) -> None:
-        self.endpoint = endpoint
+        super().__init__(endpoint, secure=secure)
         self._identity = identity
-        self._secure = secure
         self._next_id = utc_ns() // 1000
-        self._link: Link | None = None
 
-    def open(self) -> None:
-        """Connect; returns before the connection stands.
-
-        Raises:
-            ConfigError: the address is not one.
-        """
-        link = Link(zmq.DEALER, self.endpoint)
+    def _set(self, socket: zmq.Socket[Any]) -> None:
         if self._identity:
-            link.socket.routing_id = self._identity
-        try:
-            if self._secure is not None:
-                self._secure(link.socket)
-            link.socket.connect(self.endpoint)
-        except zmq.ZMQError as error:
-            link.close()
-            raise ConfigError(
-                f"endpoint {self.endpoint}: cannot be connected to ({error.strerror}); expected an address such as "
-                f"ipc:///var/lib/inspectd/ctl or tcp://192.168.0.5:5561"
-            ) from error
-        self._link = link
-
-    def close(self) -> None:
-        """Let go. May be called twice."""
-        if self._link is not None:
-            self._link.close()
-            self._link = None
-
-    def __enter__(self) -> Requester:
-        self.open()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+            socket.routing_id = self._identity
 
     def ask(self, op: str, args: dict[str, Any] | None = None, *, timeout_s: float = 5.0) -> Answer:
         """Ask, and wait for the answer.
@@ -92,15 +60,16 @@ class Requester:
             RequestError: the station does not do it.
             ProtocolError: what came is no answer.
         """
-        if self._link is None:
-            raise RuntimeError(f"the requester of {self.endpoint} is not open")
-        socket = self._link.socket
+        socket = self._socket
         request = Request(self._next_id, op, args or {})
         self._next_id = min(self._next_id + 1, _HIGHEST_ID)
         deadline = time.monotonic() + timeout_s
+        sent = 0
+        busy: Answer | None = None
         while (left_s := deadline - time.monotonic()) > 0:
             with contextlib.suppress(zmq.Again):  # nobody is there yet
                 socket.send_multipart(request.to_parts(), zmq.NOBLOCK)
+                sent += 1
             resend = time.monotonic() + min(RESEND_S, left_s)
             while (wait_s := resend - time.monotonic()) > 0:
                 if not socket.poll(round(wait_s * 1000) + 1):
@@ -108,12 +77,14 @@ class Requester:
                 answer = Answer.from_parts(socket.recv_multipart())
                 if answer.request_id != request.request_id:
                     continue  # of one that was given up
-                if not answer.ok and answer.code == "busy" and "still being done" in answer.message:
-                    time.sleep(0.05)
-                    break  # our own, sent again
+                if answer.code == "busy" and sent > 1:
+                    busy = answer  # with our own, sent again, mostly: then its answer will come
+                    continue
                 if not answer.ok:
                     raise RequestError(answer.message, code=answer.code, field=answer.field)
                 return answer
+        if busy is not None:
+            raise RequestError(busy.message, code=busy.code, field=busy.field)
         raise NotReached(
             f"{self.endpoint}: no answer to {op} within {timeout_s:g} s; is the station running, and is its key "
             f"the one that this client was given?"

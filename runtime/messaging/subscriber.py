@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import zmq
 
-from inspectd.errors import ConfigError, ProtocolError
+from inspectd.errors import ProtocolError
 from inspectd.wire import MAX_PAYLOAD_BYTES, Flags, HeartbeatBody, Message, MessageType, read_body, topic_of
 
-from .link import Link
+from .link import Connected
 
 __all__ = ["Silence", "Subscriber"]
 
@@ -25,7 +24,7 @@ class Silence:
     waited_s: float
 
 
-class Subscriber:
+class Subscriber(Connected):
     """Receives INS1 and counts what it missed; used from one thread.
 
     A message is missed where the seq of a verdict or of a change of state jumps, or where a heartbeat tells of a
@@ -44,6 +43,8 @@ class Subscriber:
         refused: messages that did not follow INS1.
     """
 
+    KIND = zmq.SUB
+
     def __init__(
         self,
         endpoint: str,
@@ -51,54 +52,20 @@ class Subscriber:
         topics: Sequence[str] = ("ins1/",),
         secure: Callable[[zmq.Socket[Any]], None] | None = None,
     ) -> None:
-        self.endpoint = endpoint
+        super().__init__(endpoint, secure=secure)
         self.epoch: int | None = None
         self.restarts = 0
         self.lost: Counter[int] = Counter()
         self.refused = 0
         self._topics = tuple(topics)
-        self._secure = secure
         self._last: dict[int, int] = {}
-        self._link: Link | None = None
 
-    def open(self) -> None:
-        """Connect; returns before the connection stands.
-
-        Raises:
-            ConfigError: the address is not one.
-        """
-        link = Link(zmq.SUB, self.endpoint)
-        link.socket.maxmsgsize = MAX_PAYLOAD_BYTES
+    def _set(self, socket: zmq.Socket[Any]) -> None:
+        socket.maxmsgsize = MAX_PAYLOAD_BYTES
         # With a queue that can be full, libzmq ends the process after a connection that was made anew (issue 3937).
-        link.socket.rcvhwm = 0
+        socket.rcvhwm = 0
         for topic in self._topics:
-            link.socket.setsockopt_string(zmq.SUBSCRIBE, topic)
-        try:
-            if self._secure is not None:
-                self._secure(link.socket)
-            link.socket.connect(self.endpoint)
-        except zmq.ZMQError as error:
-            link.close()
-            raise ConfigError(
-                f"endpoint {self.endpoint}: cannot be connected to ({error.strerror}); expected an address such as "
-                f"tcp://192.168.0.5:5560 or ipc:///run/inspectd/pub"
-            ) from error
-        self._link = link
-
-    def close(self) -> None:
-        """Let go. May be called twice."""
-        if self._link is not None:
-            self._link.close()
-            self._link = None
-
-    def __enter__(self) -> Subscriber:
-        self.open()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+            socket.setsockopt_string(zmq.SUBSCRIBE, topic)
 
     def receive(self, timeout_s: float) -> Message | Silence:
         """The next message, or `Silence` if none comes in time.
@@ -106,12 +73,10 @@ class Subscriber:
         Raises:
             ProtocolError: a message came that does not follow INS1; it is counted, and the next may be fine.
         """
-        if self._link is None:
-            raise RuntimeError(f"the subscriber to {self.endpoint} is not open")
-        if not self._link.socket.poll(max(0, round(timeout_s * 1000))):
+        if not self._socket.poll(max(0, round(timeout_s * 1000))):
             return Silence(timeout_s)
         try:
-            message = Message.from_parts(self._link.socket.recv_multipart())
+            message = Message.from_parts(self._socket.recv_multipart())
             self._follow(message)
         except ProtocolError:
             self.refused += 1

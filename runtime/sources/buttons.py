@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 
 from inspectd.buttons import line_part
 from inspectd.config import ButtonsCamera
-from inspectd.errors import CameraError, EndOfFrames
-from inspectd.frame import STREAMING, CameraStatus, Frame
+from inspectd.errors import EndOfFrames
+from inspectd.frame import Frame
 
-from .pace import Pace
+from .pace import PacedSource
 
 __all__ = ["ButtonsSource"]
 
 
-class ButtonsSource:
+class ButtonsSource(PacedSource):
     """Delivers the parts of an endless rendered production line; the first `ahead` of them are rendered at opening."""
 
     def __init__(
@@ -30,49 +30,15 @@ class ButtonsSource:
         utc: Callable[[], int] = time.time_ns,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._name = name
+        super().__init__(name, camera.fps, clock=clock, utc=utc, sleep=sleep)
         self._camera = camera
-        self._clock = clock
-        self._utc = utc
-        self._pace = Pace(camera.fps, clock=clock, sleep=sleep)
         self._ahead: list[NDArray[np.uint8]] = []
-        self._delivered = 0
-        self._stopped = False
         self._open = False
-
-    @property
-    def name(self) -> str:
-        """Name of the camera in the configuration."""
-        return self._name
-
-    @property
-    def status(self) -> CameraStatus:
-        """Always streaming."""
-        return STREAMING
 
     def open(self) -> None:
         """Render what is wanted ahead."""
         self._ahead = [self._part(index) for index in range(self._camera.ahead)]
         self._open = True
-
-    def start(self) -> None:
-        """Go on where it was stopped."""
-        self._stopped = False
-
-    def stop(self) -> None:
-        """Deliver nothing more for now."""
-        self._stopped = True
-
-    def attend(self) -> None:
-        """Nothing to see to."""
-
-    def trigger(self, trigger_id: int) -> None:
-        """Takes none.
-
-        Raises:
-            CameraError: always.
-        """
-        raise CameraError(f"camera {self._name!r}: takes no software trigger (part {trigger_id})")
 
     def read(self, timeout_s: float) -> Frame:
         """The next part; see `FrameSource.read`. Rendering may take longer than `timeout_s`.

@@ -9,16 +9,16 @@ from pathlib import Path
 
 from inspectd.config import FolderCamera
 from inspectd.errors import CameraError, DatasetError, EndOfFrames
-from inspectd.frame import STREAMING, CameraStatus, Frame
+from inspectd.frame import Frame
 from inspectd.picture import IMAGE_SUFFIXES, read_image
 
 from .damaged import DamagedFrame, stand_in
-from .pace import Pace
+from .pace import PacedSource
 
 __all__ = ["FolderSource"]
 
 
-class FolderSource:
+class FolderSource(PacedSource):
     """Delivers the pictures of a folder in the natural order of their names (part2 before part10)."""
 
     def __init__(
@@ -30,24 +30,9 @@ class FolderSource:
         utc: Callable[[], int] = time.time_ns,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._name = name
+        super().__init__(name, camera.fps, clock=clock, utc=utc, sleep=sleep)
         self._camera = camera
-        self._clock = clock
-        self._utc = utc
-        self._pace = Pace(camera.fps, clock=clock, sleep=sleep)
         self._files: list[Path] = []
-        self._delivered = 0
-        self._stopped = False
-
-    @property
-    def name(self) -> str:
-        """Name of the camera in the configuration."""
-        return self._name
-
-    @property
-    def status(self) -> CameraStatus:
-        """Always streaming."""
-        return STREAMING
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -75,25 +60,6 @@ class FolderSource:
                 f"expected files ending in {' '.join(IMAGE_SUFFIXES)}"
             )
         self._files = sorted(found, key=_natural)
-
-    def start(self) -> None:
-        """Go on where it was stopped."""
-        self._stopped = False
-
-    def stop(self) -> None:
-        """Deliver nothing more for now."""
-        self._stopped = True
-
-    def attend(self) -> None:
-        """Nothing to see to."""
-
-    def trigger(self, trigger_id: int) -> None:
-        """Takes none.
-
-        Raises:
-            CameraError: always.
-        """
-        raise CameraError(f"camera {self._name!r}: takes no software trigger (part {trigger_id})")
 
     def read(self, timeout_s: float) -> Frame:
         """The next picture; see `FrameSource.read`.

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from inspectd.errors import FrameTimeout
+from inspectd.errors import CameraError, FrameTimeout
+from inspectd.frame import STREAMING, CameraStatus
 
-__all__ = ["Pace"]
+__all__ = ["Pace", "PacedSource"]
 
 
 class Pace:
@@ -43,3 +44,60 @@ class Pace:
         if wait_s > 0:
             self._sleep(wait_s)
         self._due_ns = due + self._period_ns
+
+
+class PacedSource:
+    """What a camera that is no device has in common with every other of its kind.
+
+    Args:
+        name: of the camera in the configuration.
+        fps: its rate; None for as fast as it is read.
+        clock: monotonic, in ns.
+        utc: in ns since 1970.
+        sleep: waits for seconds.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        fps: float | None,
+        *,
+        clock: Callable[[], int] = time.monotonic_ns,
+        utc: Callable[[], int] = time.time_ns,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._name = name
+        self._clock = clock
+        self._utc = utc
+        self._pace = Pace(fps, clock=clock, sleep=sleep)
+        self._delivered = 0
+        self._stopped = False
+
+    @property
+    def name(self) -> str:
+        """Name of the camera in the configuration."""
+        return self._name
+
+    @property
+    def status(self) -> CameraStatus:
+        """Always streaming."""
+        return STREAMING
+
+    def start(self) -> None:
+        """Go on where it was stopped."""
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Deliver nothing more for now."""
+        self._stopped = True
+
+    def attend(self) -> None:
+        """Nothing to see to."""
+
+    def trigger(self, trigger_id: int) -> None:
+        """Takes none.
+
+        Raises:
+            CameraError: always.
+        """
+        raise CameraError(f"camera {self._name!r}: takes no software trigger (part {trigger_id})")

@@ -552,6 +552,10 @@ class Core:
 
     # Commands
 
+    def note_control(self, fault: str) -> None:
+        """Whether commands can be taken at all."""
+        self.alarms.show("control.failing", Severity.ERROR, fault)
+
     def do(self, op: str, arguments: Arguments, client: Client, answer: Answering) -> None:
         """Do what an operation asks for; the answer may come later.
 

@@ -1,4 +1,4 @@
-"""A client that says of itself, in ZMTP's own words, that it is another one."""
+"""The door of control: who is believed to be who, what is kept of attempts, and a door that cannot be opened again."""
 
 from __future__ import annotations
 
@@ -7,8 +7,15 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from inspectd.errors import RequestError
 from inspectd.runtime.control import Client, ControlServer, Outcome
+from inspectd.runtime.journal import Journal, JournalReader
+from inspectd.runtime.messaging import Requester
 from inspectd.wire import Answer, Arguments, Request
+
+from .station_site import until
 
 ENGINEER = "Z" * 40
 
@@ -20,6 +27,7 @@ class Records:
 
     def __init__(self) -> None:
         self.clients: list[Client] = []
+        self.told: list[str] = []
 
     def post(self, act: Callable[[], None]) -> None:
         act()
@@ -27,6 +35,9 @@ class Records:
     def do(self, op: str, arguments: Arguments, client: Client, answer: Callable[[Outcome], None]) -> None:
         self.clients.append(client)
         answer({})
+
+    def note_control(self, fault: str) -> None:
+        self.told.append(fault)
 
 
 class RawClient:
@@ -99,3 +110,43 @@ def test_a_name_that_a_client_gives_itself_is_not_believed(tmp_path):
             assert len(station.clients) == 1
         finally:
             client.close()
+
+
+def test_attempts_without_end_do_not_fill_the_journal(tmp_path):
+    journal = Journal(tmp_path / "journal.db", epoch=1)
+    journal.open()
+    local = f"ipc://{tmp_path / 'ctl'}"
+    server = ControlServer(Records(), local=local, local_role="viewer", journal=journal, journal_path=journal.path)
+    with server, Requester(local) as requester:
+        for _ in range(250):
+            with pytest.raises(RequestError, match="needs the role operator"):
+                requester.ask("stop")
+        # They are counted all the same: the next one that is kept says how many were not.
+        assert server._attempts.passed_over == 150
+        server._attempts._since_s -= 4000
+        with pytest.raises(RequestError, match="needs the role operator"):
+            requester.ask("stop")
+    assert journal.close()
+    with JournalReader(journal.path) as reader:
+        attempts = list(reader.requests())
+    assert len(attempts) == 101
+    assert [each.args for each in attempts if each.args != "{}"] == ['{"notKept": 150}']
+
+
+def test_a_door_that_cannot_be_opened_again_is_told_and_tried_again(tmp_path):
+    station, generation = Records(), [0]
+    sockets, away = tmp_path / "sockets", tmp_path / "away"
+    sockets.mkdir()
+    local = f"ipc://{sockets / 'ctl'}"
+    with ControlServer(station, local=local, generation=lambda: generation[0]) as server:
+        with Requester(local) as requester:
+            requester.ask("hello")
+        sockets.rename(away)
+        generation[0] = 1
+        until(lambda: station.told, "nobody was told")
+        assert "commands cannot be taken" in station.told[0]
+        away.rename(sockets)
+        until(lambda: station.told[-1] == "", "it was not tried again")
+        with Requester(server.local) as requester:
+            requester.ask("hello")
+    assert len(station.told) == 2

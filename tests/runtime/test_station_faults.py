@@ -18,9 +18,11 @@ import pytest
 from inspectd.bundle import load_bundle
 from inspectd.config import parse_config
 from inspectd.errors import InspectdError
-from inspectd.runtime.core import ActiveModel, Core, LoadedBundle
+from inspectd.runtime.active_model import ActiveModel
+from inspectd.runtime.core import Core
 from inspectd.runtime.engine import open_engine
 from inspectd.runtime.messaging import CameraStream, Publisher, Requester, Silence, Subscriber
+from inspectd.runtime.models import LoadedBundle
 from inspectd.runtime.sources import make_source
 from inspectd.wire import AlarmBody, Flags, MessageType, read_body
 

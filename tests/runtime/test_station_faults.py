@@ -76,6 +76,23 @@ def test_a_full_disk_costs_results_their_durability_and_nothing_else(station, pi
 
 
 @is_root
+def test_a_disk_that_is_read_only_is_told_and_written_again_once_it_can_be(station, pictures, tmp_path):  # noqa: F811
+    with small_disk(tmp_path / "disk", 6) as disk:
+        with station(FOLDER, f'[journal]\npath = "{disk}/journal.db"') as running:
+            running.until(is_durable)
+            running.process.terminate()
+            assert finish(running.process)[0] == 0
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        with station.again(running) as running:
+            running.until(is_not_durable)
+            assert "the disk is read-only" in running.open_alarm("journal.failing")["message"]
+            subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+            running.until(is_durable)
+            running.process.terminate()
+            assert finish(running.process)[0] == 0
+
+
+@is_root
 def test_a_station_starts_on_a_full_disk(station, pictures, tmp_path):  # noqa: F811
     with small_disk(tmp_path / "state", 3):
         with station() as running:

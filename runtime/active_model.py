@@ -35,76 +35,83 @@ class _Kept:
 class ActiveModel:
     """The file.
 
-    It holds as long as `model.bundle` of the configuration is the one that it took the place of.
+    It holds as long as `model.bundle` of the configuration is the one that it took the place of. What is decided holds
+    at once; `flush` brings it to the disk, and may be asked again where that fails.
 
     Args:
         path: of the file.
         configured: `model.bundle` of the configuration.
+
+    Attributes:
+        why: why it is not the one that was activated last, for people; empty where it is.
     """
 
     def __init__(self, path: Path, configured: str) -> None:
         self._path = path
         self._configured = configured
-        self._kept = _Kept()
+        self._wanted = _Kept()
+        self._written: _Kept | None = None
+        self.why = ""
 
     def read(self) -> str:
         """Path of the bundle that judges after a start; empty where the configured one does. Changes nothing."""
         return self._decide()[0].bundle
 
-    def take_up(self) -> str:
-        """Begin with it.
+    def take_up(self) -> None:
+        """Begin with it; before anything of the bundle is opened, which may be what the process dies of."""
+        kept, self.why = self._decide()
+        self._wanted = replace(kept, trial=_OPEN) if kept.trial == _PAUSED else kept
 
-        Returns:
-            Why it is not the one that was activated last, for people; empty where it is.
-
-        Raises:
-            OSError: the disk does not take it.
-        """
-        kept, why = self._decide()
-        if kept.trial == _PAUSED:
-            kept = replace(kept, trial=_OPEN)
-        self._write(kept)
-        return why
+    @property
+    def bundle(self) -> str:
+        """Path of the bundle that should judge; empty for the configured one."""
+        return self._wanted.bundle
 
     @property
     def is_on_trial(self) -> bool:
         """Whether the next start gives it up if the process dies now."""
-        return self._kept.trial == _OPEN
+        return self._wanted.trial == _OPEN
 
     def activate(self, bundle: Path, before: Path | None) -> None:
-        """Another one is about to judge, on trial, in place of `before`.
-
-        Raises:
-            OSError: the disk does not take it.
-        """
+        """Another one is about to judge, on trial, in place of `before`."""
         # One that is on trial itself is nothing to go back to.
-        kept = self._kept.before if self.is_on_trial else "" if before is None else str(before)
-        self._write(_Kept(str(bundle), kept, _OPEN))
+        kept = self._wanted.before if self.is_on_trial else "" if before is None else str(before)
+        self._wanted = _Kept(str(bundle), kept, _OPEN)
 
-    def keep(self, bundle: Path) -> None:
-        """One that has proved itself judges.
-
-        Raises:
-            OSError: the disk does not take it.
-        """
-        self._write(_Kept(str(bundle)))
+    def go_back(self, bundle: Path) -> None:
+        """The one before judges again; on trial, if it had not passed its own."""
+        is_proved = not self.is_on_trial or str(bundle) == (self._wanted.before or self._configured)
+        self._wanted = _Kept(str(bundle)) if is_proved else replace(self._wanted, bundle=str(bundle))
 
     def passed(self) -> None:
-        """The trial is over.
-
-        Raises:
-            OSError: the disk does not take it.
-        """
-        self._write(replace(self._kept, before="", trial=_OVER))
+        """The trial is over."""
+        self._wanted = replace(self._wanted, before="", trial=_OVER)
 
     def pause(self) -> None:
-        """The station ends in order.
+        """The station ends in order."""
+        if self.is_on_trial:
+            self._wanted = replace(self._wanted, trial=_PAUSED)
+
+    def flush(self) -> None:
+        """Have the file say what should be; on the disk when this returns.
 
         Raises:
-            OSError: the disk does not take it.
+            OSError: the disk does not take it; ask again.
         """
-        if self.is_on_trial:
-            self._write(replace(self._kept, trial=_PAUSED))
+        kept = self._wanted
+        if kept == self._written:
+            return
+        if kept.trial == _OVER and kept.bundle in ("", self._configured):
+            self._path.unlink(missing_ok=True)
+        else:
+            content: dict[str, Any] = {
+                "bundle": kept.bundle,
+                "instead_of": self._configured,
+                "before": kept.before,
+                "trial": kept.trial,
+            }
+            replace_file(self._path, json.dumps(content).encode())
+        self._written = kept
 
     def _decide(self) -> tuple[_Kept, str]:
         try:
@@ -124,19 +131,6 @@ class ActiveModel:
             _Kept(kept.before),
             f"the process that judges died while {kept.bundle} was on trial; {before}, the one before, judges again",
         )
-
-    def _write(self, kept: _Kept) -> None:
-        if kept.trial == _OVER and kept.bundle in ("", self._configured):
-            self._path.unlink(missing_ok=True)
-        elif kept != self._kept or not self._path.exists():
-            content: dict[str, Any] = {
-                "bundle": kept.bundle,
-                "instead_of": self._configured,
-                "before": kept.before,
-                "trial": kept.trial,
-            }
-            replace_file(self._path, json.dumps(content).encode())
-        self._kept = kept
 
 
 def _text(value: object) -> str:

@@ -16,7 +16,7 @@ import os
 import queue
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -54,6 +54,9 @@ _DISK_S = 1.0
 _KEPT_ANSWERS = 1000
 _ATTEMPTS_KEPT, _ATTEMPTS_WITHIN_S = 100, 3600.0
 """So many commands that a client may not give are kept: a client must not fill the journal with them."""
+_KEY_SIGNS = 40
+_MOST_IN_FLIGHT = 32
+"""Requests of one client that are being done; what comes beyond is refused unread."""
 _SEND_HIGH_WATER_MARK = 8
 """Answers that wait for a client who does not read; each may have MAX_ANSWER_BYTES."""
 _log = logging.getLogger("inspectd.control")
@@ -171,7 +174,8 @@ class ControlServer:
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
         self._answers: OrderedDict[tuple[str, str], tuple[str, str, str | None]] = OrderedDict()
-        self._attempts = _Allowance(_ATTEMPTS_KEPT, _ATTEMPTS_WITHIN_S)
+        self._in_flight: Counter[bytes] = Counter()
+        self._attempts: dict[str, _Allowance] = {}
         self._over = False
         self._thread = threading.Thread(target=self._serve, name="control", daemon=True)
 
@@ -211,6 +215,8 @@ class ControlServer:
         socket = link.socket
         socket.maxmsgsize = MAX_REQUEST_BYTES
         socket.sndhwm = _SEND_HIGH_WATER_MARK
+        # No bound: libzmq aborts the process when a client dies whose messages wait for room in here.
+        socket.rcvhwm = 0
         socket.router_mandatory = True
         socket.router_handover = True
         try:
@@ -297,6 +303,11 @@ class ControlServer:
             except zmq.Again:
                 return
             identity, parts = bytes(frames[0].buffer), [bytes(frame.buffer) for frame in frames[1:]]
+            if self._in_flight[key + identity] >= _MOST_IN_FLIGHT:
+                number = int.from_bytes(parts[0], "little") if parts and len(parts[0]) == 8 else 0
+                told = f"{_MOST_IN_FLIGHT} requests of this client are not answered yet; wait for an answer"
+                self._send(key + identity, Answer(number, code="busy", message=told))
+                continue
             self._take(key + identity, parts, self._client(key + identity, frames[-1], is_guarded=door.is_guarded))
 
     def _client(self, identity: bytes, frame: zmq.Frame, *, is_guarded: bool) -> Client | None:
@@ -375,6 +386,7 @@ class ControlServer:
                 _log.exception("control: %s failed unexpectedly", request.op)
                 answer(RequestError(f"{request.op}: {type(error).__name__}: {error}", code="failed"))
 
+        self._in_flight[identity] += 1
         self._station.post(act)
 
     def _send_done(self) -> None:
@@ -383,6 +395,9 @@ class ControlServer:
                 identity, answer, key = self._done.get_nowait()
             except queue.Empty:
                 return
+            self._in_flight[identity] -= 1
+            if self._in_flight[identity] <= 0:
+                del self._in_flight[identity]
             if key is not None:
                 self._end(key, answer)
             elif answer.result is not None and "epochs" in answer.result:
@@ -397,7 +412,7 @@ class ControlServer:
             door.link.socket.send_multipart([identity[1:], *answer.to_parts()], zmq.NOBLOCK)
         except zmq.ZMQError as error:
             # It has gone, or takes nothing; it asks again if it wants to know.
-            _log.info("control: an answer could not be sent: %s", error.strerror)
+            _log.debug("control: an answer could not be sent: %s", error.strerror)
 
     # Once, however often it is sent
 
@@ -454,10 +469,13 @@ class ControlServer:
 
     def _note_refused(self, request: Request, client: Client) -> None:
         """Attempts belong to the audit trail; under a number of their own, so that they use up none of the client's."""
-        if not self._attempts.one_more():
+        # Without keys clients name themselves, and could be many: they share what is kept.
+        who = client.key if len(client.key) == _KEY_SIGNS else "local"
+        attempts = self._attempts.setdefault(who, _Allowance(_ATTEMPTS_KEPT, _ATTEMPTS_WITHIN_S))
+        if not attempts.one_more():
             return
         row_id = f"refused-{request.request_id}"
-        args = json.dumps({"notKept": self._attempts.take_passed_over()}) if self._attempts.passed_over else "{}"
+        args = json.dumps({"notKept": attempts.take_passed_over()}) if attempts.passed_over else "{}"
         row = (client.key, row_id, time.time_ns(), self._station.epoch, client.name, client.role, request.op, args)
         _log.warning("control: %s (%s) may not do %s", client.name, client.role, request.op)
         self._keep(Entry(begun=row, ended=(client.key, row_id, '{"ok": false, "error": {"code": "forbidden"}}')))

@@ -67,7 +67,7 @@ class Core:
         publisher: open.
         journal: where results are kept; None for nowhere.
         open_bundle: opens a bundle by its path, as the configuration says; for `load_model`.
-        active: which model was activated.
+        active: which model was activated; taken up.
         restored: bodies of the alarms that were open when the station ended.
         archive: where pictures are kept; None for nowhere.
         frames: end after so many parts.
@@ -484,9 +484,9 @@ class Core:
             raise RequestError(
                 f"reload_config: {', '.join(cold)}: needs a restart of the station; nothing was applied", field=cold[0]
             )
-        self.judging.judge_by(new.acceptance)
+        undone = self.judging.judge_by(new.acceptance)
         self.config = self.config.model_copy(update={"acceptance": new.acceptance})
-        return {"applied": changed}
+        return {"applied": changed, "undone": undone}
 
     # Faults on purpose
 

@@ -206,7 +206,10 @@ class Gate:
         stamp = self._folder.stamp()
         # A list that an editor is about to write may be empty for a moment, or not be there.
         is_settled, self._seen = stamp == self._seen, stamp
-        if stamp == self._stamp or not is_settled:
+        if not is_settled:
+            return
+        if stamp == self._stamp:
+            self.fault = ""  # what was wrong with the list was taken back
             return
         try:
             access = self._folder.load()

@@ -145,7 +145,8 @@ class HeaderPush:
     def _step(self, timeout_s: float) -> None:
         for key, events in self._selector.select(timeout_s):
             if isinstance(key.data, _Client):
-                self._serve(key.data, events)
+                if key.data in self._clients:  # one of those served before it may have had it dropped
+                    self._serve(key.data, events)
             else:
                 key.data()
         # The descriptor of the feed tells once; whatever it did not tell is found here.

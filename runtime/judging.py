@@ -24,7 +24,7 @@ from .active_model import ActiveModel
 from .alarms import Alarms
 from .control import Outcome
 from .engine import golden_samples, self_test
-from .models import LoadedBundle, Model, Models, rule_for
+from .models import LoadedBundle, Model, Models
 
 __all__ = ["Answering", "Judging", "OpenBundle"]
 
@@ -70,7 +70,8 @@ class Judging:
         self._post = post
         self._with_engine = with_engine
         self._clock = clock
-        self._acceptance = config.acceptance
+        self._base = config.acceptance
+        self._set: dict[str, ClassRule] = {}
         self._scales = {name: camera.scale_mm_per_px for name, camera in config.cameras.items()}
         self._loading = False
         self.unusable = loaded if isinstance(loaded, InspectdError) else None
@@ -87,17 +88,17 @@ class Judging:
 
     def take_up(self) -> None:
         """Begin with the model that was activated last, or say why not."""
-        with self._kept_on_disk():
-            if why := self._active.take_up():
-                self._alarms.set("model.rolled_back", Severity.ERROR, why)
+        if self._active.why:
+            self._alarms.set("model.rolled_back", Severity.ERROR, self._active.why)
         if self._active.is_on_trial:
             self.models.watch()
+        self._keep()
 
     def look(self) -> None:
         """Several times a second: how the model that judges is."""
         if self._active.is_on_trial and not self.models.is_on_trial:
-            with self._kept_on_disk():
-                self._active.passed()
+            self._active.passed()
+        self._keep()
         model = self.models.current
         why = "" if model is None else model.engine.failure or ""
         told = f"the engine failed: {why}; nothing is inspected until the start" if why else ""
@@ -107,8 +108,8 @@ class Judging:
     def close(self, *, in_order: bool) -> None:
         """Close all; `in_order` if the station was told to end, and nothing is the matter."""
         if in_order:
-            with self._kept_on_disk():
-                self._active.pause()
+            self._active.pause()
+        self._keep()
         self.models.close()
 
     @property
@@ -129,7 +130,7 @@ class Judging:
 
     def open_again(self) -> LoadedBundle:
         """Open what should judge; to build an engine takes minutes."""
-        return self._open_bundle(Path(self._active.read() or self._config.model.bundle), self._config)
+        return self._open_bundle(Path(self._active.bundle or self._config.model.bundle), self._config)
 
     def use(self, loaded: LoadedBundle) -> None:
         """Judge by what `open_again` has opened.
@@ -140,9 +141,20 @@ class Judging:
         self.models.current = self._model(loaded)
         self.unusable = None
 
-    def _model(self, loaded: LoadedBundle, acceptance: AcceptanceRule | None = None) -> Model:
-        rule = self._acceptance if acceptance is None else acceptance
-        return Model.make(loaded, rule, scales=self._scales, clock=self._clock)
+    def _model(self, loaded: LoadedBundle) -> Model:
+        """With the rule that holds now: the configuration's, and what was set of the classes that it has."""
+        known = loaded.bundle.card.classes
+        ours = {name: rule for name, rule in self._set.items() if name in known}
+        acceptance = self._base.model_copy(update={"classes": {**self._base.classes, **ours}})
+        return Model.make(loaded, acceptance, scales=self._scales, clock=self._clock)
+
+    def _again(self, model: Model | None) -> Model | None:
+        """A model with the rule that holds now.
+
+        Raises:
+            ConfigError: that does not fit it.
+        """
+        return None if model is None else self._model(LoadedBundle(model.bundle, model.engine, model.fallback))
 
     def _current(self, op: str) -> Model:
         if self.models.current is None:
@@ -197,47 +209,41 @@ class Judging:
                 field="class",
             )
         changes = {key: value for key, value in args.items() if value is not None}
+        # Of what holds now only what somebody has set: a score of the bundle's is no score for the next bundle.
+        own = self._set.get(name) or self._base.classes.get(name) or ClassRule()
         try:
-            changed = ClassRule.model_validate({**model.rule.rule(name).model_dump(exclude_none=True), **changes})
+            changed = ClassRule.model_validate({**own.model_dump(exclude_unset=True), **changes})
         except ValidationError as error:
             raise RequestError(f"set_threshold: {error.errors()[0]['msg']}", code="bad_request") from None
-        acceptance = AcceptanceRule(
-            default=self._acceptance.default, classes={**self._acceptance.classes, name: changed}
-        )
-        self.judge_by(acceptance)
-        return {name: changed.model_dump()}
+        before, self._set = self._set, {**self._set, name: changed}
+        try:
+            self._renew_rules()
+        except ConfigError as error:
+            self._set = before
+            raise RequestError(f"set_threshold: {error}", code="bad_request") from error
+        return {name: self._current("set_threshold").rule.rule(name).model_dump()}
 
-    def judge_by(self, acceptance: AcceptanceRule) -> None:
-        """Judge by another rule from the next frame.
+    def judge_by(self, acceptance: AcceptanceRule) -> list[str]:
+        """Judge by another rule of the configuration from the next frame; the classes whose set rules that undoes.
 
         Raises:
             RequestError: it does not fit the model that judges.
         """
-        models = self.models
-
-        def changed(model: Model | None, rule: AcceptanceRule = acceptance) -> Model | None:
-            if model is None:
-                return None
-            return self._model(LoadedBundle(model.bundle, model.engine, model.fallback), rule)
-
-        def of_its_classes(model: Model | None) -> AcceptanceRule:
-            known = () if model is None else model.bundle.card.classes
-            return acceptance.model_copy(
-                update={"classes": {name: each for name, each in acceptance.classes.items() if name in known}}
-            )
-
+        before = self._base, self._set
+        self._base, self._set = acceptance, {}
         try:
-            current = changed(models.current)
+            self._renew_rules()
         except ConfigError as error:
+            self._base, self._set = before
             raise RequestError(str(error)) from error
-        # Those that may judge later too, so that there is no frame between a swap and its rule; of the classes that
-        # they have.
+        return sorted(before[1])
+
+    def _renew_rules(self) -> None:
+        models = self.models
+        models.current = self._again(models.current)
+        # The one that may judge again too, so that there is no frame between a roll-back and its rule.
         with contextlib.suppress(ConfigError):
-            models.standby = changed(models.standby, of_its_classes(models.standby))
-        with contextlib.suppress(ConfigError):
-            models.previous = changed(models.previous, of_its_classes(models.previous))
-        models.current = current
-        self._acceptance = acceptance
+            models.previous = self._again(models.previous)
 
     # Another model
 
@@ -256,22 +262,27 @@ class Judging:
             outcome = self._tested(path)
             self._post(lambda: loaded(outcome))
 
-        def loaded(outcome: Model | InspectdError) -> None:
+        def loaded(outcome: LoadedBundle | InspectdError) -> None:
             self._loading = False
             if isinstance(outcome, InspectdError):
                 answer(RequestError(f"load_model: {outcome}"))
                 return
-            self.models.load(outcome)
-            answer(outcome.named)
+            try:
+                model = self._model(outcome)
+            except ConfigError as error:
+                outcome.engine.close()
+                answer(RequestError(f"load_model: {error}"))
+                return
+            self.models.load(model)
+            answer(model.named)
 
         threading.Thread(target=load, name="load-model", daemon=True).start()
 
-    def _tested(self, path: Path) -> Model | InspectdError:
+    def _tested(self, path: Path) -> LoadedBundle | InspectdError:
         try:
             loaded = self._open_bundle(path, self._config)
             try:
                 self_test(loaded.engine, loaded.bundle)
-                return self._model(loaded)
             except InspectdError:
                 loaded.engine.close()
                 raise
@@ -279,6 +290,7 @@ class Judging:
             return error
         except Exception as error:  # noqa: BLE001 - whatever is wrong with a bundle, the line goes on with its own
             return BundleError(f"{type(error).__name__}: {error}")
+        return loaded
 
     def _find(self, name: str) -> Path:
         folder = self._folder()
@@ -306,24 +318,25 @@ class Judging:
         Raises:
             RequestError: none was loaded, or the rule does not fit it.
         """
-        wanted, before = self.models.standby, self.models.current
-        self._check_rule("activate", wanted)
+        before = self.models.current
+        try:
+            wanted = self.models.standby = self._again(self.models.standby)
+        except ConfigError as error:
+            raise RequestError(f"activate: {error}") from error
         if wanted is not None:
             # Before its first frame, which may be the end of the process.
-            with self._kept_on_disk():
-                self._active.activate(wanted.bundle.path, None if before is None else before.bundle.path)
+            self._active.activate(wanted.bundle.path, None if before is None else before.bundle.path)
+            self._keep()
         return self._swapped(self.models.activate())
 
     def roll_back(self) -> dict[str, Any]:
         """Let the one before judge again.
 
         Raises:
-            RequestError: there is none, or the rule does not fit it.
+            RequestError: there is none.
         """
-        self._check_rule("rollback", self.models.previous)
         model = self.models.roll_back()
-        with self._kept_on_disk():
-            self._active.keep(model.bundle.path)
+        self._went_back(model)
         return self._swapped(model)
 
     def note_failed_swap(self, why: str) -> None:
@@ -336,30 +349,26 @@ class Judging:
             f"the model that was activated failed ({why}); {name!r}, the one before, judges again",
         )
         if model is not None:
-            with self._kept_on_disk():
-                self._active.keep(model.bundle.path)
+            self._went_back(model)
 
-    def _check_rule(self, op: str, wanted: Model | None) -> None:
-        if wanted is None:
-            return
-        try:
-            rule_for(wanted.bundle, self._acceptance)
-        except ConfigError as error:
-            raise RequestError(f"{op}: {error}") from error
+    def _went_back(self, model: Model) -> None:
+        self._active.go_back(model.bundle.path)
+        if self._active.is_on_trial:
+            self.models.watch()
+        self._keep()
 
     def _swapped(self, model: Model) -> dict[str, Any]:
         self.unusable = None
-        self._alarms.clear("model.rolled_back")
+        for code in ("model.rolled_back", "model.self_test"):
+            self._alarms.clear(code)
         _log.warning("model %r (%s) judges from now on", model.bundle.card.name, model.bundle.digest[:12])
         return model.named
 
-    @contextlib.contextmanager
-    def _kept_on_disk(self) -> Any:  # noqa: ANN401
+    def _keep(self) -> None:
+        """What should judge after a restart, on the disk; tried again with each look."""
+        why = ""
         try:
-            yield
+            self._active.flush()
         except OSError as error:
-            self._alarms.set(
-                "model.not_kept",
-                Severity.WARNING,
-                f"which model judges could not be kept ({error.strerror}); after a restart it may be another one",
-            )
+            why = f"which model judges could not be kept ({error.strerror}); after a restart it may be another one"
+        self._alarms.show("model.not_kept", Severity.WARNING, why)

@@ -57,6 +57,8 @@ STAGES = ("wait", "pre", "infer", "post", "journal", "total")
 _TRIGGER_S = 5.0
 """So long a camera may take to acquire before a software trigger is sent all the same."""
 
+_LATE_IN_A_ROW = 5
+"""So many late results in a row speak against a model that is on trial: one may be the machine's fault."""
 _log = logging.getLogger("inspectd.line")
 
 
@@ -115,6 +117,7 @@ class _Judged:
     inspection: Inspection | None
     model: Model | None = None
     is_our_fault: bool = False
+    was_inferred: bool = False
     died: Exception | None = None
 
 
@@ -207,6 +210,7 @@ class Line:
         self._accepted_before = self._dropped_before = 0
         self._failure: Exception | None = None
         self._verdicts: Counter[Verdict] = Counter()
+        self._late_in_a_row = 0
         self._judged = self._overdue = self._too_late = self._not_durable = 0
         self._histograms = {stage: Histogram() for stage in STAGES}
         self._latencies_ms: deque[float] = deque(maxlen=LATENCIES_KEPT)
@@ -254,9 +258,9 @@ class Line:
         return self._failure if self._execution is None else self._execution.mailbox.failure
 
     def with_engine(self, act: Callable[[], None]) -> None:
-        """Have something done by the thread that judges, between two frames; at once where none does."""
+        """Have something done by the thread that judges, between two frames; by another where none does."""
         if self._execution is None:
-            act()
+            self.wait_for(act)
         else:
             self._jobs.put(act)
 
@@ -633,7 +637,9 @@ class Line:
             raise judged.died
         if judged.inspection is None:
             return
-        if not self._execution.mailbox.settle(judged.number):
+        is_in_time = self._execution.mailbox.settle(judged.number)
+        self._judge_model(judged, is_in_time=is_in_time)
+        if not is_in_time:
             self._too_late += 1
             frame = judged.inspection.frame
             _log.warning(
@@ -643,13 +649,25 @@ class Line:
             )
             return
         self._finish(judged.inspection)
-        if judged.model is None or self.models.current is None or judged.model.engine is not self.models.current.engine:
+
+    def _judge_model(self, judged: _Judged, *, is_in_time: bool) -> None:
+        """What a frame says of the model that judged it, while that is on trial."""
+        current = self.models.current
+        if judged.model is None or judged.inspection is None or current is None:
             return
-        if not judged.is_our_fault:
-            self.models.passed()
+        if judged.model.engine is not current.engine or not judged.was_inferred:
+            return
+        self._late_in_a_row = 0 if is_in_time else self._late_in_a_row + 1
+        why = judged.inspection.reason if judged.is_our_fault else ""
+        if self._late_in_a_row >= _LATE_IN_A_ROW:
+            why = f"{_LATE_IN_A_ROW} results in a row came after their deadline"
+        if not why:
+            if is_in_time:
+                self.models.passed()
         elif self.models.is_watched:
+            self._late_in_a_row = 0
             self.models.roll_back()
-            self.swap_failed(judged.inspection.reason)
+            self.swap_failed(why)
 
     def _send_trigger(self, execution: _Execution) -> None:
         if execution.trigger is None:
@@ -754,7 +772,8 @@ class Line:
         inspection = model.inspector.inspect(arrival.frame)
         self._judging_since_ns = 0
         self._judged += 1
-        return _Judged(mailbox, number, inspection, model, is_our_fault=inspection.verdict is Verdict.NOT_INSPECTED)
+        failed = inspection.verdict is Verdict.NOT_INSPECTED
+        return _Judged(mailbox, number, inspection, model, is_our_fault=failed, was_inferred=True)
 
     def _refused(self, arrival: Arrival, reason: str) -> Inspection:
         model = self.models.current

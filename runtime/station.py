@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import sys
@@ -118,8 +119,44 @@ def _run(
     announce: Callable[[str], None],
     report: Callable[[Summary], None],
 ) -> Summary:
+    with ExitStack() as held:
+        active = _active(config)
+        # Before an engine is opened, which may be what the process dies of; a folder that cannot be made is told below.
+        with contextlib.suppress(OSError):
+            config.station.state_dir.mkdir(parents=True, exist_ok=True)
+            held.enter_context(_alone(config.station.state_dir))
+        active.take_up()
+        with contextlib.suppress(OSError):
+            active.flush()
+        return _run_alone(
+            config,
+            reporter,
+            active,
+            config_file=config_file,
+            frames=frames,
+            wait_s=wait_s,
+            stays=stays,
+            opened=opened,
+            announce=announce,
+            report=report,
+        )
+
+
+def _run_alone(
+    config: Config,
+    reporter: Reporter,
+    active: ActiveModel,
+    *,
+    config_file: Path | None,
+    frames: int | None,
+    wait_s: float,
+    stays: bool,
+    opened: Callable[[str], None],
+    announce: Callable[[str], None],
+    report: Callable[[Summary], None],
+) -> Summary:
     with _beating(reporter, "starting"):
-        found = _survey(config)
+        found = _survey(config, active.bundle)
     if faults := [fault for fault in found.faults if not (stays and fault in found.model_faults)]:
         if found.engine is not None:
             found.engine.close()
@@ -132,7 +169,9 @@ def _run(
     with ExitStack() as after, ExitStack() as stack:
         if isinstance(loaded, LoadedBundle):
             stack.callback(loaded.engine.close)
-        core, control = _assemble(config, config_file, loaded, stack, reporter, frames=frames, stays=stays)
+        core, control = _assemble(
+            config, config_file, loaded, stack, reporter, active=active, frames=frames, stays=stays
+        )
         reporter.gone = core.stop
         if reporter.supervisor_gone:
             core.stop()
@@ -195,13 +234,12 @@ def _assemble(
     stack: ExitStack,
     reporter: Reporter,
     *,
+    active: ActiveModel,
     frames: int | None,
     stays: bool,
 ) -> tuple[Core, ControlServer | None]:
     """A station of everything that a configuration names, with its sockets and its journal open."""
     state_dir = config.station.state_dir
-    state_dir.mkdir(parents=True, exist_ok=True)
-    stack.enter_context(_alone(state_dir))
     journal_path = config.journal.path or state_dir / "journal.db"
     keeps = config.journal.enabled
     epoch = _epochs(config).next(above=Journal.last_epoch(journal_path) if keeps else 0)
@@ -249,7 +287,7 @@ def _assemble(
         publisher=publisher,
         journal=journal,
         open_bundle=_open_bundle,
-        active=_active(config),
+        active=active,
         restored=[] if journal is None else journal.open(),
         archive=archive,
         gate=gate,
@@ -356,7 +394,7 @@ def check_station(config: Config, *, announce: Callable[[str], None]) -> None:
     Raises:
         InspectdError: every fault found, one a line.
     """
-    found = _survey(config, build=False)
+    found = _survey(config, _active(config).read(), build=False)
     faults = list(found.faults)
     if found.bundle is not None and found.engine is not None:
         with _noted(faults):
@@ -392,10 +430,11 @@ class _Found:
     model_faults: Sequence[InspectdError]
 
 
-def _survey(config: Config, *, build: bool = True) -> _Found:
+def _survey(config: Config, activated: str, *, build: bool = True) -> _Found:
     """Look at everything, without touching a camera or a port; what `check` finds, `run` finds.
 
-    Only engines are not built by `check`, which may run beside the line.
+    Only engines are not built by `check`, which may run beside the line. `activated` is the bundle that a client has
+    activated; empty for the configured one.
     """
     faults: list[InspectdError] = []
     model_faults: list[InspectdError] = []
@@ -406,7 +445,7 @@ def _survey(config: Config, *, build: bool = True) -> _Found:
         with _noted(faults):
             KeysFolder(config.security.keys_dir or config.station.state_dir / "keys").load()
     with _noted(model_faults):
-        bundle = load_bundle(_bundle_path(_active(config).read() or config.model.bundle), trusted=_trusted(config))
+        bundle = load_bundle(_bundle_path(activated or config.model.bundle), trusted=_trusted(config))
     if bundle is not None:
         with _noted(faults):
             rule = rule_for(bundle, config.acceptance)

@@ -242,14 +242,22 @@ class Journal:
             batch = self._next_batch()
             if batch is None:
                 break
-            if self._set_aside:
-                self._start_anew(self._set_aside)
-                self._set_aside = ""
-            if batch:
-                self._commit(batch)
-            if self._clock() >= next_purge_ns:
-                more = self._purge()
-                next_purge_ns = self._clock() + (0 if more else round(PURGE_EVERY_S * _NS))
+            try:
+                if self._set_aside:
+                    self._start_anew(self._set_aside)
+                    self._set_aside = ""
+                # A disk that failed is tried while nothing comes, too: its alarm would stay.
+                if batch or (self._broken and self._clock() >= self._retry_ns):
+                    self._commit(batch)
+                if self._clock() >= next_purge_ns:
+                    more = self._purge()
+                    next_purge_ns = self._clock() + (0 if more else round(PURGE_EVERY_S * _NS))
+            except Exception as error:  # noqa: BLE001 - without this thread nothing would be kept, and nobody told
+                _log.exception("journal: an unexpected failure")
+                self._fail(error)
+                for _, ticket in batch:
+                    ticket.failed = not ticket.durable
+                self.committed()
         if self._store is not None:
             self._store.close()
             self._store = None
@@ -419,6 +427,7 @@ class Journal:
         if store is None:
             return False
         now_ns = self._utc()
+        self._writing_since_ns = self._clock()
         try:
             store.begin()
             deleted = store.purge(before_ns=now_ns - self._retention_ns, max_bytes=self._max_bytes)
@@ -433,4 +442,6 @@ class Journal:
             if is_corrupt(error):
                 self._start_anew(str(error))
             return False
+        finally:
+            self._writing_since_ns = 0
         return deleted > 0

@@ -46,7 +46,8 @@ DRAIN_S = 1.0
 """How long closing a publisher may wait for subscribers to take what was sent."""
 
 _SEND_HIGH_WATER_MARK = 200
-_SUBSCRIPTION_BYTES = 1024
+_SUBSCRIPTIONS_A_TICK = 200
+_SUBSCRIPTION_BYTES = 1024  # the handshake of CURVE has to come through too
 
 
 @dataclass(frozen=True, slots=True)
@@ -436,8 +437,10 @@ class Publisher:
         return min(max(self._monotonic_ns() - received_ns, 0) // 1000, 2**32 - 1)
 
     def _read_subscriptions(self) -> None:
-        """Count them; and libzmq keeps each one until it is read."""
-        while self._socket.poll(0):
+        """Count them; and libzmq keeps each one until it is read. A client must not hold up the line with them."""
+        for _ in range(_SUBSCRIPTIONS_A_TICK):
+            if not self._socket.poll(0):
+                return
             match self._socket.recv_multipart()[0][:1]:
                 case b"\x01":
                     self._subscriptions += 1

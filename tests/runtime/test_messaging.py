@@ -484,7 +484,7 @@ def test_a_count_that_cannot_be_kept_is_an_error(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"cannot be kept.*station\.state_dir"):
         EpochCounter(tmp_path / "file" / "epoch").next()
-    (tmp_path / "epoch.new").mkdir()
+    (tmp_path / ".epoch.new").mkdir()
     with pytest.raises(ConfigError, match="cannot be kept"):
         EpochCounter(tmp_path / "epoch").next()
 

@@ -511,7 +511,10 @@ def test_thresholds_and_rules_change_between_two_frames(station, pictures):
         config = running.folder / "line.toml"
         text = config.read_text()
         config.write_text(text + "\n[acceptance.default]\nminimum_area_px = 5\n")
-        assert running.ask("reload_config") == {"applied": ["acceptance.default.minimum_area_px"]}
+        assert running.ask("reload_config") == {
+            "applied": ["acceptance.default.minimum_area_px"],
+            "undone": ["bright"],
+        }
         running.until(lambda message: message.header.verdict == 2)
         config.write_text(text.replace("fps = 40", "fps = 41") + "\n[acceptance.default]\nminimum_area_px = 9\n")
         with pytest.raises(RequestError, match=r"cameras\.cam1\.fps: needs a restart") as caught:

@@ -1,0 +1,9 @@
+"""What calibration finds out, as a line reads it: the records, and the arithmetic that applies them.
+
+`inspectd-calibrate` makes them (`inspectd.calibration`); the core holds what is needed to use them, so that a line, a
+training and the tools that made them calculate by the same lines of code.
+"""
+
+from .record import InputFile, Record, Software, load_record
+
+__all__ = ["InputFile", "Record", "Software", "load_record"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from inspectd.optional import require
 
 if TYPE_CHECKING:
-    from inspectd.training.data.dataset import Dataset
+    from inspectd.dataset import Dataset
 
 __all__ = ["Backbone", "Network", "bar", "pair", "require_torch", "stages", "summary", "validated"]
 

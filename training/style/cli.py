@@ -123,8 +123,8 @@ def dst(
     Example: inspectd-train dst DATA --out out/dst --jobs 2
     """
     require_torch()
+    from inspectd.dataset import open_dataset
     from inspectd.errors import DatasetError
-    from inspectd.training.data.dataset import open_dataset
     from inspectd.training.devices import Hardware
 
     from .parts import Backgrounds, MaskFolders, folders_of, read_exemplars

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from inspectd.training.terminal import pair, require_torch, stages, summary, validated
+from inspectd.command import stages
+from inspectd.training.terminal import pair, require_torch, summary, validated
 
 if TYPE_CHECKING:
     from .dst import DstSettings

@@ -10,6 +10,8 @@ import typer
 
 from inspectd.command import CONTEXT, VERSION_HELP, version_of
 
+from .threshold_cli import threshold
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -18,6 +20,8 @@ app = typer.Typer(
     help="Calibrate what a station measures with: lens, scale, flat field, thresholds.\n\n"
     "Each command writes a record for the line, and a page about it that opens in any browser.",
 )
+
+app.command()(threshold)
 
 
 @app.callback()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .threshold_record import ThresholdRecord
     from .threshold_settings import ThresholdSettings
 
-__all__ = ["threshold"]
+__all__ = ["inspector_of", "threshold"]
 
 _CAMERA = "calibration"
 
@@ -96,7 +96,7 @@ def threshold(
             settings,
             engine=engine,
             engine_name=engine.name,
-            judge=lambda rule: _inspector(opened, engine, rule),
+            judge=lambda rule: inspector_of(opened, engine, rule),
             made=datetime.now(timezone.utc).replace(microsecond=0),
             progress=progress,
         )
@@ -115,7 +115,7 @@ def _roles(text: str) -> tuple[str, ...]:
     return tuple(role for each in text.split(",") if (role := each.strip()))
 
 
-def _inspector(bundle: Bundle, engine: Engine, rule: AcceptanceRule) -> Callable[[NDArray[np.uint8]], Inspection]:
+def inspector_of(bundle: Bundle, engine: Engine, rule: AcceptanceRule) -> Callable[[NDArray[np.uint8]], Inspection]:
     """What the line makes of pixels by a rule: its own inspector."""
     from inspectd.frame import Frame
     from inspectd.runtime.inspector import Inspector

@@ -56,6 +56,8 @@ class ThresholdSettings:
             )
         if self.minimum_area_px is not None and self.minimum_area_px < 1:
             raise ConfigError(f"minimum area {self.minimum_area_px} px: expected 1 px or more")
+        if not self.roles:
+            raise ConfigError(f"no role of good pictures: expected some of {', '.join(DEFECT_FREE_ROLES)}")
         for role in (*self.roles, *self.defect_roles):
             if role not in ROLES:
                 raise ConfigError(f"unknown role {role!r}; the roles are {', '.join(ROLES)}")

@@ -4,6 +4,20 @@
 training and the tools that made them calculate by the same lines of code.
 """
 
+from .lens import LENS_PARAMETERS, Lens, LensRecord, LensView
+from .plane import Plane, ScaleBudget, ScaleRecord
 from .record import InputFile, Record, Software, load_record
 
-__all__ = ["InputFile", "Record", "Software", "load_record"]
+__all__ = [
+    "LENS_PARAMETERS",
+    "InputFile",
+    "Lens",
+    "LensRecord",
+    "LensView",
+    "Plane",
+    "Record",
+    "ScaleBudget",
+    "ScaleRecord",
+    "Software",
+    "load_record",
+]

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from inspectd.errors import ConfigError
 
-__all__ = ["FORMAT", "InputFile", "Record", "Software", "load_record"]
+__all__ = ["FORMAT", "InputFile", "Part", "Record", "Software", "load_record"]
 
 FORMAT = 1
 """The format of records that this version writes, and the one that it reads."""
@@ -25,11 +25,13 @@ FORMAT = 1
 _Record = TypeVar("_Record", bound="Record")
 
 
-class _Model(BaseModel):
+class Part(BaseModel):
+    """What a record is made of: frozen, without unknown fields, with finite numbers alone."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
-class InputFile(_Model):
+class InputFile(Part):
     """A file that a calibration was made from."""
 
     name: str = Field(min_length=1)
@@ -40,7 +42,7 @@ class InputFile(_Model):
     """Its length."""
 
 
-class Software(_Model):
+class Software(Part):
     """What made a calibration."""
 
     name: str = Field(min_length=1)
@@ -49,7 +51,7 @@ class Software(_Model):
     """Of the program."""
 
 
-class Record(_Model):
+class Record(Part):
     """What every calibration's result says about itself; each kind adds its figures, with units in their names.
 
     A kind sets `kind` to a literal of its own, and `made_by` to the command that makes it anew.

@@ -116,8 +116,8 @@ def _meaning(record: ThresholdRecord) -> tuple[str, ...]:
         + photographs,
         f"The rule was lowered until {record.cuts} of the good parts, those nearest to being rejected, were cut off; "
         f"at most {record.cuts - 1} of them are rejected. By Tukey's tolerance regions the share of all good parts "
-        "beyond it is then below the bound, however the network's scores are distributed. If the calibration were repeated "
-        f"with other good parts, more than {percent(record.max_false_reject)} would be rejected in at most "
+        "beyond it is then below the bound, however the network's scores are distributed. If the calibration were "
+        f"repeated with other good parts, more than {percent(record.max_false_reject)} would be rejected in at most "
         f"{percent(1 - record.confidence)} of the repetitions.{side_by_side}",
     )
 

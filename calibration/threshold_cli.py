@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
-from numpy.typing import NDArray
 
 from inspectd.command import stages
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
     from inspectd.bundle import Bundle
     from inspectd.dataset import Dataset
     from inspectd.inspection import AcceptanceRule, Inspection
@@ -117,6 +119,8 @@ def _roles(text: str) -> tuple[str, ...]:
 
 def inspector_of(bundle: Bundle, engine: Engine, rule: AcceptanceRule) -> Callable[[NDArray[np.uint8]], Inspection]:
     """What the line makes of pixels by a rule: its own inspector."""
+    import numpy as np
+
     from inspectd.frame import Frame
     from inspectd.runtime.inspector import Inspector
 

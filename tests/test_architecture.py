@@ -50,7 +50,7 @@ COMMANDS = {
         *("import coco", "import labelme"),
     ),
     "export-trt": (),
-    "inspectd-calibrate": (),
+    "inspectd-calibrate": ("threshold",),
 }
 HEAVY = {
     "torch",

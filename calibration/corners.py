@@ -80,8 +80,7 @@ def _charuco(picture: NDArray[np.uint8], target: Target) -> tuple[NDArray[np.int
 
 def _chessboard(picture: NDArray[np.uint8], target: Target) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
     size = (target.columns - 1, target.rows - 1)
-    flags = cv2.CALIB_CB_NORMALIZE_IMAGE | cv2.CALIB_CB_ACCURACY
-    found, points = cv2.findChessboardCornersSB(picture, size, flags=flags)
+    found, points = cv2.findChessboardCornersSB(picture, size, flags=cv2.CALIB_CB_NORMALIZE_IMAGE)
     if not found:
         return _none()
     # The detector's own places are off by 0.05 px on rendered boards, to one side; refined ones by 0.02 to 0.03 px.
@@ -89,8 +88,20 @@ def _chessboard(picture: NDArray[np.uint8], target: Target) -> tuple[NDArray[np.
     gap = min(np.linalg.norm(np.diff(coarse, axis=axis), axis=2).min() for axis in (0, 1))
     half = int(np.clip(gap / 3, 2, 5))
     criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 50, 1e-3)
+    if _turned(picture, coarse):
+        coarse = np.ascontiguousarray(coarse[::-1, ::-1])
     fine = cv2.cornerSubPix(picture, coarse.reshape(-1, 1, 2), (half, half), (-1, -1), criteria)
     return np.arange(size[0] * size[1]), np.asarray(fine, np.float64).reshape(-1, 2)
+
+
+def _turned(picture: NDArray[np.uint8], grid: NDArray[np.float32]) -> bool:
+    """Whether a grid [rows, columns, 2] of corners begins at its other end; black lies on the first diagonal."""
+    across, down = (grid[0, 1] - grid[0, 0]) / 2, (grid[1, 0] - grid[0, 0]) / 2
+    places = np.rint([grid[0, 0] + across + down, grid[0, 0] + across - down]).astype(int)
+    black, white = (
+        picture[np.clip(y, 0, picture.shape[0] - 1), np.clip(x, 0, picture.shape[1] - 1)] for x, y in places
+    )
+    return bool(black > white)
 
 
 def _none() -> tuple[NDArray[np.intp], NDArray[np.float64]]:

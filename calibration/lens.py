@@ -21,14 +21,14 @@ from .corners import View
 from .target import Target
 from .views import LEAST_TILT_DEG, advice, tilt_of
 
-__all__ = ["FEWEST_VIEWS", "LensFit", "fit_lens"]
+__all__ = ["FEWEST_VIEWS", "LensFit", "fit_lens", "focal_without"]
 
 FEWEST_VIEWS = 6
 """Fewer leave no error to be seen: each view has six unknowns of its own."""
 OUTLIER_FACTOR, OUTLIER_PX = 2.5, 0.15
 """A view is left out whose error is so many times the views' median and above so many px."""
-WORST_RMS_PX = 1.0
-"""Above this error the target or its description is wrong."""
+DOUBTFUL_RMS_PX, WORST_RMS_PX = 0.5, 1.0
+"""Above the first error there is a remark; above the second the target or its description is wrong."""
 LOOSEST_FOCAL = 0.01
 """The focal length has to be known better than to this share of it."""
 _FREE = 8  # fx, fy, cx, cy, k1, k2, p1, p2; with k3 one more
@@ -48,7 +48,6 @@ class LensFit:
         rotations: float64 [V, 3, 3] of those, from the target to the camera.
         translations: float64 [V, 3] of those, mm.
         errors_px: for each of those float64 [N, 2], found minus expected.
-        focal_without: for each of those, fx as it is without that view, px.
     """
 
     lens: Lens
@@ -60,7 +59,21 @@ class LensFit:
     rotations: NDArray[np.float64]
     translations: NDArray[np.float64]
     errors_px: tuple[NDArray[np.float64], ...]
-    focal_without: tuple[float, ...]
+
+    @property
+    def remarks(self) -> list[str]:
+        """What is not right, in sentences, though the lens was found."""
+        said = []
+        ratio = self.lens.fy_px / self.lens.fx_px
+        std = np.sqrt(self.covariance[0, 0] + self.covariance[1, 1] - 2 * self.covariance[0, 1]) / self.lens.fx_px
+        if abs(ratio - 1) > max(0.005, 5 * float(std)):
+            said.append(
+                f"The focal lengths are as 1 to {ratio:.3f}: unless the sensor's pixels are not square, the print is "
+                "stretched; measure it both ways."
+            )
+        if self.rms_px > DOUBTFUL_RMS_PX:
+            said.append(f"The corners are {self.rms_px:.2f} px off on average; good views have less than 0.3 px.")
+        return said
 
     @property
     def tilts_deg(self) -> list[float]:
@@ -146,7 +159,6 @@ def fit_lens(views: Sequence[View], target: Target, shape: tuple[int, int], *, k
         rotations=np.array(solution.rotations),
         translations=np.array(solution.translations),
         errors_px=tuple(solution.errors),
-        focal_without=tuple(_without(solution, usable, target, shape, k3=k3)),
     )
 
 
@@ -234,15 +246,20 @@ def _refuse_doubtful(
         ) from None
 
 
-def _without(
-    solution: _Solution, views: Sequence[View], target: Target, shape: tuple[int, int], *, k3: bool
-) -> list[float]:
-    """The focal length fx without each of the views: what hangs on a single picture shows here."""
+def focal_without(fit: LensFit, target: Target, shape: tuple[int, int], *, k3: bool = False) -> list[float]:
+    """What hangs on a single picture: fx in px as it would be without each of the views that were used, NaN if open.
+
+    Args:
+        fit: the result.
+        target: as for `fit_lens`.
+        shape: as for `fit_lens`.
+        k3: as for `fit_lens`.
+    """
     found = []
-    for at in range(len(views)):
-        rest = [*views[:at], *views[at + 1 :]]
+    for at in range(len(fit.used)):
+        rest = [*fit.used[:at], *fit.used[at + 1 :]]
         try:
-            found.append(_solve(rest, target, shape, k3=k3, start=solution.lens).lens.fx_px)
+            found.append(_solve(rest, target, shape, k3=k3, start=fit.lens).lens.fx_px)
         except ConfigError:  # without it the lens is open
             found.append(float("nan"))
     return found

@@ -170,7 +170,7 @@ def write_target(folder: Path, target: Target, *, paper: str | None = None, dpi:
     ruler = min(_RULER_MM, 10 * (target.width_mm // 10)) or target.width_mm
     shapes += [
         Rectangle(left, base - 7.0, ruler, 0.25),
-        *(Rectangle(left + at - 0.125 * (at > 0), base - 9.0, 0.25, 2.0) for at in (0.0, ruler)),
+        *(Rectangle(left + at - 0.25 * (at > 0), base - 9.0, 0.25, 2.0) for at in (0.0, ruler)),
     ]
     words = [
         Words(left, base - 3.0, 2.8, f"{ruler:g} mm between the outer edges of these two marks. Print at 100 %."),

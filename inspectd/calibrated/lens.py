@@ -85,6 +85,9 @@ class Lens(Part):
             step_x, step_y = (vy * off_u - uy * off_v) / determinant, (ux * off_v - uy * off_u) / determinant
             x, y = x - step_x, y - step_y
             if max(np.abs(step_x).max(initial=0.0), np.abs(step_y).max(initial=0.0)) < 1e-10:
+                # Beyond the fold of its polynomial a lens has a second place for every point, on the other side.
+                if np.any(determinant <= 0) or np.any(x * seen[:, 0] + y * seen[:, 1] < 0):
+                    break
                 return np.asarray(np.stack([x, y], axis=1) * focal + centre)
         raise ValueError("a point lies where this lens's distortion has no inverse; the lens was calibrated without it")
 

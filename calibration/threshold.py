@@ -38,6 +38,8 @@ AREA_SHARES = (0, 1 / 4, 1 / 2, 1 / 8)
 """Minimum areas that are tried, as shares of a small defect's area, 0 for one pixel; the last is given up first."""
 SMALL_DEFECT = 0.05
 """Share of a class's labelled regions that are smaller than its small defect: labels have specks."""
+CUTS_KEPT = 0.9
+"""Share of the cuts that has to be left where several sets of minimum areas are tried."""
 NEAREST = 12
 CURVE_POINTS = 40
 
@@ -214,10 +216,12 @@ def _areas(
         float(np.quantile(regions[label], SMALL_DEFECT)) if regions.get(label) else 0.0 for label in range(classes)
     ]
     sets = tuple(dict.fromkeys(tuple(max(1, int(share * area)) for area in small) for share in AREA_SHARES))
-    kept = len(sets)
-    # Each set has its share of the risk, and with less of it more good parts are needed.
-    while kept > 1 and not cuts_allowed(parts, settings.max_false_reject, 1 - (1 - settings.confidence) / kept):
-        kept -= 1
+
+    def cuts(tried: int) -> int:
+        return cuts_allowed(parts, settings.max_false_reject, 1 - (1 - settings.confidence) / tried)
+
+    # Each set has its share of the risk. Cuts make a rule more sensitive: what is tried must not cost many of them.
+    kept = max(tried for tried in range(1, len(sets) + 1) if cuts(tried) >= CUTS_KEPT * cuts(1))
     return sets[:kept], len(sets) - kept
 
 
@@ -333,7 +337,8 @@ def _remarks(bundle: Bundle, pictures: Pictures, settings: ThresholdSettings, dr
         )
     if dropped:
         remarks.append(
-            f"Minimum areas: {dropped} of the sets were not tried, for all of them there are too few good parts."
+            f"Minimum areas: {dropped} of the sets were not tried; their share of the risk would have cost too many of "
+            "the cuts that so few good parts allow."
         )
     return tuple(remarks)
 

@@ -10,6 +10,7 @@ import typer
 
 from inspectd.command import CONTEXT, VERSION_HELP, version_of
 
+from .lens_cli import lens, scale, target
 from .threshold_cli import threshold
 
 app = typer.Typer(
@@ -21,6 +22,9 @@ app = typer.Typer(
     "Each command writes a record for the line, and a page about it that opens in any browser.",
 )
 
+app.command()(target)
+app.command()(lens)
+app.command()(scale)
 app.command()(threshold)
 
 

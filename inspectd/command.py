@@ -1,4 +1,4 @@
-"""What the three commands have in common on their command lines."""
+"""What the commands have in common on their command lines."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
-__all__ = ["CONTEXT", "LOG_EVERY_S", "VERSION_HELP", "bar", "stages", "version_of"]
+__all__ = ["CONTEXT", "LOG_EVERY_S", "VERSION_HELP", "bar", "stages", "validated", "version_of"]
+
+_T = TypeVar("_T")
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 """Settings of every command's context."""
@@ -78,3 +81,20 @@ def bar(what: str) -> Iterator[Callable[[int, int], None]]:
     """`stages` for work of one: called with (number done, number in all)."""
     with stages() as report:
         yield lambda done, total: report(what, done, total)
+
+
+def validated(make: Callable[[], _T]) -> _T:
+    """What `make` gives.
+
+    Raises:
+        ConfigError: settings that pydantic refused, in one line.
+    """
+    from pydantic import ValidationError
+
+    from inspectd.bundle import explain
+    from inspectd.errors import ConfigError
+
+    try:
+        return make()
+    except ValidationError as error:
+        raise ConfigError(explain(error)) from error

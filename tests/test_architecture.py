@@ -50,7 +50,7 @@ COMMANDS = {
         *("import coco", "import labelme"),
     ),
     "export-trt": (),
-    "inspectd-calibrate": ("threshold",),
+    "inspectd-calibrate": ("target", "lens", "scale", "threshold"),
 }
 HEAVY = {
     "torch",

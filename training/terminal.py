@@ -6,6 +6,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING, TypeVar
 
+from inspectd.command import validated
 from inspectd.optional import require
 
 if TYPE_CHECKING:
@@ -50,23 +51,6 @@ def require_torch() -> None:
     """
     for module in ("torch", "torchvision", "lightning", "safetensors", "tensorboard", "scipy"):
         require(module, extra="train")
-
-
-def validated(make: Callable[[], _T]) -> _T:
-    """What `make` gives.
-
-    Raises:
-        ConfigError: settings that pydantic refused, in one line.
-    """
-    from pydantic import ValidationError
-
-    from inspectd.bundle import explain
-    from inspectd.errors import ConfigError
-
-    try:
-        return make()
-    except ValidationError as error:
-        raise ConfigError(explain(error)) from error
 
 
 def pair(option: str, text: str, kind: Callable[[str], _T]) -> tuple[_T, _T]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -85,4 +84,4 @@ def save_record(path: Path, record: Record) -> None:
     Raises:
         ConfigError: it cannot be written.
     """
-    write_whole(path, json.dumps(record.content(), indent=2, ensure_ascii=False) + "\n")
+    write_whole(path, record.text())

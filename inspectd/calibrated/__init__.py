@@ -4,12 +4,15 @@
 training and the tools that made them calculate by the same lines of code.
 """
 
+from .flat import FlatField, FlatFieldRecord, load_flat_field
 from .lens import LENS_PARAMETERS, Lens, LensRecord, LensView
 from .plane import Plane, ScaleBudget, ScaleRecord
 from .record import InputFile, Record, Software, load_record
 
 __all__ = [
     "LENS_PARAMETERS",
+    "FlatField",
+    "FlatFieldRecord",
     "InputFile",
     "Lens",
     "LensRecord",
@@ -19,5 +22,6 @@ __all__ = [
     "ScaleBudget",
     "ScaleRecord",
     "Software",
+    "load_flat_field",
     "load_record",
 ]

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from inspectd.errors import ConfigError
 
-__all__ = ["FORMAT", "InputFile", "Part", "Record", "Software", "load_record"]
+__all__ = ["FORMAT", "InputFile", "Part", "Record", "Software", "load_record", "parse_record"]
 
 FORMAT = 1
 """The format of records that this version writes, and the one that it reads."""
@@ -123,6 +123,10 @@ class Record(Part):
         values = self.model_dump(mode="json")
         return {**values, "sha256": _digest(values)}
 
+    def text(self) -> str:
+        """Its file, as JSON."""
+        return json.dumps(self.content(), indent=2, ensure_ascii=False) + "\n"
+
     @property
     def sha256(self) -> str:
         """Digest of what it says: two calibrations with the same one are the same."""
@@ -146,8 +150,18 @@ def load_record(path: Path, kind: type[_Record]) -> _Record:
         raise ConfigError(f"{path}: no such calibration; make one by {kind.made_by}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as a calibration ({error}); {again}") from error
+    return parse_record(raw, path, kind)
+
+
+def parse_record(text: str, path: Path, kind: type[_Record]) -> _Record:
+    """Check a record's text; `path` is its file's name in messages.
+
+    Raises:
+        ConfigError: as `load_record`, for what it says.
+    """
+    again = f"make it anew by {kind.made_by}"
     try:
-        content = json.loads(raw)
+        content = json.loads(text)
     except ValueError as error:
         raise ConfigError(f"{path}: damaged: not JSON ({error}); copy it again, or {again}") from error
     if not isinstance(content, dict) or not {"format", "kind"} <= content.keys():

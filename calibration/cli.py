@@ -10,6 +10,7 @@ import typer
 
 from inspectd.command import CONTEXT, VERSION_HELP, version_of
 
+from .flat_cli import flat_field
 from .lens_cli import lens, scale, target
 from .threshold_cli import threshold
 
@@ -25,6 +26,7 @@ app = typer.Typer(
 app.command()(target)
 app.command()(lens)
 app.command()(scale)
+app.command()(flat_field)
 app.command()(threshold)
 
 

@@ -117,7 +117,7 @@ def _target(record: ScaleRecord, fit: ScaleFit, views: Sequence[View], first: Ph
         Picture(marked(first.pixels, views[0]), f"{first.entry.name}, with the corners that were found"),
         Picture(
             errors_drawn(first.pixels, views[0], fit.errors_px[0], times=times),
-            f"Errors of the corners, {times:.0f} times as long. Mixed directions are noise; a pattern is distortion, or "
-            "a target that does not lie flat.",
+            f"Errors of the corners, {times:.0f} times as long. Mixed directions are noise; a pattern is distortion "
+            "or a target that does not lie flat.",
         ),
     ]

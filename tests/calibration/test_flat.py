@@ -28,7 +28,9 @@ class Camera:
         self.offset = 6 + rng.normal(0, 0.6, (HEIGHT, WIDTH, channels))
         self.noise = noise
         # Apart from each other, so that a dead pixel has sound neighbours.
-        where = np.stack(np.unravel_index(rng.choice(HEIGHT * WIDTH // 64, hot + dead, replace=False), (30, 40)), 1)
+        where = np.stack(
+            np.unravel_index(rng.choice(HEIGHT * WIDTH // 64, hot + dead, replace=False), (HEIGHT // 8, WIDTH // 8)), 1
+        )
         self.hot, self.dead = where[:hot] * 8 + 3, where[hot:] * 8 + 3
         self.offset[self.hot[:, 0], self.hot[:, 1]] += 60
         self.gain[self.dead[:, 0], self.dead[:, 1]] = 0.2

@@ -108,7 +108,8 @@ h1{font-size:26px;margin:0 0 2px}h2{font-size:19px;margin:34px 0 8px;border-bott
 .bad{border-color:#b3261e;background:#fdf1f0}
 table{border-collapse:collapse;margin:10px 0 16px;font-variant-numeric:tabular-nums}
 caption{text-align:left;color:#555;padding-bottom:4px}
-td:last-child{overflow-wrap:anywhere}th,td{border-bottom:1px solid #ddd;padding:4px 14px 4px 0;text-align:left;vertical-align:top}
+td:last-child{overflow-wrap:anywhere}
+th,td{border-bottom:1px solid #ddd;padding:4px 14px 4px 0;text-align:left;vertical-align:top}
 th{border-bottom:2px solid #999;font-weight:600}
 figure{margin:14px 0 20px;page-break-inside:avoid}figure img,figure svg{max-width:100%;height:auto}
 figure img{border:1px solid #ccc}

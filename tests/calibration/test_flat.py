@@ -125,6 +125,21 @@ def test_of_the_pixels_own_gains_as_much_is_corrected_as_is_theirs():
     assert worse[1][0] > 0.75
 
 
+def test_correcting_all_that_is_seen_would_leave_more_than_correcting_nothing():
+    """With 8 frames of a quiet sensor; the share that is corrected leaves less than either."""
+    camera = Camera(8, pattern=0.002, hot=0, dead=0)
+    dark = camera.stack(2, 32, light=0.0)
+    flat = camera.stack(1, 8)
+    fit = fit_flat_field(flat, dark)
+    seen = (flat.mean - dark.mean)[..., 0] / camera.shade
+    left = {
+        "none": (1 / camera.gain[..., 0]).std(),
+        "all": (seen / seen.mean() / camera.gain[..., 0]).std(),
+        "its share": (fit.gain[..., 0] * GAIN_UNIT * camera.shade * camera.gain[..., 0]).std(),
+    }
+    assert left["its share"] < left["none"] < left["all"], left
+
+
 def test_offsets_are_those_of_the_dark_frames(calibrated):
     camera, fit = calibrated
     sound = np.ones((HEIGHT, WIDTH), bool)

@@ -16,8 +16,8 @@ import torchvision
 from rich.console import Console
 from safetensors.torch import save_file
 
+from inspectd.dataset import open_dataset
 from inspectd.training.data.buttons import write_buttons
-from inspectd.training.data.dataset import open_dataset
 from inspectd.training.devices import Hardware
 from inspectd.training.style.coarse import Exemplar
 from inspectd.training.style.dst import DstSettings

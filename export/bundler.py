@@ -33,12 +33,12 @@ from inspectd.bundle import (
     write_bundle,
 )
 from inspectd.cpu import CPU_WAYS, GPU_INT8, CpuWay, card_in, open_graph
+from inspectd.dataset import Sample, open_dataset, read_image, read_labels
 from inspectd.errors import BundleError, ConfigError, DatasetError, IncompatibleEngine
 from inspectd.mask import ClassMap
 from inspectd.optional import require
 from inspectd.preprocess import SIZE_LIMIT, SIZE_STEP, nearest_size
 from inspectd.training.carded import kind_of
-from inspectd.training.data.dataset import Sample, open_dataset, read_image, read_labels
 from inspectd.training.segmentation.checkpoint import Checkpoint, load_checkpoint
 from inspectd.training.segmentation.unfold import unfold
 from inspectd.training.style.checkpoint import load_dst

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from inspectd.bundle import ModelCard
-from inspectd.training.data.dataset import open_dataset
+from inspectd.dataset import open_dataset
 from inspectd.training.style.checkpoint import DstCheckpoint
 from inspectd.training.style.painting import beneath, coarse_scene, needed_region, painted_by
 from inspectd.training.style.parts import Backgrounds, as_reference

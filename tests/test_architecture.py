@@ -50,6 +50,7 @@ COMMANDS = {
         *("import coco", "import labelme"),
     ),
     "export-trt": (),
+    "inspectd-calibrate": ("target", "lens", "scale", "flat-field", "threshold"),
 }
 HEAVY = {
     "torch",
@@ -161,10 +162,12 @@ import json, sys
 from typer.main import get_command
 from inspectd.runtime.cli import app as line
 from inspectd.training.cli import app as train
+from inspectd.calibration.cli import app as calibrate
 def names(group):
     for name, command in group.commands.items():
         yield from (f"{name} {below}" for below in names(command)) if hasattr(command, "commands") else (name,)
-print(json.dumps({"inspectd": [*names(get_command(line))], "inspectd-train": [*names(get_command(train))]}))
+apps = {"inspectd": line, "inspectd-train": train, "inspectd-calibrate": calibrate}
+print(json.dumps({name: [*names(get_command(app))] for name, app in apps.items()}))
 """
     done = subprocess.run([base_environment, "-c", script], capture_output=True, text=True, cwd="/", check=True)
     for program, found in json.loads(done.stdout).items():
@@ -209,7 +212,7 @@ def test_help_is_quick(base_environment):
 
 
 def test_help_loads_nothing_heavy():
-    for module in ("inspectd.runtime.cli", "inspectd.training.cli", "inspectd.export.cli"):
+    for module in ("inspectd.runtime.cli", "inspectd.training.cli", "inspectd.export.cli", "inspectd.calibration.cli"):
         script = f"import sys, {module}; print(*{{name.partition('.')[0] for name in sys.modules}})"
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
         assert not HEAVY & set(done.stdout.split()), module
@@ -217,7 +220,12 @@ def test_help_loads_nothing_heavy():
 
 @pytest.mark.parametrize(
     ("module", "command"),
-    [("runtime", "inspectd"), ("training", "inspectd-train"), ("export", "export-trt")],
+    [
+        ("runtime", "inspectd"),
+        ("training", "inspectd-train"),
+        ("export", "export-trt"),
+        ("calibration", "inspectd-calibrate"),
+    ],
 )
 def test_every_command_has_a_short_help_and_a_version(module, command):
     def answer(option: str) -> str:

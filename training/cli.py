@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inspectd.command import CONTEXT, VERSION_HELP, version_of
+from inspectd.command import CONTEXT, VERSION_HELP, bar, version_of
 
 from .experiments import cli as experiments
 from .style import cli as style
-from .terminal import Backbone, Network, Precision, bar, require_torch, summary, validated
+from .terminal import Backbone, Network, Precision, require_torch, summary, validated
 
 if TYPE_CHECKING:
     from inspectd.training.data.holdout import HoldOut

@@ -16,6 +16,7 @@ from rich.console import Console
 from torch import nn
 
 from inspectd.bundle import HALF_MODEL, MODEL, PARITY, decode_png, load_bundle, write_bundle
+from inspectd.dataset import open_dataset, read_image
 from inspectd.errors import BundleError, ConfigError, DatasetError
 from inspectd.export.bundler import export_bundle
 from inspectd.export.certificate import certify
@@ -24,7 +25,6 @@ from inspectd.export.cli import main
 from inspectd.export.fold import fold_batch_norms
 from inspectd.export.graph import Inspector, to_onnx
 from inspectd.runtime.engine import open_engine, self_test
-from inspectd.training.data.dataset import open_dataset, read_image
 from inspectd.training.segmentation.checkpoint import load_checkpoint
 from inspectd.training.segmentation.graph_predictor import GraphPredictor
 from inspectd.training.segmentation.measure import measure

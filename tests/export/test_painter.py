@@ -21,13 +21,13 @@ from inspectd.bundle import (
     load_bundle,
     write_bundle,
 )
+from inspectd.dataset import open_dataset
 from inspectd.errors import BundleError, ConfigError, DatasetError, IncompatibleEngine, InferenceError
 from inspectd.export.bundler import export_bundle
 from inspectd.export.engines import EngineWish, build_engine, certify_engine
 from inspectd.export.painter import windows_of
 from inspectd.runtime.engine import open_engine
 from inspectd.runtime.painter import check_paintings, open_painter
-from inspectd.training.data.dataset import open_dataset
 from inspectd.training.devices import Hardware
 from inspectd.training.segmentation.checkpoint import load_checkpoint
 from inspectd.training.style.checkpoint import load_dst

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from inspectd.dataset import Dataset, read_labels
 from inspectd.errors import ConfigError, DatasetError
 from inspectd.training.data import shapes
 from inspectd.training.data.check import check
-from inspectd.training.data.dataset import Dataset, read_labels
 from inspectd.training.data.holdout import HoldOut
 from inspectd.training.data.importers import import_coco, import_labelme
 

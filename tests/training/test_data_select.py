@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from inspectd.config import FolderCamera, load_config
+from inspectd.dataset import open_dataset
 from inspectd.errors import DatasetError
 from inspectd.runtime.sources.folder import FolderSource
 from inspectd.training.cli import app
-from inspectd.training.data.dataset import open_dataset
 from inspectd.training.data.select import select
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/results/magnetic-tile.md"

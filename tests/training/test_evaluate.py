@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 
+from inspectd.dataset import Sample
 from inspectd.errors import ConfigError, DatasetError, InferenceError
 from inspectd.mask import ClassMap
-from inspectd.training.data.dataset import Sample
 from inspectd.training.segmentation import figures
 from inspectd.training.segmentation.evaluate import evaluate
 from inspectd.training.segmentation.figures import (

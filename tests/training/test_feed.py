@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from inspectd.dataset import open_dataset
 from inspectd.errors import DatasetError
 from inspectd.preprocess import Preprocess
-from inspectd.training.data.dataset import open_dataset
 from inspectd.training.segmentation.augment import Moves
 from inspectd.training.segmentation.feed import Picture, Pictures, _place, loader, normalise, training_samples
 from inspectd.training.segmentation.settings import SegmentSettings

@@ -15,8 +15,8 @@ import cv2
 import pytest
 from rich.console import Console
 
+from inspectd.dataset import open_dataset
 from inspectd.errors import ConfigError, DatasetError
-from inspectd.training.data.dataset import open_dataset
 from inspectd.training.devices import alone
 from inspectd.training.experiments.cells import METRICS, Cell
 from inspectd.training.experiments.experiment import Entry

@@ -11,10 +11,10 @@ import pytest
 from rich.console import Console
 from typer.main import get_command
 
+from inspectd.dataset import open_dataset
 from inspectd.errors import DatasetError
 from inspectd.preprocess import Preprocess
 from inspectd.training.cli import app
-from inspectd.training.data.dataset import open_dataset
 from inspectd.training.segmentation.checkpoint import load_checkpoint
 from inspectd.training.segmentation.feed import Picture, Pictures, loader
 from inspectd.training.segmentation.hard import HardExample, HardExamples, find_hard, read_hard, write_hard

@@ -11,8 +11,8 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from inspectd.dataset import open_dataset
 from inspectd.errors import DatasetError
-from inspectd.training.data.dataset import open_dataset
 from inspectd.training.devices import Hardware, launch
 from inspectd.training.style.checkpoint import load_dst
 from inspectd.training.style.coarse import Exemplar

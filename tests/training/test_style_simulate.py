@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 import pytest
 
+from inspectd.dataset import open_dataset, read_image, read_labels
 from inspectd.errors import DatasetError
 from inspectd.training.data.check import check
-from inspectd.training.data.dataset import open_dataset, read_image, read_labels
 from inspectd.training.devices import Hardware
 from inspectd.training.segmentation.settings import SegmentSettings
 from inspectd.training.segmentation.train import train

@@ -19,9 +19,9 @@ from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from inspectd.dataset import open_dataset
 from inspectd.errors import ConfigError, DatasetError
 from inspectd.training.carded import CHECKPOINT
-from inspectd.training.data.dataset import open_dataset
 from inspectd.training.devices import Hardware
 from inspectd.training.files import locked
 from inspectd.training.style.checkpoint import load_dst

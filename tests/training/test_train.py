@@ -20,10 +20,10 @@ from pydantic import ValidationError
 from rich.console import Console
 from safetensors.torch import load_file
 
+from inspectd.dataset import open_dataset, read_image, read_labels
 from inspectd.errors import ConfigError, DatasetError
 from inspectd.mask import ClassMap
 from inspectd.preprocess import Preprocess
-from inspectd.training.data.dataset import open_dataset, read_image, read_labels
 from inspectd.training.devices import fast_precision
 from inspectd.training.segmentation.buttonlab import Buttonlab
 from inspectd.training.segmentation.checkpoint import load_checkpoint

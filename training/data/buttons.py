@@ -13,9 +13,9 @@ import cv2
 
 from inspectd import __version__
 from inspectd.buttons import DEFECTS, LINES, render
+from inspectd.dataset import Dataset, open_dataset
 from inspectd.errors import DatasetError
 
-from .dataset import Dataset, open_dataset
 from .resumable import claim, in_processes, is_whole
 from .sheet import dataset_sheet
 from .writing import Row, write_png, write_split

@@ -12,10 +12,9 @@ from statistics import median
 
 import numpy as np
 
+from inspectd.dataset import ROLES, Dataset, Sample, scan
 from inspectd.errors import DatasetError
 from inspectd.picture import IMAGE_SUFFIXES, Pixels, read_mask, read_pixels
-
-from .dataset import ROLES, Dataset, Sample, scan
 
 __all__ = ["CheckReport", "DefectAreas", "check"]
 

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
 from inspectd import __version__
+from inspectd.dataset import DEFECT_FREE_ROLES, ROLES, Dataset
 from inspectd.errors import ConfigError, DatasetError
 from inspectd.picture import IMAGE_SUFFIXES
 
 from . import shapes
-from .dataset import DEFECT_FREE_ROLES, ROLES, Dataset
 from .holdout import NO_HOLD_OUT, HoldOut
 from .writing import SplitWriter, write_dataset
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from inspectd.dataset import open_dataset
 from inspectd.errors import DatasetError
 
-from .dataset import open_dataset
 from .writing import require_new, take
 
 __all__ = ["select"]

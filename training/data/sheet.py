@@ -10,9 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from inspectd.dataset import ROLES, Dataset, Sample, read_image, read_labels
 from inspectd.preprocess import Letterbox
-
-from .dataset import ROLES, Dataset, Sample, read_image, read_labels
 
 __all__ = ["Tile", "contact_sheet", "dataset_sheet"]
 

@@ -16,10 +16,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from inspectd.dataset import COLUMNS, SPLIT_FILE, Dataset, open_dataset
 from inspectd.errors import DatasetError
 from inspectd.picture import read_pixels
 
-from .dataset import COLUMNS, SPLIT_FILE, Dataset, open_dataset
 from .resumable import PROVENANCE
 
 __all__ = ["Row", "SplitWriter", "require_new", "take", "write_dataset", "write_png", "write_split"]

@@ -10,10 +10,10 @@ from typing import Any
 
 from rich.console import Console
 
+from inspectd.dataset import open_dataset
 from inspectd.errors import DatasetError
 from inspectd.mask import ClassMap
 from inspectd.training.carded import CHECKPOINT
-from inspectd.training.data.dataset import open_dataset
 from inspectd.training.devices import Hardware
 from inspectd.training.files import written_whole
 from inspectd.training.log import last_step

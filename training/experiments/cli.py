@@ -14,7 +14,7 @@ import typer
 from inspectd.training.terminal import Backbone, Network, Precision, pair, require_torch, validated
 
 if TYPE_CHECKING:
-    from inspectd.training.data.dataset import Dataset
+    from inspectd.dataset import Dataset
 
     from .paper import Grid
 
@@ -314,8 +314,8 @@ def _reproduce(
 ) -> None:
     from rich.console import Console
 
+    from inspectd.dataset import open_dataset
     from inspectd.training.data.buttons import write_buttons
-    from inspectd.training.data.dataset import open_dataset
     from inspectd.training.devices import alone
     from inspectd.training.files import locked
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from inspectd.training.data.dataset import open_dataset
+from inspectd.dataset import open_dataset
 from inspectd.training.data.resumable import claim
 from inspectd.training.files import locked
 from inspectd.training.segmentation.results import Evaluation, read_evaluation

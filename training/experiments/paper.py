@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from inspectd.dataset import Dataset
 from inspectd.errors import ConfigError, DatasetError
-from inspectd.training.data.dataset import Dataset
 from inspectd.training.segmentation.networks import ARCHITECTURES, try_network
 from inspectd.training.segmentation.settings import OWN_NETWORK, SegmentSettings
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inspectd.training.data.dataset import Sample, open_dataset, read_image, read_labels
+from inspectd.dataset import Sample, open_dataset, read_image, read_labels
 from inspectd.training.files import written_whole
 from inspectd.training.segmentation.figures import legend_patches, new_figure, overlay
 from inspectd.training.segmentation.metrics import PixelScores, count_pixels

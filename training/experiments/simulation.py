@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.console import Console
 
 from inspectd.bundle import explain
+from inspectd.dataset import SPLIT_FILE, open_dataset
 from inspectd.errors import ConfigError
 from inspectd.training.carded import CHECKPOINT
-from inspectd.training.data.dataset import SPLIT_FILE, open_dataset
 from inspectd.training.devices import Hardware, fast_precision
 from inspectd.training.segmentation.settings import SegmentSettings
 from inspectd.training.style.cyclegan import CycleGanSettings

@@ -17,8 +17,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from inspectd.command import LOG_EVERY_S
 from inspectd.training.segmentation.results import read_evaluation
-from inspectd.training.terminal import LOG_EVERY_S
 
 from .cells import METRICS, Cell
 from .experiment import Cells, Entry

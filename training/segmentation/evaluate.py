@@ -18,10 +18,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from inspectd.dataset import DEFECT_FREE_ROLES, ROLES, Sample, read_image, read_labels
 from inspectd.errors import ConfigError, InferenceError
 from inspectd.mask import ClassMap
 from inspectd.optional import require
-from inspectd.training.data.dataset import DEFECT_FREE_ROLES, ROLES, Sample, read_image, read_labels
 
 from . import figures
 from .metrics import (

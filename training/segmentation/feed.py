@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torchvision import tv_tensors
 
+from inspectd.dataset import Dataset as Photographs
+from inspectd.dataset import Sample, read_image, read_labels
 from inspectd.errors import DatasetError
 from inspectd.mask import ClassMap
 from inspectd.preprocess import Preprocess
-from inspectd.training.data.dataset import Dataset as Photographs
-from inspectd.training.data.dataset import Sample, read_image, read_labels
 
 from .augment import augmentation
 from .buttonlab import CROP_STEP, Crop

@@ -11,10 +11,10 @@ import torch
 
 import inspectd
 from inspectd.bundle import ModelCard, load_bundle
+from inspectd.dataset import open_dataset
 from inspectd.errors import BundleError, ConfigError, DatasetError
 from inspectd.mask import ClassMap
 from inspectd.training.carded import CHECKPOINT
-from inspectd.training.data.dataset import open_dataset
 
 from .checkpoint import load_checkpoint
 from .evaluate import Evaluation, Predictor, evaluate

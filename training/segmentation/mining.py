@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from inspectd.bundle import ModelCard
+from inspectd.dataset import open_dataset
 from inspectd.preprocess import Preprocess
-from inspectd.training.data.dataset import open_dataset
 
 from .feed import Pictures, normalise
 from .hard import HardExample, HardExamples, find_hard, write_hard

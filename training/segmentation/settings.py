@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from inspectd.dataset import TRAINING_ROLES
 from inspectd.preprocess import SIZE_LIMIT, SIZE_STEP, nearest_size
-from inspectd.training.data.dataset import TRAINING_ROLES
 
 __all__ = ["OWN_NETWORK", "Architecture", "SegmentSettings"]
 

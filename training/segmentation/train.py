@@ -26,11 +26,11 @@ from torch import Tensor, nn
 
 import inspectd
 from inspectd.bundle import ModelCard
+from inspectd.dataset import Dataset, Sample, open_dataset
 from inspectd.errors import ConfigError, DatasetError
 from inspectd.mask import ClassMap
 from inspectd.preprocess import Preprocess
 from inspectd.training.carded import CHECKPOINT
-from inspectd.training.data.dataset import Dataset, Sample, open_dataset
 from inspectd.training.devices import Hardware, agree, average, fast_precision, interruption, launch, on_first
 from inspectd.training.files import written_whole
 from inspectd.training.log import training_log

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from inspectd.training.terminal import pair, require_torch, stages, summary, validated
+from inspectd.command import stages
+from inspectd.training.terminal import pair, require_torch, summary, validated
 
 if TYPE_CHECKING:
     from .dst import DstSettings
@@ -123,8 +124,8 @@ def dst(
     Example: inspectd-train dst DATA --out out/dst --jobs 2
     """
     require_torch()
+    from inspectd.dataset import open_dataset
     from inspectd.errors import DatasetError
-    from inspectd.training.data.dataset import open_dataset
     from inspectd.training.devices import Hardware
 
     from .parts import Backgrounds, MaskFolders, folders_of, read_exemplars

@@ -14,9 +14,9 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
+from inspectd.dataset import Dataset, Sample, read_image
 from inspectd.errors import DatasetError
 from inspectd.picture import IMAGE_SUFFIXES, read_mask
-from inspectd.training.data.dataset import Dataset, Sample, read_image
 
 from .coarse import Exemplar
 from .region import BoolMask, find_region, read_region, reference_region

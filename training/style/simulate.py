@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from inspectd import __version__
+from inspectd.dataset import Dataset, Sample, open_dataset
 from inspectd.errors import DatasetError
-from inspectd.training.data.dataset import Dataset, Sample, open_dataset
 from inspectd.training.data.resumable import claim, in_processes, is_whole
 from inspectd.training.data.sheet import Tile, contact_sheet, dataset_sheet
 from inspectd.training.data.writing import Row, take, write_png, write_split

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from inspectd.dataset import ROLES, open_dataset, read_image, read_labels
 from inspectd.errors import DatasetError
 from inspectd.mask import ClassMap
-from inspectd.training.data.dataset import ROLES, open_dataset, read_image, read_labels
 
 RNG = np.random.default_rng(5)
 

@@ -1,0 +1,57 @@
+"""`inspectd-calibrate`: from pictures of a target to what a line measures with. Imports are inside, for quick help."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from inspectd.command import CONTEXT, VERSION_HELP, version_of
+
+from .flat_cli import flat_field
+from .lens_cli import lens, scale, target
+from .threshold_cli import threshold
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    context_settings=CONTEXT,
+    help="Calibrate what a station measures with: lens, scale, flat field, thresholds.\n\n"
+    "Each command writes a record for the line, and a page about it that opens in any browser.",
+)
+
+app.command()(target)
+app.command()(lens)
+app.command()(scale)
+app.command()(flat_field)
+app.command()(threshold)
+
+
+@app.callback()
+def _common(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=version_of("inspectd-calibrate"), is_eager=True, help=VERSION_HELP)
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point: every error that inspectd raises on purpose becomes one line and exit status 2."""
+    from inspectd.errors import InspectdError
+
+    # OpenCV would tell of each damaged picture as well, in its own several lines.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
+    try:
+        app()
+    except (InspectdError, OSError) as error:
+        # OSError: a full disk or a folder without permission; the system's words name the file.
+        print(f"inspectd-calibrate: error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""`inspectd-calibrate flat-field`: offset, gain and defective pixels. Imports are inside, for quick help."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from inspectd.calibrated import InputFile
+
+    from .flat import Stack
+    from .record import CameraId
+
+__all__ = ["flat_field"]
+
+
+def flat_field(
+    out: Annotated[Path, typer.Option(metavar="FILE.npz", help="The flat field to write; the page goes beside it.")],
+    flat: Annotated[
+        Path,
+        typer.Option(metavar="FOLDER", help="Pictures of an even, bright target; with --camera they are put there."),
+    ],
+    dark: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Pictures with the lens covered; else offsets are 0.")
+    ] = None,
+    camera: Annotated[
+        str | None, typer.Option(metavar="CAMERA", help="Take the pictures of --flat now, by this camera.")
+    ] = None,
+    frames: Annotated[int, typer.Option(min=8, max=1000, metavar="N", help="How many, with --camera.")] = 32,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Set a feature of it first; may be repeated."),
+    ] = None,
+    producer: Annotated[
+        list[str] | None, typer.Option("--producer", metavar="P", help="Its producer's .cti file, viky or simulator.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=0.1, metavar="S", help="Give up after S seconds without one.")] = 5.0,
+    serial: Annotated[
+        str | None, typer.Option(help="Serial number of the camera; the line then refuses any other one.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Model of the camera.")] = None,
+    bits: Annotated[int, typer.Option(min=8, max=16, help="Bits that 16-bit files really use, 12 for example.")] = 16,
+) -> None:
+    """Even out vignetting, light and pixels, from pictures of an even target (opal glass, white paper out of focus).
+
+    Use the exposure, gain and light of the line, so that the brightest part is at some 200. A target that is dark,
+    saturated, moving, or not even is refused.
+
+    Example: inspectd-calibrate flat-field --flat flat --dark dark --out flat.npz --serial 22894911
+    """
+    import numpy as np
+
+    from inspectd.calibrated import FlatField, FlatFieldRecord
+    from inspectd.calibrated.flat import GAIN_UNIT, arrays_sha256
+    from inspectd.errors import ConfigError
+
+    from .files import write_whole
+    from .flat import fit_flat_field
+    from .flat_page import flat_page, flat_verdict
+    from .page import write_page
+    from .record import CameraId, header, utc_now
+
+    if out.suffix != ".npz":
+        raise ConfigError(f"--out {out}: expected a name ending in .npz")
+    whose = CameraId(serial, model)
+    if camera is not None:
+        found = _taken(camera, flat, frames=frames, features=set_ or [], producers=producer or [], timeout_s=timeout)
+        whose = CameraId(serial or found.serial, model or found.model)
+    elif set_ or producer:
+        raise ConfigError("--set and --producer are for pictures that are taken now; name the --camera")
+    stack, entries = _stacked(flat, bits)
+    without = None
+    if dark is not None:
+        without, more = _stacked(dark, bits)
+        entries += more
+    fit = fit_flat_field(stack, without)
+    height, width, channels = stack.shape or (0, 0, 0)
+    record = FlatFieldRecord(
+        **header(entries, made=utc_now(), camera=whose, width_px=width, height_px=height),
+        channels=1 if channels == 1 else 3,
+        flat_frames=len(stack),
+        dark_frames=0 if without is None else len(without),
+        mean_grey=fit.mean_grey,
+        noise_grey=fit.noise_grey,
+        shading_before=fit.shading_before,
+        shading_after=fit.shading_after,
+        pattern_before=fit.pattern,
+        pattern_kept=fit.kept,
+        gain_min=float(fit.gain.min()) * GAIN_UNIT,
+        gain_max=float(fit.gain.max()) * GAIN_UNIT,
+        hot_pixels=len(fit.hot),
+        dead_pixels=len(fit.dead),
+        arrays_sha256=arrays_sha256(fit.gain, fit.offset, fit.defects),
+    )
+    field = FlatField(record, fit.gain, fit.offset, fit.defects)
+    page = out.with_suffix(".html")
+    write_page(page, flat_page(record, fit, stack, field.apply(np.rint(stack.mean).astype(np.uint8))))
+    write_whole(out, field.save())
+    print(flat_verdict(record).text)
+    print(f"written: {out}, {page}", file=sys.stderr)
+
+
+def _stacked(folder: Path, bits: int) -> tuple[Stack, list[InputFile]]:
+    """The frames of a folder, added up, and what a record says of their files."""
+    from inspectd.command import bar
+
+    from .flat import Stack
+    from .pictures import list_pictures, read_pictures
+
+    paths, stack, entries = list_pictures(folder), Stack(), []
+    with bar(f"reading {folder.name}") as progress:
+        for number, path in enumerate(paths, 1):
+            photograph = read_pictures([path], bits=bits)[0]
+            stack.add(path.name, photograph.pixels)
+            entries.append(photograph.entry)
+            progress(number, len(paths))
+    return stack, entries
+
+
+def _taken(
+    name: str, folder: Path, *, frames: int, features: list[str], producers: list[str], timeout_s: float
+) -> CameraId:
+    """Take pictures as the line takes them, and keep them: what a calibration was made from can be looked at again."""
+    import os
+
+    from inspectd.command import bar
+    from inspectd.errors import ConfigError
+    from inspectd.runtime.snapshot import snapshots
+    from inspectd.runtime.sources.features import feature_values
+    from inspectd.runtime.sources.survey import find_camera
+
+    from .record import CameraId
+
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"--flat {folder}: holds files already; name a new folder for the pictures of --camera")
+    values = feature_values(features)
+    found = find_camera(name, producers, os.environ)
+    folder.mkdir(parents=True, exist_ok=True)
+    with bar("taking pictures") as progress:
+        taken = snapshots(found, folder / "flat.png", count=frames, features=values, timeout_s=timeout_s)
+        for number, _ in enumerate(taken, 1):
+            progress(number, frames)
+    return CameraId(found.serial or None, found.model or None)

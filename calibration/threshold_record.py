@@ -1,0 +1,153 @@
+"""What the calibration of thresholds says: the rule, what is promised of it, and what it was seen to do."""
+
+from __future__ import annotations
+
+import json
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from inspectd.calibrated.record import Part, Record
+from inspectd.inspection import AcceptanceRule, ClassRule
+
+__all__ = ["ChosenClass", "CurvePoint", "Found", "GoodPart", "ThresholdRecord"]
+
+
+class ChosenClass(Part):
+    """The rule of one class."""
+
+    name: str
+    """The class."""
+    score: float = Field(gt=0, le=1)
+    """A pixel belongs to it from this probability on."""
+    minimum_area_px: int = Field(ge=1)
+    """Smaller regions are let pass, px of the camera."""
+
+
+class Found(Part):
+    """How many of some defects the rule finds, judged as the line does."""
+
+    name: str
+    """Which defects."""
+    parts: int = Field(ge=1)
+    """Parts that they are on."""
+    total: int = Field(ge=1)
+    """Photographs, or labelled regions."""
+    found: int = Field(ge=0)
+    """Of photographs: rejected ones. Of regions: those that a region which counts touches."""
+    low: float = Field(ge=0, le=1)
+    """Lower end of the 95 % interval of found / total, as if each part had been seen once."""
+    high: float = Field(ge=0, le=1)
+    """Upper end."""
+
+    @property
+    def recall(self) -> float:
+        """Share of them."""
+        return self.found / self.total
+
+
+class CurvePoint(Part):
+    """What another number of rejected good parts would give; one for itself, not all of them together."""
+
+    false_reject_bound: float = Field(ge=0, le=1)
+    """Upper bound of the share of good parts rejected, with the record's confidence."""
+    recall: float | None = Field(ge=0, le=1)
+    """Mean over the defect types of the share of photographs rejected; None without defects."""
+    scores: tuple[float, ...]
+    """Of each class."""
+    minimum_areas_px: tuple[int, ...]
+    """Of each class."""
+
+
+class GoodPart(Part):
+    """One of the good parts nearest to being rejected, or rejected."""
+
+    name: str
+    """The part, or its photograph where parts are not named."""
+    picture: str
+    """The photograph of it that comes nearest."""
+    class_name: str
+    """The class in which it does."""
+    reaches: float = Field(ge=0, le=1)
+    """Highest threshold that a region of the minimum area still reaches there; 0 where none reaches the lowest one."""
+    rejected: bool
+    """Whether the rule rejects it."""
+
+
+class ThresholdRecord(Record):
+    """The thresholds and minimum areas of a bundle's classes, chosen on good parts."""
+
+    made_by: ClassVar[str] = "inspectd-calibrate threshold"
+
+    kind: Literal["threshold"] = "threshold"
+    """What was calibrated."""
+    bundle_sha256: str
+    """Digest of the bundle whose network it is for."""
+    engine: str
+    """What ran the network: another arithmetic gives other probabilities."""
+    max_false_reject: float = Field(gt=0, lt=1)
+    """Share of good parts that may be rejected."""
+    confidence: float = Field(gt=0, lt=1)
+    """Share of such calibrations in which that holds, at least."""
+    false_reject_bound: float = Field(ge=0, le=1)
+    """What is excluded with that confidence; at most `max_false_reject`."""
+    roles: tuple[str, ...]
+    """Of the good pictures."""
+    good_parts: int = Field(ge=1)
+    """Units of the bound: parts, however often each was photographed."""
+    good_pictures: int = Field(ge=1)
+    """Photographs of them."""
+    parts_named: bool
+    """Whether the data say which photographs show one part; else each was taken for a part."""
+    cuts: int = Field(ge=1)
+    """Good parts that could be cut off; at most one less is rejected."""
+    good_parts_rejected: int = Field(ge=0)
+    """Good parts with a photograph that the rule rejects, judged as the line does."""
+    candidates: tuple[tuple[int, ...], ...]
+    """Minimum areas that were tried, px, of each class; each one has its share of 1 - confidence."""
+    classes: tuple[ChosenClass, ...]
+    """The rule."""
+    card_scores: tuple[float, ...]
+    """Thresholds of the bundle's card, for comparison."""
+    defect_roles: tuple[str, ...]
+    """Of the labelled defects; empty where there were none."""
+    types: tuple[Found, ...]
+    """Photographs by the type of their defects."""
+    sizes: tuple[Found, ...]
+    """Labelled regions by their size."""
+    curve: tuple[CurvePoint, ...]
+    """Recall against the bound."""
+    nearest: tuple[GoodPart, ...]
+    """The good parts nearest to being rejected, first the rejected ones."""
+    remarks: tuple[str, ...]
+    """What the figures must not be read without."""
+
+    @property
+    def rule(self) -> AcceptanceRule:
+        """As the line judges by."""
+        return AcceptanceRule(
+            classes={
+                each.name: ClassRule(score=each.score, minimum_area_px=each.minimum_area_px, maximum_count=0)
+                for each in self.classes
+            }
+        )
+
+    def toml(self) -> str:
+        """The section `[acceptance]` of a line's configuration."""
+        lines = [
+            f"# By {self.made_by} on {self.made:%Y-%m-%d}, from {self.good_parts} good parts: with "
+            f"{self.confidence:.6g} confidence at most",
+            f"# {self.max_false_reject:.6g} of the good parts are rejected. For bundle {self.bundle_sha256[:12]} on "
+            f"{self.engine} alone.",
+            f"# Record: sha256 {self.sha256}",
+        ]
+        for each in self.classes:
+            # A TOML basic string is written as JSON writes one.
+            lines += [
+                "",
+                f"[acceptance.classes.{json.dumps(each.name, ensure_ascii=False)}]",
+                f"score = {each.score!r}",
+                f"minimum_area_px = {each.minimum_area_px}",
+                "maximum_count = 0",
+            ]
+        return "\n".join(lines) + "\n"

@@ -1,0 +1,27 @@
+"""What calibration finds out, as a line reads it: the records, and the arithmetic that applies them.
+
+`inspectd-calibrate` makes them (`inspectd.calibration`); the core holds what is needed to use them, so that a line, a
+training and the tools that made them calculate by the same lines of code.
+"""
+
+from .flat import FlatField, FlatFieldRecord, load_flat_field
+from .lens import LENS_PARAMETERS, Lens, LensRecord, LensView
+from .plane import Plane, ScaleBudget, ScaleRecord
+from .record import InputFile, Record, Software, load_record
+
+__all__ = [
+    "LENS_PARAMETERS",
+    "FlatField",
+    "FlatFieldRecord",
+    "InputFile",
+    "Lens",
+    "LensRecord",
+    "LensView",
+    "Plane",
+    "Record",
+    "ScaleBudget",
+    "ScaleRecord",
+    "Software",
+    "load_flat_field",
+    "load_record",
+]

@@ -1,0 +1,83 @@
+"""`inspectd-calibrate flat-field`, on files and on a camera."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from inspectd.calibrated import load_flat_field
+from inspectd.calibration.cli import app
+from inspectd.errors import InspectdError
+
+from .test_flat import HEIGHT, WIDTH, Camera
+
+
+def run(*arguments, fails=None):
+    done = CliRunner().invoke(app, ["flat-field", *(str(argument) for argument in arguments)])
+    if fails is None:
+        assert done.exit_code == 0, (done.output, done.exception)
+        return done.output
+    assert isinstance(done.exception, InspectdError), (done.output, done.exception)
+    assert fails in str(done.exception)
+    return str(done.exception)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    root, camera, rng = tmp_path_factory.mktemp("site"), Camera(0), np.random.default_rng(1)
+    for name, count, light in (("flat", 12, 180.0), ("dark", 6, 0.0)):
+        (root / name).mkdir()
+        for number in range(count):
+            frame = camera.frame(rng, np.ones((HEIGHT, WIDTH)), light)
+            cv2.imwrite(str(root / name / f"{number:02d}.png"), frame)
+    return root
+
+
+def test_from_pictures_to_a_file_that_a_line_can_use(site, tmp_path):
+    out = tmp_path / "new" / "flat.npz"
+    said = run("--flat", site / "flat", "--dark", site / "dark", "--out", out, "--serial", "22894911")
+    assert "5 hot and 5 dead pixels" in said
+    field = load_flat_field(out)
+    assert field.record.check(serial="22894911", width_px=WIDTH, height_px=HEIGHT) == ()
+    assert len(field.record.inputs) == 18
+    frame = cv2.imread(str(site / "flat" / "00.png"), cv2.IMREAD_UNCHANGED)[..., None]
+    assert field.apply(frame).std() < 0.4 * frame.std()
+    page = out.with_suffix(".html").read_text()
+    assert "before (left) and after (right)" in page
+    assert field.record.sha256 in page
+
+
+def test_without_dark_frames_it_says_what_is_missing(site, tmp_path):
+    said = run("--flat", site / "flat", "--out", tmp_path / "flat.npz")
+    assert "offsets are taken for 0" in said
+    assert "serial number was not given" in said
+    assert not load_flat_field(tmp_path / "flat.npz").offset.any()
+
+
+def test_what_cannot_be_used_is_said(site, tmp_path):
+    out = ("--out", tmp_path / "flat.npz")
+    run("--flat", tmp_path / "nowhere", *out, fails="no such folder or picture")
+    (tmp_path / "empty").mkdir()
+    run("--flat", tmp_path / "empty", *out, fails="holds no pictures")
+    run("--flat", site / "dark", *out, fails="6 frames of the target, at least 8")
+    run("--flat", site / "flat", "--dark", site / "flat", *out, fails="dark frames have a grey value")
+    run("--flat", site / "flat", "--out", tmp_path / "flat.json", fails="expected a name ending in .npz")
+    run("--flat", site / "flat", "--set", "Gain=1", *out, fails="name the --camera")
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "a.png").write_bytes((site / "flat" / "00.png").read_bytes()[:-30])
+    run("--flat", tmp_path / "cut", *out, fails="a.png: ")
+    (tmp_path / "file").write_text("")
+    run("--flat", site / "flat", "--out", tmp_path / "file" / "flat.npz", fails="cannot be written")
+    assert not (tmp_path / "flat.npz").exists()
+
+
+def test_pictures_are_taken_by_a_camera_and_kept(tmp_path):
+    """The test camera shows a pattern, which is no even target; it gets as far as that."""
+    taken = tmp_path / "taken"
+    options = ("--camera", "1", "--producer", "viky", "--frames", "8", "--out", tmp_path / "flat.npz")
+    told = run("--flat", taken, *options, fails="; ")
+    assert "target" in told or "gradient" in told or "frames" in told
+    assert len(list(taken.glob("*.png"))) == 8
+    run("--flat", taken, *options, fails="holds files already")

@@ -112,7 +112,7 @@ def export(
     export-trt --certify out/slim-bundle
     """
     from inspectd.errors import ConfigError
-    from inspectd.signature import sign_bundle, signing_key
+    from inspectd.signing import sign_bundle, signing_key
 
     from .engines import EngineWish, installed_target
 

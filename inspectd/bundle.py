@@ -29,6 +29,7 @@ import os
 import tempfile
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -400,6 +401,7 @@ def load_bundle(path: Path, *, trusted: Trust | None = None) -> Bundle:
         raise BundleError(f"{path}: no such bundle; make one with export-trt CHECKPOINT --out {path}") from None
     except OSError as error:
         raise BundleError(f"{path}: cannot be looked at: {error.strerror}") from error
+    _refuse_doubles(path)
     try:
         raw = _read(path, MANIFEST)
     except BundleError as error:
@@ -429,6 +431,17 @@ def load_bundle(path: Path, *, trusted: Trust | None = None) -> Bundle:
     bundle = Bundle(path, manifest, hashlib.sha256(raw).hexdigest(), signer=signer)
     bundle.verify()
     return bundle
+
+
+def _refuse_doubles(path: Path) -> None:
+    """A .zip may hold two files of one name, of which each program takes another one."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            counts = Counter(archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return  # a folder; or no .zip, which is told where it is read
+    if doubles := sorted(name for name, count in counts.items() if count > 1):
+        raise BundleError(f"{path}: has {', '.join(doubles)} twice; export it again")
 
 
 def _signature(path: Path) -> bytes | None:

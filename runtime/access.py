@@ -16,11 +16,10 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import os
+import fcntl
 import re
-import stat
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -29,7 +28,9 @@ from typing import Any, cast
 import zmq
 
 from inspectd.config import Role
+from inspectd.durable import replace_file
 from inspectd.errors import ConfigError
+from inspectd.permissions import check_secret, check_unshared
 from inspectd.wire import ROLES
 
 if sys.version_info >= (3, 11):
@@ -40,6 +41,7 @@ else:
 __all__ = ["Access", "ClientEntry", "ClientKeys", "KeysFolder", "make_pair", "write_client_file"]
 
 SECRET, PUBLIC, CLIENTS = "station.key", "station.pub", "clients.toml"
+_LOCK = ".lock"
 _KEY_SIGNS = 40
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _Z85 = re.compile(r"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
@@ -104,7 +106,7 @@ class ClientKeys:
             ConfigError: it is missing, none, or others can read it.
         """
         values = _toml(path, "make one with `inspectd keys client NAME --out FILE` at the station")
-        _private(path)
+        check_secret(path)
         keys = {name: str(values.get(name, "")) for name in ("server_key", "public_key", "secret_key")}
         for name, key in keys.items():
             if not _Z85.fullmatch(key):
@@ -136,7 +138,7 @@ class KeysFolder:
                 f"{secret}: no such file; addresses that other machines reach need the station's keys: "
                 f'`inspectd keys station --keys {self.path}` makes them (security.curve = "off" does without)'
             )
-        _private(secret)
+        check_secret(secret)
         keys = {path: _read(path).strip() for path in (secret, public)}
         for path, key in keys.items():
             if not _Z85.fullmatch(key):
@@ -163,9 +165,11 @@ class KeysFolder:
         path = self.path / CLIENTS
         if not path.exists():
             return []
-        rows = _toml(path, "").get("clients", [])
+        check_unshared(path, "who is let in")
+        rows = _toml(path, "").get("clients")
         if not isinstance(rows, list):
-            raise ConfigError(f"{path}: expected tables [[clients]]")
+            # What an editor has emptied, and not filled yet, must not throw everybody out.
+            raise ConfigError(f"{path}: expected tables [[clients]]; write `clients = []` to let nobody in")
         entries: list[ClientEntry] = []
         faults: list[str] = []
         for number, row in enumerate(rows, 1):
@@ -189,16 +193,26 @@ class KeysFolder:
             ConfigError: there are some already, or they cannot be written.
         """
         secret = self.path / SECRET
-        with _explained(self.path):
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with self._alone():
             if secret.exists():
                 if not replace_old:
                     raise ConfigError(f"{secret}: there is one already; `inspectd keys rotate` makes a new one")
-                secret.replace(secret.with_name(f"{SECRET}.{dt.datetime.now(dt.timezone.utc):%Y%m%dT%H%M%S}"))
+                # A copy, not a move: at no moment has the station no key.
+                kept = secret.with_name(f"{SECRET}.{dt.datetime.now(dt.timezone.utc):%Y%m%dT%H%M%S.%f}")
+                replace_file(kept, secret.read_bytes(), mode=0o600)
             made_public, made_secret = make_pair()
-            _write(secret, made_secret + "\n", 0o600)
-            _write(self.path / PUBLIC, made_public + "\n", 0o644)
+            replace_file(secret, f"{made_secret}\n".encode(), mode=0o600)
+            replace_file(self.path / PUBLIC, f"{made_public}\n".encode())
         return made_public
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One command at a time: each writes the whole of what it has read."""
+        with _explained(self.path):
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with (self.path / _LOCK).open("ab") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield
 
     def add(self, name: str, role: Role, key: str, *, today: dt.date) -> None:
         """Let a client in.
@@ -210,13 +224,14 @@ class KeysFolder:
             raise ConfigError(f"client {name!r}: expected up to 64 letters, digits, '_', '-' or '.'")
         if not _Z85.fullmatch(key):
             raise ConfigError(f"client {name!r}: expected a public key of {_KEY_SIGNS} signs of Z85")
-        entries = self.entries()
-        for entry in entries:
-            if name == entry.name:
-                raise ConfigError(f"client {name!r}: there is one of this name already; take another one")
-            if key == entry.key:
-                raise ConfigError(f"client {name!r}: its key is that of {entry.name!r}")
-        self._write_entries([*entries, ClientEntry(name, role, key, today)])
+        with self._alone():
+            entries = self.entries()
+            for entry in entries:
+                if name == entry.name:
+                    raise ConfigError(f"client {name!r}: there is one of this name already; take another one")
+                if key == entry.key:
+                    raise ConfigError(f"client {name!r}: its key is that of {entry.name!r}")
+            self._write_entries([*entries, ClientEntry(name, role, key, today)])
 
     def revoke(self, name: str, *, today: dt.date) -> None:
         """Let a client in no more; a station that runs cuts it off within a second.
@@ -224,10 +239,11 @@ class KeysFolder:
         Raises:
             ConfigError: there is no such client, or the list cannot be written.
         """
-        entries = self.entries()
-        if name not in {entry.name for entry in entries if entry.revoked is None}:
-            raise ConfigError(f"client {name!r}: none of that name is let in; `inspectd keys list` shows them")
-        self._write_entries([replace(each, revoked=today) if each.name == name else each for each in entries])
+        with self._alone():
+            entries = self.entries()
+            if name not in {entry.name for entry in entries if entry.revoked is None}:
+                raise ConfigError(f"client {name!r}: none of that name is let in; `inspectd keys list` shows them")
+            self._write_entries([replace(each, revoked=today) if each.name == name else each for each in entries])
 
     def _write_entries(self, entries: Sequence[ClientEntry]) -> None:
         text = "# Who may talk to the station; written by `inspectd keys`.\n"
@@ -236,9 +252,7 @@ class KeysFolder:
             text += f"created = {entry.created.isoformat()}\n"
             if entry.revoked is not None:
                 text += f"revoked = {entry.revoked.isoformat()}\n"
-        with _explained(self.path):
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _write(self.path / CLIENTS, text, 0o644)
+        replace_file(self.path / CLIENTS, text.encode())
 
     def stamp(self) -> tuple[tuple[int, int, int], ...]:
         """Changes when one of the files does."""
@@ -272,7 +286,7 @@ def write_client_file(path: Path, server: str, public: str, secret: str) -> None
         f'server_key = "{server}"\npublic_key = "{public}"\nsecret_key = "{secret}"\n'
     )
     with _explained(path):
-        _write(path, text, 0o600)
+        replace_file(path, text.encode(), mode=0o600)
 
 
 def _entry(row: Any, where: str, faults: list[str]) -> ClientEntry | None:  # noqa: ANN401 - of any TOML
@@ -313,34 +327,6 @@ def _read(path: Path) -> str:
         raise ConfigError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error})") from None
-
-
-def _private(path: Path) -> None:
-    """A secret that others can read is none; nor is one that somebody else may replace."""
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    if stat.S_IMODE(status.st_mode) & 0o077:
-        raise ConfigError(
-            f"{path}: others can read it; it is secret: `chmod 600 {path}`, and make new keys if it was read"
-        )
-    if status.st_uid not in (os.getuid(), 0):
-        raise ConfigError(f"{path}: belongs to another user; `chown` it to the one who runs the station")
-
-
-def _write(path: Path, text: str, mode: int) -> None:
-    """As a whole or not at all, and never readable by others in between."""
-    temporary = path.with_name(f".{path.name}.new")
-    with contextlib.suppress(FileNotFoundError):
-        temporary.unlink()
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        os.fchmod(file.fileno(), mode)
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 @contextlib.contextmanager

@@ -52,6 +52,8 @@ _POLL_MS = 200
 _DISK_S = 1.0
 """How long a command waits for the disk before it is done without being kept."""
 _KEPT_ANSWERS = 1000
+_ATTEMPTS_KEPT, _ATTEMPTS_WITHIN_S = 100, 3600.0
+"""So many commands that a client may not give are kept: a client must not fill the journal with them."""
 _SEND_HIGH_WATER_MARK = 8
 """Answers that wait for a client who does not read; each may have MAX_ANSWER_BYTES."""
 _log = logging.getLogger("inspectd.control")
@@ -88,6 +90,9 @@ class Station(Protocol):
         Raises:
             RequestError: it is not done.
         """
+
+    def note_control(self, fault: str) -> None:
+        """Why nobody can be answered, in the line's thread; empty once somebody can be again."""
 
 
 class Images(Protocol):
@@ -160,11 +165,13 @@ class ControlServer:
         self._context = context
         self._generation = generation
         self._bound_at = generation()
+        self._fault = ""
         self._doors: dict[bytes, _Door] = {}
         self._done: queue.SimpleQueue[tuple[bytes, Answer, tuple[str, str] | None]] = queue.SimpleQueue()
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
         self._answers: OrderedDict[tuple[str, str], tuple[str, str, str | None]] = OrderedDict()
+        self._attempts = _Allowance(_ATTEMPTS_KEPT, _ATTEMPTS_WITHIN_S)
         self._over = False
         self._thread = threading.Thread(target=self._serve, name="control", daemon=True)
 
@@ -217,9 +224,22 @@ class ControlServer:
 
     def _bind_again(self) -> None:
         endpoints = {_LOCAL: self._local, _OTHER: self.endpoint or ""}
-        for key, door in self._doors.items():
+        doors, self._doors = self._doors, {}
+        for key, door in doors.items():
             let_go(door.link, endpoints[key])
-        bind_again(self._bind)
+        try:
+            bind_again(self._bind)
+        except ConfigError as error:
+            fault = f"commands cannot be taken: {error}; it is tried again by itself"
+            self._tell(fault)
+            return
+        self._tell("")
+        self._bound_at = self._generation()
+
+    def _tell(self, fault: str) -> None:
+        if fault != self._fault:
+            self._fault = fault
+            self._station.post(lambda: self._station.note_control(fault))
 
     def close(self) -> None:
         """Serve nobody any more. May be called twice."""
@@ -246,10 +266,9 @@ class ControlServer:
     def _serve(self) -> None:
         while not self._over:
             try:
-                if (now := self._generation()) != self._bound_at:
+                if self._generation() != self._bound_at:
                     _log.warning("control: a key was revoked or changed: all connections are cut and made anew")
                     self._bind_again()
-                    self._bound_at = now
                     continue
                 poller = zmq.Poller()
                 for door in self._doors.values():
@@ -435,8 +454,11 @@ class ControlServer:
 
     def _note_refused(self, request: Request, client: Client) -> None:
         """Attempts belong to the audit trail; under a number of their own, so that they use up none of the client's."""
+        if not self._attempts.one_more():
+            return
         row_id = f"refused-{request.request_id}"
-        row = (client.key, row_id, time.time_ns(), self._station.epoch, client.name, client.role, request.op, "{}")
+        args = json.dumps({"notKept": self._attempts.take_passed_over()}) if self._attempts.passed_over else "{}"
+        row = (client.key, row_id, time.time_ns(), self._station.epoch, client.name, client.role, request.op, args)
         _log.warning("control: %s (%s) may not do %s", client.name, client.role, request.op)
         self._keep(Entry(begun=row, ended=(client.key, row_id, '{"ok": false, "error": {"code": "forbidden"}}')))
 
@@ -545,6 +567,33 @@ class ControlServer:
                 pass
         epochs = [{"epoch": epoch, "streams": streams} for epoch, streams in held.items()]
         return Answer(answer.request_id, {**(answer.result or {}), "epochs": epochs})
+
+
+class _Allowance:
+    """So many within a time; those beyond are counted."""
+
+    def __init__(self, most: int, within_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._most = most
+        self._within_s = within_s
+        self._clock = clock
+        self._since_s = clock()
+        self._count = 0
+        self.passed_over = 0
+
+    def one_more(self) -> bool:
+        """Whether there is room for it."""
+        if (now_s := self._clock()) - self._since_s >= self._within_s:
+            self._since_s, self._count = now_s, 0
+        self._count += 1
+        if self._count <= self._most:
+            return True
+        self.passed_over += 1
+        return False
+
+    def take_passed_over(self) -> int:
+        """How many were, since this was last asked."""
+        count, self.passed_over = self.passed_over, 0
+        return count
 
 
 def _again(message: Message) -> list[bytes]:

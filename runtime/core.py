@@ -1,32 +1,26 @@
-"""The station at work: its state, what clients command, its alarms, its models.
+"""The station at work: its state, and what clients command.
 
     Preoperational ── Initialized ── Ready ── ContinuousExecution        states.py
          └ by itself where station.start is "automatic", else by commands of control
 
-Everything here is the line's thread, between two frames; what takes longer (loading a model) is done beside it and
-posted. A fault leads to the state Error with an alarm, and from there a client or a restart leads on.
+Everything here is the line's thread, between two frames. What judges, and how it is changed, is judging.py; alarms and
+counters are watching.py. A fault leads to the state Error with an alarm, and from there a client or a restart leads on.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
 import os
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import JsonValue, ValidationError
-
 from inspectd import __version__
-from inspectd.bundle import Bundle
-from inspectd.config import Config, GenicamCamera, effective_rule, load_config
+from inspectd.config import Config, GenicamCamera, load_config
 from inspectd.errors import (
     BundleError,
     CameraError,
@@ -38,91 +32,28 @@ from inspectd.errors import (
     ProtocolError,
     RequestError,
 )
-from inspectd.frame import CameraState, FrameSource
-from inspectd.inspection import AcceptanceRule, ClassRule, Verdict
-from inspectd.wire import (
-    OPERATIONS,
-    ROLES,
-    Arguments,
-    DeviceHealth,
-    Recipe,
-    Severity,
-    State,
-    StatsBody,
-    camera_bodies,
-)
+from inspectd.frame import FrameSource
+from inspectd.wire import OPERATIONS, ROLES, Arguments, Recipe, Severity, State
 
-from .alarms import Alarms, Lasting
+from .active_model import ActiveModel
+from .alarms import Alarms
 from .archive import ArchiveKeeper
-from .beats import Alarm as ReportedAlarm
-from .beats import Beat, Reporter, Stage
-from .clock import is_synchronised
-from .control import Client, Outcome
-from .engine import Engine, golden_samples, self_test
+from .beats import Reporter
+from .control import Client
+from .engine import self_test
 from .gate import Gate
-from .journal import Journal, JournalFault
+from .journal import Journal
+from .judging import Answering, Judging, OpenBundle
 from .line import Line, Summary
 from .messaging import Publisher, Sent
-from .models import Model, Models
+from .models import LoadedBundle, Model, Models
 from .states import EXECUTING, Event, StateMachine
+from .watching import Watching
 
-__all__ = ["ActiveModel", "Core", "LoadedBundle"]
+__all__ = ["Core"]
 
-WATCH_S = 0.25
-STATS_S = 1.0
-CLOCK_S = 10.0
-"""How often it is asked whether the clock is synchronised."""
-CLOCK_STEP_S = 1.0
-"""The clock was stepped where it moved so far against the monotonic one between two looks."""
 _IDLE_S = 0.05
 _log = logging.getLogger("inspectd.station")
-
-Answering = Callable[[Outcome], None]
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedBundle:
-    """A bundle and the engine that was opened for it; `fallback` says why it is not the one that is configured."""
-
-    bundle: Bundle
-    engine: Engine
-    fallback: str = ""
-
-
-class ActiveModel:
-    """Which model was activated by a client, kept over restarts in a file of the state folder.
-
-    It holds as long as `model.bundle` of the configuration is the one that it took the place of.
-    """
-
-    def __init__(self, path: Path, configured: str) -> None:
-        self._path = path
-        self._configured = configured
-
-    def read(self) -> str:
-        """Path of the bundle; empty where the configured one judges."""
-        try:
-            value = json.loads(self._path.read_text(encoding="utf-8"))
-            return str(value["bundle"]) if value["instead_of"] == self._configured else ""
-        except (OSError, ValueError, KeyError, TypeError):
-            return ""
-
-    def write(self, bundle: Path) -> None:
-        """Keep it, on the disk when this returns.
-
-        Raises:
-            OSError: the disk does not take it.
-        """
-        temporary = self._path.with_name(self._path.name + ".new")
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump({"bundle": str(bundle), "instead_of": self._configured}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._path)
-
-    def forget(self) -> None:
-        """The configured one judges."""
-        self._path.unlink(missing_ok=True)
 
 
 class Core:
@@ -157,7 +88,7 @@ class Core:
         sources: Iterable[FrameSource],
         publisher: Publisher,
         journal: Journal | None,
-        open_bundle: Callable[[Path, Config], LoadedBundle],
+        open_bundle: OpenBundle,
         active: ActiveModel,
         restored: Iterable[str] = (),
         archive: ArchiveKeeper | None = None,
@@ -172,45 +103,41 @@ class Core:
         self.config = config
         self.publisher = publisher
         self._config_file = config_file
-        self._acceptance = config.acceptance
-        self._scales = {name: camera.scale_mm_per_px for name, camera in config.cameras.items()}
-        self._clock = clock
-        self._utc = utc
-        self._journal = journal
-        self._open_bundle = open_bundle
-        self._active = active
         self._archive = archive
         self._frames = frames
         self._stays = stays
         self.ready = ready
-        self._gate = gate
-        self._gate_at = 0
-        self._refused_keys: Counter[str] = Counter()
-        if gate is not None:
-            gate.refused = self._note_refused
-            self._gate_at = gate.generation
-        self._reporter = reporter or Reporter()
-        self._is_working = False
-        self._stats: StatsBody | None = None
-        self._unusable = loaded if isinstance(loaded, InspectdError) else None
-        model = None
-        if isinstance(loaded, LoadedBundle):
-            try:
-                model = self._model(loaded)
-            except ConfigError as error:
-                loaded.engine.close()
-                self._unusable = error
-        self.models = Models(model, watch_frames=config.model.watch_frames)
+        self.alarms = Alarms(config.station.name, epoch=publisher.epoch, publish=publisher.alarm, utc=utc)
+        self.alarms.restore(restored)
+        self.judging = Judging(
+            config,
+            loaded,
+            open_bundle=open_bundle,
+            active=active,
+            alarms=self.alarms,
+            post=self.post,
+            with_engine=self._with_engine,
+            clock=clock,
+        )
         self.line = Line(
             config, None, None, list(sources), publisher, models=self.models, archive=self._offer, clock=clock, utc=utc
         )
-        self.line.each_turn = self._each_turn
-        self.line.swap_failed = self._note_failed_swap
-        self.alarms = Alarms(config.station.name, epoch=publisher.epoch, publish=publisher.alarm, utc=utc)
-        self.alarms.restore(restored)
-        self._overdue = Lasting(self.alarms, "line.overdue")
-        self._archive_refusing = Lasting(self.alarms, "archive.refusing")
-        self._keys_refused = Lasting(self.alarms, "security.refused")
+        self._watching = Watching(
+            config.station.name,
+            line=self.line,
+            judging=self.judging,
+            publisher=publisher,
+            alarms=self.alarms,
+            state=lambda: self.state,
+            journal=journal,
+            archive=archive,
+            gate=gate,
+            reporter=reporter or Reporter(),
+            clock=clock,
+            utc=utc,
+        )
+        self.line.each_turn = self._watching.turn
+        self.line.swap_failed = self.judging.note_failed_swap
         self._machine = StateMachine()
         self._auto = config.station.start == "automatic"
         self._was_ready = False
@@ -219,11 +146,6 @@ class Core:
         self._next: dict[str, Any] | None = None
         self._ending: Event | None = None
         self._answer_at_end: list[Answering] = []
-        self._loading = False
-        self._next_watch_ns = self._next_stats_ns = self._next_clock_ns = 0
-        self._overdue_seen = 0
-        self._refused_seen = self._archive_restarts = 0
-        self._clock_offset_ns = utc() - clock()
 
     # From the start to the end
 
@@ -233,6 +155,11 @@ class Core:
         return self.publisher.epoch
 
     @property
+    def models(self) -> Models:
+        """Those that judge, may judge, and have judged."""
+        return self.judging.models
+
+    @property
     def state(self) -> State:
         """What the station is doing."""
         return self._machine.state
@@ -240,6 +167,9 @@ class Core:
     def post(self, act: Callable[[], None]) -> None:
         """Have something done in the line's thread between two frames; from any thread."""
         self.line.post(act)
+
+    def _with_engine(self, act: Callable[[], None]) -> None:
+        self.line.with_engine(act)
 
     def stop(self) -> None:
         """Drain and end. Takes no lock, so that a signal handler can call it."""
@@ -257,7 +187,8 @@ class Core:
         Raises:
             InspectdError: a fault, where the station does not stay.
         """
-        self._is_working = True
+        self._watching.is_working = True
+        self.judging.take_up()
         try:
             while not self._terminate:
                 if self._next is not None:
@@ -266,7 +197,7 @@ class Core:
                     self.line.attend(_IDLE_S)
         finally:
             self.line.close()
-            self.models.close()
+            self.judging.close(in_order=self._terminate and self.failure is None)
         if self.failure is None and self.state is not State.HALTED:
             self._take(Event.HALT)
         self.publisher.flush()
@@ -303,13 +234,11 @@ class Core:
 
     def _prepare(self) -> None:
         """Self-test and cameras; Ready, or Error."""
-        model = self.models.current
         self.line.rearm()
         if self._terminate:
             self.line.stop()
         try:
-            if model is None:
-                raise self._unusable or BundleError("the station has no model")
+            model = self.judging.usable()
             self.line.wait_for(partial(self_test, model.engine, model.bundle))
             self.line.connect()
         except InspectdError as error:
@@ -363,194 +292,15 @@ class Core:
             self.failure = error
             self._terminate = True
 
-    @property
-    def _fallback(self) -> str:
-        model = self.models.current
-        return "" if model is None else model.fallback
-
     def _offer(self, sent: Sent) -> None:
         if self._archive is not None:
             self._archive.offer(sent.inspection, sent.message)
 
-    # Several times a second
-
-    def _each_turn(self) -> None:
-        now_ns = self._clock()
-        if now_ns >= self._next_watch_ns:
-            self._next_watch_ns = now_ns + round(WATCH_S * 1e9)
-            self._watch(now_ns)
-        if now_ns >= self._next_stats_ns:
-            self._next_stats_ns = now_ns + round(STATS_S * 1e9)
-            self._stats = self.stats()
-            self.publisher.stats(self._stats)
-        if self._archive is not None:
-            self._archive.look_after()
-        self._reporter.tick(self._beat)
-        for told in self._reporter.received():
-            if isinstance(told, ReportedAlarm):
-                self._take_alarm(told)
-
-    def _beat(self) -> Beat:
-        stats, self._stats = self._stats, None
-        model, publisher = self.models.current, self.publisher
-        judging = "no model" if model is None else f"{model.bundle.card.name!r} on {model.engine.name}"
-        return Beat(
-            state=self.state.label,
-            ready=self._is_working,
-            status=f"{self.state.label}, {sum(self.line.verdicts.values())} verdicts, {judging}",
-            stages={
-                name: Stage(done=done, busy_s=busy_s, limit_s=limit_s)
-                for name, (done, busy_s, limit_s) in self.line.stages.items()
-            },
-            stats=stats,
-            health=publisher.health,
-            reason=publisher.health_reason,
-            cameras=camera_bodies(publisher.camera_status),
-            facts=self._facts(),
-        )
-
-    def _facts(self) -> dict[str, JsonValue]:
-        """What `inspectd status` shows beside."""
-        facts: dict[str, JsonValue] = {"epoch": self.epoch, "publish": self.publisher.endpoint}
-        if self._journal is not None:
-            facts["journal"] = {"fault": self._journal.fault[1], "lag": self._journal.lag}
-        if self._archive is not None:
-            facts["archive"] = {
-                "bytes": self._archive.size_bytes,
-                "restarts": self._archive.restarts,
-                "fault": self._archive.fault,
-            }
-        return facts
-
-    def _take_alarm(self, told: ReportedAlarm) -> None:
-        """What the supervisor has to say is published by this process; also that the one before it died."""
-        if told.active:
-            self.alarms.set(told.code, told.severity, told.message)
-        elif self.alarms.is_active(told.code):
-            self.alarms.clear(told.code)
-        else:
-            self.alarms.tell(told.code, told.severity, told.message)
-
-    def _watch(self, now_ns: int) -> None:
-        wanted: dict[str, tuple[Severity, str]] = {}
-        if self._journal is not None:
-            fault, why = self._journal.fault
-            if fault is not JournalFault.NONE:
-                wanted[fault.value] = (Severity.ERROR, why)
-        self.alarms.hold(wanted, prefix="journal.")
-        if self._journal is not None and (damage := self._journal.take_damage()):
-            self.alarms.tell("journal.damaged", Severity.ERROR, damage)
-        away = {
-            f"camera.away.{name}": (Severity.ERROR, status.reason)
-            for name, status in self.line.cameras().items()
-            if status.state in (CameraState.CONNECTING, CameraState.LOST) and status.reason and self.line.is_open
-        }
-        self.alarms.hold(away, prefix="camera.away.")
-        self._watch_model()
-        self._watch_archive(now_ns)
-        self._watch_gate(now_ns)
-        self._watch_deadlines(now_ns)
-        self._watch_clock(now_ns)
-        self._tell_standing()
-
-    def _watch_model(self) -> None:
-        model = self.models.current
-        why = "" if model is None else model.engine.failure or ""
-        told = f"the engine failed: {why}; nothing is inspected until the start" if why else ""
-        self.alarms.show("model.engine", Severity.ERROR, told)
-        self.alarms.show("model.fallback", Severity.WARNING, self._fallback)
-
-    def _watch_archive(self, now_ns: int) -> None:
-        archive = self._archive
-        if archive is None:
-            return
-        told = f"pictures are not archived: {archive.fault}" if archive.fault else ""
-        self.alarms.show("archive.failing", Severity.WARNING, told)
-        if archive.restarts > self._archive_restarts:
-            self._archive_restarts = archive.restarts
-            told = f"the process of the archive {archive.last_end}, and was started again"
-            self.alarms.tell("process.restarted.archive", Severity.WARNING, told)
-        more = archive.refused > self._refused_seen
-        self._refused_seen = archive.refused
-        told = "the archive does not keep up: pictures of parts are missing in it"
-        self._archive_refusing.look(now_ns, told if more else "")
-
-    def _note_refused(self, why: str) -> None:
-        """From the gate's threads; told by the next look."""
-        self._refused_keys[why] += 1
-
-    def _watch_gate(self, now_ns: int) -> None:
-        gate = self._gate
-        if gate is None:
-            return
-        if gate.generation != self._gate_at:
-            self._gate_at = gate.generation
-            _log.warning("keys were revoked or changed: all connections are cut and made anew")
-            self.publisher.rebind()
-        self.alarms.show("security.keys", Severity.WARNING, gate.fault)
-        refused, self._refused_keys = self._refused_keys, Counter()
-        told = "; ".join(f"{why} ({count} times)" if count > 1 else why for why, count in refused.items())
-        self._keys_refused.look(now_ns, told)
-
-    def _watch_deadlines(self, now_ns: int) -> None:
-        more = self.line.overdue > self._overdue_seen
-        self._overdue_seen = self.line.overdue
-        told = "parts are not judged by their deadline and are NOT_INSPECTED; the engine is too slow, or hangs"
-        self._overdue.look(now_ns, told if more else "")
-
-    def _watch_clock(self, now_ns: int) -> None:
-        if now_ns >= self._next_clock_ns:
-            self._next_clock_ns = now_ns + round(CLOCK_S * 1e9)
-            self.publisher.time_synced = is_synchronised()
-        offset_ns = self._utc() - now_ns
-        if abs(moved_s := (offset_ns - self._clock_offset_ns) / 1e9) > CLOCK_STEP_S:
-            self.alarms.tell(
-                "clock.stepped",
-                Severity.WARNING,
-                f"the clock was set {'forward' if moved_s > 0 else 'back'} by {abs(moved_s):.1f} s; times of results "
-                f"before and after cannot be compared. Their order is that of epoch and seq",
-            )
-        self._clock_offset_ns = offset_ns
-
-    def _tell_standing(self) -> None:
-        """What the heartbeats say beside cameras and engine."""
-        active = self.alarms.active
-        errors = [alarm.message for alarm in active if alarm.severity is Severity.ERROR]
-        if self.state is State.ERROR:
-            self.line.standing = (DeviceHealth.FAILURE, "; ".join(errors) or "the station is in Error")
-        elif self._fallback:
-            self.line.standing = (DeviceHealth.OFF_SPEC, self._fallback)
-        elif active:
-            self.line.standing = (DeviceHealth.MAINTENANCE_REQUIRED, "; ".join(alarm.message for alarm in active))
-        else:
-            self.line.standing = (DeviceHealth.NORMAL, "")
-
-    def stats(self) -> StatsBody:
-        """The counters."""
-        line, model = self.line, self.models.current
-        archive = self._archive
-        return StatsBody(
-            station=self.config.station.name,
-            uptime_s=round(self.publisher.uptime_s, 3),
-            triggers=line.triggers,
-            waiting=line.waiting,
-            verdicts={verdict.name: line.verdicts.get(verdict, 0) for verdict in Verdict},
-            dropped=line.dropped,
-            lost=line.lost,
-            overdue=line.overdue,
-            not_durable=line.not_durable,
-            latency={stage: histogram.body() for stage, histogram in line.histograms.items()},
-            journal_rows=0 if self._journal is None else self._journal.rows,
-            journal_bytes=0 if self._journal is None else self._journal.used_bytes,
-            archived=0 if archive is None else archive.written,
-            archive_refused=0 if archive is None else archive.refused,
-            alarms=len(self.alarms.open),
-            model_digest="" if model is None else model.bundle.digest,
-            memory_bytes=_resident_bytes(),
-            descriptors=len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0,  # noqa: PTH112, PTH208
-        )
-
     # Commands
+
+    def note_control(self, fault: str) -> None:
+        """Whether commands can be taken at all."""
+        self.alarms.show("control.failing", Severity.ERROR, fault)
 
     def do(self, op: str, arguments: Arguments, client: Client, answer: Answering) -> None:
         """Do what an operation asks for; the answer may come later.
@@ -589,13 +339,15 @@ class Core:
                 self.alarms.acknowledge(args["alarm_id"], client.name)
                 answer({"alarms": len(self.alarms.open)})
             case "self_test":
-                self._self_test(answer)
+                self.judging.self_test(answer)
             case "set_threshold":
-                answer(self._set_threshold(args))
+                answer(self.judging.set_threshold(args))
             case "load_model":
-                self._load_model(args["bundle"], answer)
-            case "activate" | "rollback":
-                answer(self._swap(op))
+                self.judging.load(args["bundle"], answer)
+            case "activate":
+                answer(self.judging.activate())
+            case "rollback":
+                answer(self.judging.roll_back())
             case "reload_config":
                 answer(self._reload())
             case "fault.inject":
@@ -644,9 +396,9 @@ class Core:
                 "job_id": recipe.job_id,
             },
             "model": {
-                **_named(model),
-                "loaded": _named(standby) or None,
-                "previous": _named(previous) or None,
+                **({} if model is None else model.named),
+                "loaded": None if standby is None else standby.named,
+                "previous": None if previous is None else previous.named,
             },
             "acceptance": {}
             if model is None
@@ -667,7 +419,7 @@ class Core:
             self._prepare()
         if self.state is State.ERROR:
             raise RequestError(
-                f"prepare_recipe: {self.line.standing[1] or self._unusable or self.failure}", code="failed"
+                f"prepare_recipe: {self.line.standing[1] or self.judging.unusable or self.failure}", code="failed"
             )
         answer({"state": self.state.label})
 
@@ -710,193 +462,12 @@ class Core:
         if self.models.current is None:
             opened: list[LoadedBundle] = []
             try:
-                # To build an engine takes minutes.
-                self.line.wait_for(lambda: opened.append(self._open_bundle(self._bundle_path(), self.config)))
-                self.models.current = self._model(opened[0])
-                self._unusable = None
+                self.line.wait_for(lambda: opened.append(self.judging.open_again()))
+                self.judging.use(opened[0])
             except InspectdError as error:
-                self._unusable = error
+                self.judging.unusable = error
             except Exception as error:  # noqa: BLE001 - whatever is wrong with a bundle, it can be mended and tried again
-                self._unusable = BundleError(f"{type(error).__name__}: {error}")
-
-    def _bundle_path(self) -> Path:
-        return Path(self._active.read() or self.config.model.bundle)
-
-    def _self_test(self, answer: Answering) -> None:
-        model = self.models.current
-        if model is None:
-            raise RequestError("self_test: the station has no model", code="wrong_state")
-
-        samples = golden_samples(model.engine, model.bundle)
-
-        def test() -> None:
-            """One sample, so that no part has to wait for all of them."""
-            outcome: Outcome
-            try:
-                next(samples)
-            except StopIteration:
-                outcome = {"samples": len(model.bundle.golden().samples), "passed": True}
-            except InspectdError as error:
-                outcome = RequestError(f"self_test: {error}", code="failed")
-            else:
-                self.post(lambda: self.line.with_engine(test))
-                return
-            self.post(lambda: self._note_self_test(outcome, answer))
-
-        self.line.with_engine(test)
-
-    def _note_self_test(self, outcome: Outcome, answer: Answering) -> None:
-        if isinstance(outcome, RequestError):
-            self.alarms.set("model.self_test", Severity.ERROR, str(outcome))
-        else:
-            self.alarms.clear("model.self_test")
-        answer(outcome)
-
-    # Models and rules
-
-    def _model(self, loaded: LoadedBundle, acceptance: AcceptanceRule | None = None) -> Model:
-        rule = self._acceptance if acceptance is None else acceptance
-        return Model.make(
-            loaded.bundle, loaded.engine, rule, scales=self._scales, clock=self._clock, fallback=loaded.fallback
-        )
-
-    def _set_threshold(self, args: dict[str, Any]) -> dict[str, Any]:
-        model = self.models.current
-        if model is None:
-            raise RequestError("set_threshold: the station has no model", code="wrong_state")
-        name = args.pop("class_name")
-        if name not in model.bundle.card.classes:
-            raise RequestError(
-                f"set_threshold: no class {name!r}; there are {', '.join(model.bundle.card.classes)}",
-                code="not_found",
-                field="class",
-            )
-        changes = {key: value for key, value in args.items() if value is not None}
-        try:
-            changed = ClassRule.model_validate({**model.rule.rule(name).model_dump(exclude_none=True), **changes})
-        except ValidationError as error:
-            raise RequestError(f"set_threshold: {error.errors()[0]['msg']}", code="bad_request") from None
-        acceptance = AcceptanceRule(
-            default=self._acceptance.default, classes={**self._acceptance.classes, name: changed}
-        )
-        self._judge_by(acceptance)
-        return {name: changed.model_dump()}
-
-    def _judge_by(self, acceptance: AcceptanceRule) -> None:
-        models = self.models
-
-        def changed(model: Model | None, rule: AcceptanceRule = acceptance) -> Model | None:
-            if model is None:
-                return None
-            return self._model(LoadedBundle(model.bundle, model.engine, model.fallback), rule)
-
-        def of_its_classes(model: Model | None) -> AcceptanceRule:
-            known = () if model is None else model.bundle.card.classes
-            return acceptance.model_copy(
-                update={"classes": {name: each for name, each in acceptance.classes.items() if name in known}}
-            )
-
-        try:
-            current = changed(models.current)
-        except ConfigError as error:
-            raise RequestError(str(error)) from error
-        # Those that may judge later too, so that there is no frame between a swap and its rule; of the classes that
-        # they have.
-        with contextlib.suppress(ConfigError):
-            models.standby = changed(models.standby, of_its_classes(models.standby))
-        with contextlib.suppress(ConfigError):
-            models.previous = changed(models.previous, of_its_classes(models.previous))
-        models.current = current
-        self._acceptance = acceptance
-
-    def _load_model(self, name: str, answer: Answering) -> None:
-        if self._loading:
-            raise RequestError("load_model: another model is being loaded", code="busy")
-        folder = self._models_dir()
-        path = folder / name
-        if not os.path.exists(path):  # noqa: PTH110 - it says False of what may not be looked at, and raises nothing
-            found = (
-                ", ".join(sorted(each.name for each in folder.iterdir()))
-                if os.access(folder, os.R_OK | os.X_OK)
-                else "it cannot be read"
-            )
-            raise RequestError(f"load_model: no {name!r} in {folder}: {found}", code="not_found", field="bundle")
-        self._loading = True
-
-        def load() -> None:
-            outcome: Model | InspectdError
-            try:
-                loaded = self._open_bundle(path, self.config)
-                try:
-                    self_test(loaded.engine, loaded.bundle)
-                    outcome = self._model(loaded)
-                except InspectdError:
-                    loaded.engine.close()
-                    raise
-            except InspectdError as error:
-                outcome = error
-            except Exception as error:  # noqa: BLE001 - whatever is wrong with a bundle, the line goes on with its own
-                outcome = BundleError(f"{type(error).__name__}: {error}")
-            self.post(lambda: loaded_(outcome))
-
-        def loaded_(outcome: Model | InspectdError) -> None:
-            self._loading = False
-            if isinstance(outcome, InspectdError):
-                answer(RequestError(f"load_model: {outcome}"))
-                return
-            self.models.load(outcome)
-            answer(_named(outcome))
-
-        threading.Thread(target=load, name="load-model", daemon=True).start()
-
-    def _models_dir(self) -> Path:
-        configured = self.config.model
-        if configured.models_dir is not None:
-            return configured.models_dir
-        if configured.bundle == "demo":
-            return self.config.station.state_dir / "models"
-        return Path(configured.bundle).parent
-
-    def _swap(self, op: str) -> dict[str, Any]:
-        wanted = self.models.standby if op == "activate" else self.models.previous
-        if wanted is not None:
-            thresholds = dict(zip(wanted.bundle.card.classes, wanted.bundle.card.thresholds, strict=True))
-            try:
-                effective_rule(self._acceptance, wanted.bundle.class_map, thresholds)
-            except ConfigError as error:
-                raise RequestError(f"{op}: {error}") from error
-        model = self.models.activate() if op == "activate" else self.models.roll_back()
-        self._keep_active()
-        self._unusable = None
-        self.alarms.clear("model.rolled_back")
-        _log.warning("model %r (%s) judges from now on", model.bundle.card.name, model.bundle.digest[:12])
-        return _named(model)
-
-    def _keep_active(self) -> None:
-        model = self.models.current
-        if model is None:
-            return
-        try:
-            if str(model.bundle.path) == self.config.model.bundle:
-                self._active.forget()
-            else:
-                self._active.write(model.bundle.path)
-        except OSError as error:
-            self.alarms.set(
-                "model.not_kept",
-                Severity.WARNING,
-                f"which model judges could not be kept ({error.strerror}); after a restart it is the configured one",
-            )
-
-    def _note_failed_swap(self, why: str) -> None:
-        model = self.models.current
-        name = "" if model is None else model.bundle.card.name
-        self.alarms.set(
-            "model.rolled_back",
-            Severity.ERROR,
-            f"the model that was activated failed ({why}); {name!r}, the one before, judges again",
-        )
-        self._keep_active()
+                self.judging.unusable = BundleError(f"{type(error).__name__}: {error}")
 
     # The configuration again
 
@@ -913,7 +484,7 @@ class Core:
             raise RequestError(
                 f"reload_config: {', '.join(cold)}: needs a restart of the station; nothing was applied", field=cold[0]
             )
-        self._judge_by(new.acceptance)
+        self.judging.judge_by(new.acceptance)
         self.config = self.config.model_copy(update={"acceptance": new.acceptance})
         return {"applied": changed}
 
@@ -966,10 +537,6 @@ def _waits_for_software(camera: object) -> bool:
     return isinstance(camera, GenicamCamera) and camera.trigger == "Software"
 
 
-def _named(model: Model | None) -> dict[str, Any]:
-    return {} if model is None else {"name": model.bundle.card.name, "digest": model.bundle.digest}
-
-
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:  # noqa: ANN401 - of any TOML
     """Dotted paths of what is not the same."""
     if isinstance(old, dict) and isinstance(new, dict):
@@ -980,11 +547,3 @@ def _differences(old: Any, new: Any, path: str = "") -> list[str]:  # noqa: ANN4
             for each in _differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
         ]
     return [] if old == new else [path]
-
-
-def _resident_bytes() -> int:
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from inspectd.durable import replace_file
 from inspectd.errors import ConfigError
 
 __all__ = ["EpochCounter", "default_state_dir"]
@@ -105,7 +106,7 @@ class EpochCounter:
 
     def _write(self, epoch: int) -> None:
         try:
-            self._replace(epoch)
+            replace_file(self.path, b"epoch %d\n" % epoch)
         except OSError as error:
             if error.errno != errno.ENOSPC or not self.path.exists():
                 raise
@@ -114,16 +115,3 @@ class EpochCounter:
                 file.write(b"epoch %d\n" % epoch)
                 file.flush()
                 os.fsync(file.fileno())
-
-    def _replace(self, epoch: int) -> None:
-        temporary = self.path.with_name(self.path.name + ".new")
-        with temporary.open("wb") as file:
-            file.write(b"epoch %d\n" % epoch)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path)
-        folder = os.open(self.path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)

@@ -12,6 +12,7 @@ import logging
 import re
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -27,8 +28,8 @@ from .access import Access, KeysFolder
 __all__ = ["DOMAIN", "Gate", "needs_curve"]
 
 DOMAIN = "inspectd"
-LOOK_S = 0.5
-"""How often the files are looked at."""
+LOOK_S = 0.25
+"""How often the files are looked at; a change is taken up once two looks have found the same."""
 _EVENTS = (
     zmq.EVENT_ACCEPTED
     | zmq.EVENT_HANDSHAKE_SUCCEEDED
@@ -81,7 +82,7 @@ class Gate:
     def __init__(self, folder: KeysFolder, *, refused: Callable[[str], None] = lambda _why: None) -> None:
         self._folder = folder
         self.refused = refused
-        self._stamp = folder.stamp()
+        self._stamp = self._seen = folder.stamp()
         self._access: Access = folder.load()
         self._generation = 0
         self.fault = ""
@@ -147,7 +148,12 @@ class Gate:
         socket.curve_secretkey = self._access.secret
         socket.zap_domain = DOMAIN.encode()
         socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
-        monitor = socket.get_monitor_socket(_EVENTS)
+        address = f"inproc://gate-{uuid.uuid4()}"
+        socket.monitor(address, _EVENTS)
+        monitor: zmq.Socket[Any] = self.context.socket(zmq.PAIR)
+        # No bound: libzmq's own thread, which serves every socket, would wait for room in it.
+        monitor.rcvhwm = 0
+        monitor.connect(address)
         with self._lock:
             self._new.append(monitor)
 
@@ -198,12 +204,14 @@ class Gate:
 
     def _look(self) -> None:
         stamp = self._folder.stamp()
-        if stamp == self._stamp:
+        # A list that an editor is about to write may be empty for a moment, or not be there.
+        is_settled, self._seen = stamp == self._seen, stamp
+        if stamp == self._stamp or not is_settled:
             return
         try:
             access = self._folder.load()
         except (ConfigError, OSError) as error:
-            # Those who were let in stay; a list that is half written is whole at the next look.
+            # Those who were let in stay.
             if str(error) != self.fault:
                 _log.error("the list of clients was changed and cannot be used: %s", error)
             self.fault = str(error)

@@ -137,7 +137,7 @@ def signing(
       inspectd keys signing "vision team" --out vision.key
       cat vision.key.pub >> /var/lib/inspectd/trusted.keys        (model.trusted_keys of the station)
     """  # noqa: D301
-    from inspectd.signature import make_signing_key
+    from inspectd.signing import make_signing_key
 
     print(make_signing_key(out, name))
 
@@ -153,7 +153,7 @@ def sign(
     Example:
       inspectd keys sign out/bundle --key vision.key
     """  # noqa: D301
-    from inspectd.signature import sign_bundle
+    from inspectd.signing import sign_bundle
 
     print(f"{bundle}: signed by {sign_bundle(bundle, key)}")
 

@@ -37,7 +37,7 @@ from .engine import Engine, self_test
 from .histogram import Histogram
 from .mailbox import Arrival, Mailbox, Slot
 from .messaging import Publisher, Sent
-from .models import Model, Models
+from .models import LoadedBundle, Model, Models
 from .sources.damaged import DamagedFrame, stand_in
 
 __all__ = ["STAGES", "Line", "Summary"]
@@ -170,7 +170,7 @@ class Line:
             if bundle is None or engine is None:
                 raise ValueError("a line needs models, or a bundle and its engine")
             scales = {name: camera.scale_mm_per_px for name, camera in config.cameras.items()}
-            models = Models(Model.make(bundle, engine, config.acceptance, scales=scales, clock=clock))
+            models = Models(Model.make(LoadedBundle(bundle, engine), config.acceptance, scales=scales, clock=clock))
         self._slots = {
             name: Slot(camera.queue_frames, camera.free_running, (camera.verdict_within_ms or 0) * 1_000_000)
             for name, camera in config.cameras.items()

@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from inspectd.bundle import Bundle
 from inspectd.config import effective_rule
@@ -22,7 +23,16 @@ from inspectd.inspection import AcceptanceRule
 from .engine import Engine
 from .inspector import Inspector
 
-__all__ = ["Model", "Models"]
+__all__ = ["LoadedBundle", "Model", "Models", "rule_for"]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedBundle:
+    """A bundle and the engine that was opened for it; `fallback` says why it is not the one that is configured."""
+
+    bundle: Bundle
+    engine: Engine
+    fallback: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,22 +49,35 @@ class Model:
     @classmethod
     def make(
         cls,
-        bundle: Bundle,
-        engine: Engine,
+        loaded: LoadedBundle,
         acceptance: AcceptanceRule,
         *,
         scales: Mapping[str, float | None],
         clock: Callable[[], int],
-        fallback: str = "",
     ) -> Model:
         """Put one together.
 
         Raises:
             ConfigError: the acceptance rule does not fit the bundle.
         """
-        thresholds = dict(zip(bundle.card.classes, bundle.card.thresholds, strict=True))
-        rule = effective_rule(acceptance, bundle.class_map, thresholds)
-        return cls(bundle, engine, rule, Inspector(bundle, engine, rule, scales=scales, clock=clock), fallback)
+        bundle, engine = loaded.bundle, loaded.engine
+        rule = rule_for(bundle, acceptance)
+        return cls(bundle, engine, rule, Inspector(bundle, engine, rule, scales=scales, clock=clock), loaded.fallback)
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """What clients are told of it."""
+        return {"name": self.bundle.card.name, "digest": self.bundle.digest}
+
+
+def rule_for(bundle: Bundle, acceptance: AcceptanceRule) -> AcceptanceRule:
+    """The rule that a bundle judges by: thresholds that are not set are its own.
+
+    Raises:
+        ConfigError: it names classes that the bundle does not have.
+    """
+    thresholds = dict(zip(bundle.card.classes, bundle.card.thresholds, strict=True))
+    return effective_rule(acceptance, bundle.class_map, thresholds)
 
 
 class Models:
@@ -89,7 +112,7 @@ class Models:
             raise RequestError("activate: no model is loaded; load one with load_model", code="wrong_state")
         before, self.previous, self.current, self.standby = self.previous, self.current, self.standby, None
         self._retire(before)
-        self._watched = self._watch_frames
+        self.watch()
         return self.current
 
     def roll_back(self) -> Model:
@@ -113,10 +136,19 @@ class Models:
         """A frame was judged without the engine failing."""
         self._watched = max(0, self._watched - 1)
 
+    def watch(self) -> None:
+        """Watch the one that judges, as after a swap."""
+        self._watched = self._watch_frames
+
+    @property
+    def is_on_trial(self) -> bool:
+        """Whether the one that judges has not yet judged as many frames as it is watched for."""
+        return self._watched > 0
+
     @property
     def is_watched(self) -> bool:
         """Whether a failure now speaks against the swap."""
-        return self._watched > 0 and self.previous is not None
+        return self.is_on_trial and self.previous is not None
 
     def _retire(self, model: Model | None) -> None:
         if model is not None:

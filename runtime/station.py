@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from inspectd.bundle import Bundle, EnginePrecision, load_bundle
-from inspectd.config import Config, FolderCamera, GenicamCamera, effective_rule
+from inspectd.config import Config, FolderCamera, GenicamCamera
 from inspectd.errors import (
     ConfigError,
     DatasetError,
@@ -28,17 +28,19 @@ from inspectd.signature import TrustList
 from inspectd.wire import MaskEncoding, State
 
 from .access import KeysFolder
+from .active_model import ActiveModel
 from .archive import Archive, ArchiveKeeper
 from .beats import PERIOD_S, Beat, Reporter
 from .child import Child
 from .control import ControlServer
-from .core import ActiveModel, Core, LoadedBundle
+from .core import Core
 from .engine import Engine, open_engine, self_test
 from .epoch import EpochCounter
 from .gate import Gate, needs_curve
 from .journal import Journal
 from .line import Summary
 from .messaging import CameraStream, Publisher, local_endpoint
+from .models import LoadedBundle, rule_for
 from .own_engine import open_own
 from .signals import stopping
 from .sources import make_source
@@ -406,9 +408,8 @@ def _survey(config: Config, *, build: bool = True) -> _Found:
     with _noted(model_faults):
         bundle = load_bundle(_bundle_path(_active(config).read() or config.model.bundle), trusted=_trusted(config))
     if bundle is not None:
-        thresholds = dict(zip(bundle.card.classes, bundle.card.thresholds, strict=True))
         with _noted(faults):
-            rule = effective_rule(config.acceptance, bundle.class_map, thresholds)
+            rule = rule_for(bundle, config.acceptance)
         with _noted(model_faults):
             engine, fallback = _engine(bundle, config, build=build)
     faults += model_faults

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from inspectd.durable import sync_folder
+
 from .layout import PARTIAL
 
-__all__ = ["make_folder", "place", "put", "sync"]
+__all__ = ["make_folder", "place", "put"]
 
 
 def put(path: Path, data: bytes | memoryview, *, stamp_ns: int | None = None) -> Path:
@@ -47,19 +49,6 @@ def place(partial: Path) -> Path:
     return partial.replace(partial.with_name(partial.name[1 : -len(PARTIAL)]))
 
 
-def sync(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk.
-
-    Raises:
-        OSError: the disk refused.
-    """
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def make_folder(folder: Path, *, stop: Path) -> None:
     """Make a folder and those above it, but not `stop`, which has to be there.
 
@@ -71,4 +60,4 @@ def make_folder(folder: Path, *, stop: Path) -> None:
     if folder.parent != stop:
         make_folder(folder.parent, stop=stop)
     folder.mkdir(exist_ok=True)
-    sync(folder.parent)
+    sync_folder(folder.parent)

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inspectd.config import Archive as ArchiveSettings
+from inspectd.durable import sync_folder
 from inspectd.errors import ProtocolError
 from inspectd.inspection import Verdict
 
-from .files import make_folder, place, put, sync
+from .files import make_folder, place, put
 from .handover import Handover
 from .layout import SIDECAR, FrameFacts, PartName, Sidecar, StoredFile
 
@@ -103,10 +104,10 @@ def store(root: Path, encoded: Encoded, *, now_ns: int, stamp_ns: int) -> tuple[
         for at, partial in enumerate(written):
             written[at] = place(partial)
         # The sidecar must not outlive in a power cut what it tells of.
-        sync(folder)
+        sync_folder(folder)
         written.append(put(folder / f"{name}{SIDECAR}", sidecar, stamp_ns=stamp_ns))
         written[-1] = place(written[-1])
-        sync(folder)
+        sync_folder(folder)
     except BaseException:
         for path in reversed(written):
             with contextlib.suppress(OSError):

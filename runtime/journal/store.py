@@ -19,6 +19,8 @@ _WAL_LIMIT_BYTES = 16 * 2**20
 _PURGE_ROWS = 200
 """So many messages are deleted in one transaction: more would hold up those that wait to be written."""
 
+_MOST_REQUESTS = 10_000
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS messages (
     id INTEGER PRIMARY KEY,
@@ -221,5 +223,7 @@ class Store:
         ).rowcount
 
     def purge_requests(self, before_ns: int) -> None:
-        """Forget old requests, and what they were answered."""
+        """Forget old requests, and what they were answered; and the oldest where there are too many."""
         self._db.execute("DELETE FROM requests WHERE utc_ns < ?", (before_ns,))
+        # Clients choose how many there are, and results would give way to them.
+        self._db.execute("DELETE FROM requests WHERE rowid <= (SELECT max(rowid) FROM requests) - ?", (_MOST_REQUESTS,))

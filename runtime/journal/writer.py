@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sqlite3
 import threading
 import time
@@ -318,7 +319,7 @@ class Journal:
 
     def _fail(self, error: BaseException) -> None:
         fault = JournalFault.FULL if is_full(error) else JournalFault.FAILING
-        what = "the disk is full" if fault is JournalFault.FULL else str(error)
+        what = "the disk is full" if fault is JournalFault.FULL else self._cause(error)
         why = (
             f"journal {self.path}: cannot be written ({what}); parts are inspected all the same, and their results are "
             f"not kept. Make room or mend the disk: it is tried again by itself"
@@ -332,6 +333,14 @@ class Journal:
             with contextlib.suppress(sqlite3.Error):
                 self._store.close()
             self._store = None
+
+    def _cause(self, error: BaseException) -> str:
+        """SQLite says of a disk that is read-only that it is unable to open the file."""
+        try:
+            is_read_only = bool(os.statvfs(self.path.parent).f_flag & os.ST_RDONLY)
+        except OSError:
+            is_read_only = False
+        return "the disk is read-only" if is_read_only else str(error)
 
     def _reopen(self) -> None:
         try:

@@ -7,6 +7,9 @@ import datetime as dt
 import logging
 import os
 import socket as posix_socket
+import subprocess
+import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -272,15 +275,63 @@ def test_a_list_that_is_broken_keeps_those_who_are_in_and_is_told(door):
     known = ClientKeys.load(door.client("anna")).apply
     door.open()
     try:
-        broken = door.keys.path / "broken"
-        broken.write_text('[[clients]]\nname = "anna"')
-        broken.replace(door.keys.path / "clients.toml")  # at once: an empty list would be one that lets nobody in
+        (door.keys.path / "clients.toml").write_text('[[clients]]\nname = "anna"')
         deadline = time.monotonic() + 2.0
         while not door.gate.fault:
             assert time.monotonic() < deadline
             time.sleep(0.02)
         assert door.asks(known) is not None
     finally:
+        door.close()
+
+
+def test_a_list_that_is_being_written_throws_nobody_out(door):
+    door.client("anna")
+    anna = door.pairs["anna"][0]
+    path = door.keys.path / "clients.toml"
+    whole = path.read_text()
+    door.open()
+    try:
+        before = door.gate.generation
+        # As editors do: emptied and filled again, or taken away and put back; and one that was left empty.
+        for _ in range(5):
+            path.write_text("")
+            time.sleep(0.05)
+            path.unlink()
+            time.sleep(0.05)
+            path.write_text(whole)
+            time.sleep(0.1)
+        path.write_text("")
+        deadline = time.monotonic() + 3.0
+        while not door.gate.fault:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert "clients = []" in door.gate.fault
+        assert door.gate.generation == before
+        assert door.gate.who(anna) is not None
+        # To say that nobody may come is something else.
+        path.write_text("clients = []\n")
+        while door.gate.generation == before:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert door.gate.who(anna) is None
+        assert not door.gate.fault
+    finally:
+        door.close()
+
+
+def test_thousands_at_the_door_hold_up_nobody_even_if_nobody_counts_them(door, monkeypatch):
+    known = ClientKeys.load(door.client("anna")).apply
+    stuck = threading.Event()
+    monkeypatch.setattr(Gate, "_note", lambda *_: stuck.wait(30))
+    door.open()
+    try:
+        host, port = door.addresses["router"].removeprefix("tcp://").split(":")
+        for _ in range(3000):  # each is accepted and ends: more events than a queue of ZeroMQ takes
+            posix_socket.create_connection((host, int(port))).close()
+        assert door.asks(known) is not None
+    finally:
+        stuck.set()
         door.close()
 
 
@@ -338,6 +389,49 @@ def test_keys_that_are_not_there_or_do_not_belong_together(door, tmp_path):
     (door.keys.path / "station.pub").write_text("x" * 39)
     with pytest.raises(ConfigError, match="40 signs"):
         door.keys.load()
+
+
+def test_a_list_that_others_can_write_lets_in_nobody(door):
+    door.client("anna")
+    path = door.keys.path / "clients.toml"
+    path.chmod(0o664)
+    with pytest.raises(ConfigError, match=r"clients.toml: others can write to it, and so say who is let in"):
+        door.keys.load()
+    path.chmod(0o644)
+    door.keys.load()
+    door.keys.path.chmod(0o777)
+    with pytest.raises(ConfigError, match="others can write to it"):
+        door.keys.load()
+
+
+def test_commands_at_once_lose_no_client(door):
+    code = (
+        "import sys, datetime; from pathlib import Path; from inspectd.runtime.access import KeysFolder, make_pair\n"
+        "folder = KeysFolder(Path(sys.argv[1]))\n"
+        "for number in range(10): folder.add(f'{sys.argv[2]}-{number}', 'viewer', make_pair()[0], "
+        "today=datetime.date(2026, 11, 26))"
+    )
+    commands = [subprocess.Popen([sys.executable, "-c", code, str(door.keys.path), name]) for name in "abcd"]
+    assert [command.wait(60) for command in commands] == [0, 0, 0, 0]
+    assert len(door.keys.entries()) == 40
+
+
+def test_at_no_moment_of_a_rotation_has_the_station_no_key(door, monkeypatch):
+    old = (door.keys.path / "station.key").read_text()
+
+    def fails(*_args: object, **_kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("inspectd.runtime.access.replace_file", fails)
+    with pytest.raises(ConfigError, match="No space left"):
+        door.keys.make_station(replace_old=True)
+    assert (door.keys.path / "station.key").read_text() == old
+    monkeypatch.undo()
+    door.keys.make_station(replace_old=True)
+    assert (door.keys.path / "station.key").read_text() != old
+    (kept,) = door.keys.path.glob("station.key.*")
+    assert kept.read_text() == old
+    assert kept.stat().st_mode & 0o077 == 0
 
 
 def test_names_and_keys_are_given_once(door):

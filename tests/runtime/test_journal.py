@@ -241,6 +241,23 @@ def test_a_damaged_journal_is_set_aside_and_a_new_one_begun(path, damage):
         assert next(iter(reader.held())).epoch == 3
 
 
+def test_requests_give_way_by_age_and_by_number(path, monkeypatch):
+    monkeypatch.setattr("inspectd.runtime.journal.store._MOST_REQUESTS", 20)
+    journal = opened(path, retention_days=1.0)
+    day_ns = 86_400 * 10**9
+    for number in range(50):
+        utc_ns = time.time_ns() - (2 * day_ns if number == 40 else 0)
+        begun = ("anna", f"{number:03}", utc_ns, 1, "anna", "engineer", "stop", "{}")
+        settled(journal.submit(Entry(begun=begun, ended=("anna", f"{number:03}", "{}"))))
+    journal.close()
+    journal = opened(path, retention_days=1.0)  # what is too much goes at the start, and then every few seconds
+    settled(journal.submit(Entry()))
+    journal.close()
+    with JournalReader(path) as reader:
+        kept = [each.request_id for each in reader.requests()]
+    assert kept == [f"{number:03}" for number in range(30, 50) if number != 40]
+
+
 def test_a_full_disk_is_told_and_recovered_from(path):
     journal = opened(path)
     settled(journal.submit(Entry(messages=result(1))))

@@ -11,7 +11,8 @@ import pytest
 
 from inspectd.bundle import load_bundle
 from inspectd.errors import BundleError, ChecksumError, ConfigError, SignatureError
-from inspectd.signature import SIGNATURE, TrustList, make_signing_key, sign_bundle
+from inspectd.signature import SIGNATURE, TrustList
+from inspectd.signing import make_signing_key, sign_bundle
 
 
 @pytest.fixture
@@ -74,10 +75,38 @@ def test_one_that_was_changed_since_is_refused(bundle, key):
     # And a file that bundle.json names has its checksum there.
     other = bundle.with_name("other")
     shutil.copytree(bundle, other)
-    (other / "parity.json").write_bytes(b"{}")
+    (other / "bundle.json").write_bytes(
+        manifest.read_bytes()[:-1].replace(b'"thresholds":[0.9]', b'"thresholds":[0.6]')
+    )
     sign_bundle(other, key)
+    (other / "parity.json").write_bytes(b"{}")
     with pytest.raises(ChecksumError, match=r"parity\.json"):
         load_bundle(other, trusted=trust(key))
+
+
+def test_a_damaged_one_is_not_signed(bundle, key):
+    (bundle / "golden" / "golden.json").write_bytes(b"{}")
+    with pytest.raises(ChecksumError):
+        sign_bundle(bundle, key)
+    assert not (bundle / SIGNATURE).exists()
+
+
+def test_a_zip_with_two_files_of_one_name_is_refused(bundle, key):
+    path = zipped(bundle)
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.write(bundle / "bundle.json", "bundle.json")
+    with pytest.raises(BundleError, match=r"has bundle.json twice"):
+        load_bundle(path)
+    with pytest.raises(BundleError, match="twice"):
+        sign_bundle(path, key)
+
+
+def test_a_list_that_others_can_write_is_refused(bundle, key):
+    sign_bundle(bundle, key)
+    path = trust(key).path
+    path.chmod(0o666)
+    with pytest.raises(ConfigError, match="others can write to it, and so say whose bundles are run"):
+        TrustList.load(path)
 
 
 def test_the_signature_of_another_bundle_is_none(bundle, key, tmp_path):

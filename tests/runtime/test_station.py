@@ -35,6 +35,7 @@ from inspectd.wire import (
 )
 
 from .conftest import children, core_of, finish, inspectd, summary_of
+from .station_site import until
 
 FOLDER = 'source = "folder"\npath = "pictures"\nloop = true\nfps = 40'
 FOLDER_OF_TEN = 'source = "folder"\npath = "pictures"'
@@ -446,6 +447,52 @@ def test_an_engine_that_fails_after_a_swap_brings_the_one_before_back(station, p
         process.terminate()
         _, out, _ = finish(process)
     assert summary_of(out)["not_inspected"] == 1
+
+
+def test_a_model_that_kills_the_process_on_trial_does_not_judge_again(station, pictures, bundle_path, tmp_path):
+    variant(bundle_path, tmp_path / "models" / "second", lambda golden: golden["samples"].append(golden["samples"][0]))
+    first, second = load_bundle(bundle_path).digest, load_bundle(tmp_path / "models" / "second").digest
+    with station(FOLDER) as running:
+        pass
+    config = running.folder / "line.toml"
+    kept = f'threads = 1\nwatch_frames = 100000\nmodels_dir = "{tmp_path}/models"'
+    config.write_text(config.read_text().replace("threads = 1", kept))
+    with station.again(running) as running:
+        running.until_state("ContinuousExecution")
+        running.ask("load_model", bundle="second")
+        running.ask("activate")
+        running.process.terminate()
+        assert finish(running.process)[0] == 0
+    # It was stopped in order, so the trial goes on.
+    with station.again(running) as running:
+        running.until_state("ContinuousExecution")
+        assert running.ask("snapshot")["model"]["digest"] == second
+        os.kill(running.core, signal.SIGKILL)
+        alarm = running.open_alarm("model.rolled_back")
+        assert "died while" in alarm["message"]
+        running.until_state("ContinuousExecution")
+        assert running.ask("snapshot")["model"]["digest"] == first
+        running.process.terminate()
+        finish(running.process)
+
+
+def test_a_model_that_has_judged_long_enough_is_kept_over_a_crash(station, pictures, bundle_path, tmp_path):
+    variant(bundle_path, tmp_path / "models" / "second", lambda golden: golden["samples"].append(golden["samples"][0]))
+    with station(FOLDER) as running:
+        pass
+    config = running.folder / "line.toml"
+    config.write_text(
+        config.read_text().replace("threads = 1", f'threads = 1\nwatch_frames = 5\nmodels_dir = "{tmp_path}/models"')
+    )
+    with station.again(running) as running:
+        running.until_state("ContinuousExecution")
+        running.ask("load_model", bundle="second")
+        running.ask("activate")
+        until(lambda: json.loads((tmp_path / "state" / "model.json").read_text())["trial"] == "")
+        os.kill(running.core, signal.SIGKILL)
+        running.open_alarm("process.restarted.core")
+        running.until_state("ContinuousExecution")
+        assert running.ask("snapshot")["model"]["digest"] == load_bundle(tmp_path / "models" / "second").digest
 
 
 def test_thresholds_and_rules_change_between_two_frames(station, pictures):

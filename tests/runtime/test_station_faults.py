@@ -18,9 +18,11 @@ import pytest
 from inspectd.bundle import load_bundle
 from inspectd.config import parse_config
 from inspectd.errors import InspectdError
-from inspectd.runtime.core import ActiveModel, Core, LoadedBundle
+from inspectd.runtime.active_model import ActiveModel
+from inspectd.runtime.core import Core
 from inspectd.runtime.engine import open_engine
 from inspectd.runtime.messaging import CameraStream, Publisher, Requester, Silence, Subscriber
+from inspectd.runtime.models import LoadedBundle
 from inspectd.runtime.sources import make_source
 from inspectd.wire import AlarmBody, Flags, MessageType, read_body
 
@@ -71,6 +73,23 @@ def test_a_full_disk_costs_results_their_durability_and_nothing_else(station, pi
         summary = json.loads(out)
         assert (status, summary["frames"] == summary["verdicts"]) == (0, True)
         assert summary["not_durable"] >= 20
+
+
+@is_root
+def test_a_disk_that_is_read_only_is_told_and_written_again_once_it_can_be(station, pictures, tmp_path):  # noqa: F811
+    with small_disk(tmp_path / "disk", 6) as disk:
+        with station(FOLDER, f'[journal]\npath = "{disk}/journal.db"') as running:
+            running.until(is_durable)
+            running.process.terminate()
+            assert finish(running.process)[0] == 0
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        with station.again(running) as running:
+            running.until(is_not_durable)
+            assert "the disk is read-only" in running.open_alarm("journal.failing")["message"]
+            subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+            running.until(is_durable)
+            running.process.terminate()
+            assert finish(running.process)[0] == 0
 
 
 @is_root

@@ -1,0 +1,145 @@
+"""Which model was activated by a client, kept over restarts; and whether it is still on trial.
+
+    activate ── on trial ── so many frames judged ── kept
+                   └ the process died ── at the next start the one before judges
+
+model.json     {"bundle": PATH, "instead_of": MODEL.BUNDLE, "before": PATH, "trial": "open" | "paused" | ""}
+
+A model that kills the process that judges would kill it again at each start. What is on trial when the process is
+gone is therefore given up; a station that was stopped in order has only paused it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from inspectd.durable import replace_file
+
+__all__ = ["ActiveModel"]
+
+_OPEN, _PAUSED, _OVER = "open", "paused", ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What the file says; `bundle` and `before` are empty for the configured one."""
+
+    bundle: str = ""
+    before: str = ""
+    trial: str = _OVER
+
+
+class ActiveModel:
+    """The file.
+
+    It holds as long as `model.bundle` of the configuration is the one that it took the place of.
+
+    Args:
+        path: of the file.
+        configured: `model.bundle` of the configuration.
+    """
+
+    def __init__(self, path: Path, configured: str) -> None:
+        self._path = path
+        self._configured = configured
+        self._kept = _Kept()
+
+    def read(self) -> str:
+        """Path of the bundle that judges after a start; empty where the configured one does. Changes nothing."""
+        return self._decide()[0].bundle
+
+    def take_up(self) -> str:
+        """Begin with it.
+
+        Returns:
+            Why it is not the one that was activated last, for people; empty where it is.
+
+        Raises:
+            OSError: the disk does not take it.
+        """
+        kept, why = self._decide()
+        if kept.trial == _PAUSED:
+            kept = replace(kept, trial=_OPEN)
+        self._write(kept)
+        return why
+
+    @property
+    def is_on_trial(self) -> bool:
+        """Whether the next start gives it up if the process dies now."""
+        return self._kept.trial == _OPEN
+
+    def activate(self, bundle: Path, before: Path | None) -> None:
+        """Another one is about to judge, on trial, in place of `before`.
+
+        Raises:
+            OSError: the disk does not take it.
+        """
+        # One that is on trial itself is nothing to go back to.
+        kept = self._kept.before if self.is_on_trial else "" if before is None else str(before)
+        self._write(_Kept(str(bundle), kept, _OPEN))
+
+    def keep(self, bundle: Path) -> None:
+        """One that has proved itself judges.
+
+        Raises:
+            OSError: the disk does not take it.
+        """
+        self._write(_Kept(str(bundle)))
+
+    def passed(self) -> None:
+        """The trial is over.
+
+        Raises:
+            OSError: the disk does not take it.
+        """
+        self._write(replace(self._kept, before="", trial=_OVER))
+
+    def pause(self) -> None:
+        """The station ends in order.
+
+        Raises:
+            OSError: the disk does not take it.
+        """
+        if self.is_on_trial:
+            self._write(replace(self._kept, trial=_PAUSED))
+
+    def _decide(self) -> tuple[_Kept, str]:
+        try:
+            value = json.loads(self._path.read_text(encoding="utf-8"))
+            if value["instead_of"] != self._configured:
+                return _Kept(), ""
+            kept = _Kept(_text(value["bundle"]), _text(value.get("before", "")), _text(value.get("trial", _OVER)))
+        except FileNotFoundError:
+            return _Kept(), ""
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            why = f"{self._path}: is damaged ({error}); the model of the configuration judges, not one activated since"
+            return _Kept(), why
+        if kept.trial != _OPEN:
+            return kept, ""
+        before = kept.before or self._configured
+        return (
+            _Kept(kept.before),
+            f"the process that judges died while {kept.bundle} was on trial; {before}, the one before, judges again",
+        )
+
+    def _write(self, kept: _Kept) -> None:
+        if kept.trial == _OVER and kept.bundle in ("", self._configured):
+            self._path.unlink(missing_ok=True)
+        elif kept != self._kept or not self._path.exists():
+            content: dict[str, Any] = {
+                "bundle": kept.bundle,
+                "instead_of": self._configured,
+                "before": kept.before,
+                "trial": kept.trial,
+            }
+            replace_file(self._path, json.dumps(content).encode())
+        self._kept = kept
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"expected text, got {value!r}")
+    return value

@@ -1,0 +1,365 @@
+"""What judges: the models of a station, the rule that they judge by, and how both are changed while it runs.
+
+All of it is the line's thread, between two frames, but for what takes long: that is done beside it and posted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from inspectd.config import Config
+from inspectd.errors import BundleError, ConfigError, InspectdError, RequestError
+from inspectd.inspection import AcceptanceRule, ClassRule
+from inspectd.wire import Severity
+
+from .active_model import ActiveModel
+from .alarms import Alarms
+from .control import Outcome
+from .engine import golden_samples, self_test
+from .models import LoadedBundle, Model, Models, rule_for
+
+__all__ = ["Answering", "Judging", "OpenBundle"]
+
+Answering = Callable[[Outcome], None]
+OpenBundle = Callable[[Path, Config], LoadedBundle]
+_log = logging.getLogger("inspectd.station")
+
+
+class Judging:
+    """What judges.
+
+    Args:
+        config: the configuration.
+        loaded: what judges at the start; or why nothing can.
+        open_bundle: opens a bundle by its path, as the configuration says.
+        active: which model was activated.
+        alarms: of the station.
+        post: has something done in the line's thread; from any thread.
+        with_engine: has something done by the thread that judges, between two frames.
+        clock: ns, monotonic.
+
+    Attributes:
+        models: the models.
+        unusable: why nothing can judge; None where something can.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        loaded: LoadedBundle | InspectdError,
+        *,
+        open_bundle: OpenBundle,
+        active: ActiveModel,
+        alarms: Alarms,
+        post: Callable[[Callable[[], None]], None],
+        with_engine: Callable[[Callable[[], None]], None],
+        clock: Callable[[], int],
+    ) -> None:
+        self._config = config
+        self._open_bundle = open_bundle
+        self._active = active
+        self._alarms = alarms
+        self._post = post
+        self._with_engine = with_engine
+        self._clock = clock
+        self._acceptance = config.acceptance
+        self._scales = {name: camera.scale_mm_per_px for name, camera in config.cameras.items()}
+        self._loading = False
+        self.unusable = loaded if isinstance(loaded, InspectdError) else None
+        model = None
+        if isinstance(loaded, LoadedBundle):
+            try:
+                model = self._model(loaded)
+            except ConfigError as error:
+                loaded.engine.close()
+                self.unusable = error
+        self.models = Models(model, watch_frames=config.model.watch_frames)
+
+    # From the start to the end
+
+    def take_up(self) -> None:
+        """Begin with the model that was activated last, or say why not."""
+        with self._kept_on_disk():
+            if why := self._active.take_up():
+                self._alarms.set("model.rolled_back", Severity.ERROR, why)
+        if self._active.is_on_trial:
+            self.models.watch()
+
+    def look(self) -> None:
+        """Several times a second: how the model that judges is."""
+        if self._active.is_on_trial and not self.models.is_on_trial:
+            with self._kept_on_disk():
+                self._active.passed()
+        model = self.models.current
+        why = "" if model is None else model.engine.failure or ""
+        told = f"the engine failed: {why}; nothing is inspected until the start" if why else ""
+        self._alarms.show("model.engine", Severity.ERROR, told)
+        self._alarms.show("model.fallback", Severity.WARNING, self.fallback)
+
+    def close(self, *, in_order: bool) -> None:
+        """Close all; `in_order` if the station was told to end, and nothing is the matter."""
+        if in_order:
+            with self._kept_on_disk():
+                self._active.pause()
+        self.models.close()
+
+    @property
+    def fallback(self) -> str:
+        """Why the engine is not the one that is configured; empty where it is."""
+        model = self.models.current
+        return "" if model is None else model.fallback
+
+    def usable(self) -> Model:
+        """The model that judges.
+
+        Raises:
+            InspectdError: why there is none.
+        """
+        if self.models.current is None:
+            raise self.unusable or BundleError("the station has no model")
+        return self.models.current
+
+    def open_again(self) -> LoadedBundle:
+        """Open what should judge; to build an engine takes minutes."""
+        return self._open_bundle(Path(self._active.read() or self._config.model.bundle), self._config)
+
+    def use(self, loaded: LoadedBundle) -> None:
+        """Judge by what `open_again` has opened.
+
+        Raises:
+            ConfigError: the rule does not fit it.
+        """
+        self.models.current = self._model(loaded)
+        self.unusable = None
+
+    def _model(self, loaded: LoadedBundle, acceptance: AcceptanceRule | None = None) -> Model:
+        rule = self._acceptance if acceptance is None else acceptance
+        return Model.make(loaded, rule, scales=self._scales, clock=self._clock)
+
+    def _current(self, op: str) -> Model:
+        if self.models.current is None:
+            raise RequestError(f"{op}: the station has no model", code="wrong_state")
+        return self.models.current
+
+    # Self-test
+
+    def self_test(self, answer: Answering) -> None:
+        """Have the golden samples judged, one between two frames, so that no part has to wait for all of them.
+
+        Raises:
+            RequestError: there is no model.
+        """
+        model = self._current("self_test")
+        samples = golden_samples(model.engine, model.bundle)
+
+        def test() -> None:
+            outcome: Outcome
+            try:
+                next(samples)
+            except StopIteration:
+                outcome = {"samples": len(model.bundle.golden().samples), "passed": True}
+            except InspectdError as error:
+                outcome = RequestError(f"self_test: {error}", code="failed")
+            else:
+                self._post(lambda: self._with_engine(test))
+                return
+            self._post(lambda: self._note_self_test(outcome, answer))
+
+        self._with_engine(test)
+
+    def _note_self_test(self, outcome: Outcome, answer: Answering) -> None:
+        told = str(outcome) if isinstance(outcome, RequestError) else ""
+        self._alarms.show("model.self_test", Severity.ERROR, told)
+        answer(outcome)
+
+    # The rule
+
+    def set_threshold(self, args: dict[str, Any]) -> dict[str, Any]:
+        """Change the rule of one class; the rule as it is then.
+
+        Raises:
+            RequestError: no such class, or no such rule.
+        """
+        model = self._current("set_threshold")
+        name = args.pop("class_name")
+        if name not in model.bundle.card.classes:
+            raise RequestError(
+                f"set_threshold: no class {name!r}; there are {', '.join(model.bundle.card.classes)}",
+                code="not_found",
+                field="class",
+            )
+        changes = {key: value for key, value in args.items() if value is not None}
+        try:
+            changed = ClassRule.model_validate({**model.rule.rule(name).model_dump(exclude_none=True), **changes})
+        except ValidationError as error:
+            raise RequestError(f"set_threshold: {error.errors()[0]['msg']}", code="bad_request") from None
+        acceptance = AcceptanceRule(
+            default=self._acceptance.default, classes={**self._acceptance.classes, name: changed}
+        )
+        self.judge_by(acceptance)
+        return {name: changed.model_dump()}
+
+    def judge_by(self, acceptance: AcceptanceRule) -> None:
+        """Judge by another rule from the next frame.
+
+        Raises:
+            RequestError: it does not fit the model that judges.
+        """
+        models = self.models
+
+        def changed(model: Model | None, rule: AcceptanceRule = acceptance) -> Model | None:
+            if model is None:
+                return None
+            return self._model(LoadedBundle(model.bundle, model.engine, model.fallback), rule)
+
+        def of_its_classes(model: Model | None) -> AcceptanceRule:
+            known = () if model is None else model.bundle.card.classes
+            return acceptance.model_copy(
+                update={"classes": {name: each for name, each in acceptance.classes.items() if name in known}}
+            )
+
+        try:
+            current = changed(models.current)
+        except ConfigError as error:
+            raise RequestError(str(error)) from error
+        # Those that may judge later too, so that there is no frame between a swap and its rule; of the classes that
+        # they have.
+        with contextlib.suppress(ConfigError):
+            models.standby = changed(models.standby, of_its_classes(models.standby))
+        with contextlib.suppress(ConfigError):
+            models.previous = changed(models.previous, of_its_classes(models.previous))
+        models.current = current
+        self._acceptance = acceptance
+
+    # Another model
+
+    def load(self, name: str, answer: Answering) -> None:
+        """Open a bundle of the models' folder beside the one that judges.
+
+        Raises:
+            RequestError: there is none of that name, or one is being loaded.
+        """
+        if self._loading:
+            raise RequestError("load_model: another model is being loaded", code="busy")
+        path = self._find(name)
+        self._loading = True
+
+        def load() -> None:
+            outcome = self._tested(path)
+            self._post(lambda: loaded(outcome))
+
+        def loaded(outcome: Model | InspectdError) -> None:
+            self._loading = False
+            if isinstance(outcome, InspectdError):
+                answer(RequestError(f"load_model: {outcome}"))
+                return
+            self.models.load(outcome)
+            answer(outcome.named)
+
+        threading.Thread(target=load, name="load-model", daemon=True).start()
+
+    def _tested(self, path: Path) -> Model | InspectdError:
+        try:
+            loaded = self._open_bundle(path, self._config)
+            try:
+                self_test(loaded.engine, loaded.bundle)
+                return self._model(loaded)
+            except InspectdError:
+                loaded.engine.close()
+                raise
+        except InspectdError as error:
+            return error
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with a bundle, the line goes on with its own
+            return BundleError(f"{type(error).__name__}: {error}")
+
+    def _find(self, name: str) -> Path:
+        folder = self._folder()
+        path = folder / name
+        if os.path.exists(path):  # noqa: PTH110 - it says False of what may not be looked at, and raises nothing
+            return path
+        found = (
+            ", ".join(sorted(each.name for each in folder.iterdir()))
+            if os.access(folder, os.R_OK | os.X_OK)
+            else "it cannot be read"
+        )
+        raise RequestError(f"load_model: no {name!r} in {folder}: {found}", code="not_found", field="bundle")
+
+    def _folder(self) -> Path:
+        configured = self._config.model
+        if configured.models_dir is not None:
+            return configured.models_dir
+        if configured.bundle == "demo":
+            return self._config.station.state_dir / "models"
+        return Path(configured.bundle).parent
+
+    def activate(self) -> dict[str, Any]:
+        """Let the one that was loaded judge from the next frame, on trial.
+
+        Raises:
+            RequestError: none was loaded, or the rule does not fit it.
+        """
+        wanted, before = self.models.standby, self.models.current
+        self._check_rule("activate", wanted)
+        if wanted is not None:
+            # Before its first frame, which may be the end of the process.
+            with self._kept_on_disk():
+                self._active.activate(wanted.bundle.path, None if before is None else before.bundle.path)
+        return self._swapped(self.models.activate())
+
+    def roll_back(self) -> dict[str, Any]:
+        """Let the one before judge again.
+
+        Raises:
+            RequestError: there is none, or the rule does not fit it.
+        """
+        self._check_rule("rollback", self.models.previous)
+        model = self.models.roll_back()
+        with self._kept_on_disk():
+            self._active.keep(model.bundle.path)
+        return self._swapped(model)
+
+    def note_failed_swap(self, why: str) -> None:
+        """The one that was activated has failed, and the one before judges again."""
+        model = self.models.current
+        name = "" if model is None else model.bundle.card.name
+        self._alarms.set(
+            "model.rolled_back",
+            Severity.ERROR,
+            f"the model that was activated failed ({why}); {name!r}, the one before, judges again",
+        )
+        if model is not None:
+            with self._kept_on_disk():
+                self._active.keep(model.bundle.path)
+
+    def _check_rule(self, op: str, wanted: Model | None) -> None:
+        if wanted is None:
+            return
+        try:
+            rule_for(wanted.bundle, self._acceptance)
+        except ConfigError as error:
+            raise RequestError(f"{op}: {error}") from error
+
+    def _swapped(self, model: Model) -> dict[str, Any]:
+        self.unusable = None
+        self._alarms.clear("model.rolled_back")
+        _log.warning("model %r (%s) judges from now on", model.bundle.card.name, model.bundle.digest[:12])
+        return model.named
+
+    @contextlib.contextmanager
+    def _kept_on_disk(self) -> Any:  # noqa: ANN401
+        try:
+            yield
+        except OSError as error:
+            self._alarms.set(
+                "model.not_kept",
+                Severity.WARNING,
+                f"which model judges could not be kept ({error.strerror}); after a restart it may be another one",
+            )

@@ -1,0 +1,152 @@
+"""The door of control: who is believed to be who, what is kept of attempts, and a door that cannot be opened again."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from inspectd.errors import RequestError
+from inspectd.runtime.control import Client, ControlServer, Outcome
+from inspectd.runtime.journal import Journal, JournalReader
+from inspectd.runtime.messaging import Requester
+from inspectd.wire import Answer, Arguments, Request
+
+from .station_site import until
+
+ENGINEER = "Z" * 40
+
+
+class Records:
+    """A station that notes who asked; it decides nothing itself."""
+
+    epoch = 1
+
+    def __init__(self) -> None:
+        self.clients: list[Client] = []
+        self.told: list[str] = []
+
+    def post(self, act: Callable[[], None]) -> None:
+        act()
+
+    def do(self, op: str, arguments: Arguments, client: Client, answer: Callable[[Outcome], None]) -> None:
+        self.clients.append(client)
+        answer({})
+
+    def note_control(self, fault: str) -> None:
+        self.told.append(fault)
+
+
+class RawClient:
+    """ZMTP 3.0 with the mechanism NULL, by hand, so that it can claim any property."""
+
+    def __init__(self, path: Path, properties: dict[str, bytes]) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(5)
+        self._socket.connect(str(path))
+        greeting = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + b"\0" + bytes(31)
+        self._socket.sendall(greeting)
+        assert self._exactly(64)[12:16] == b"NULL"
+        body = b"\x05READY" + b"".join(
+            bytes([len(name)]) + name.encode() + struct.pack(">I", len(value)) + value
+            for name, value in properties.items()
+        )
+        self._socket.sendall(bytes([4, len(body)]) + body)
+        flags, ready = self._frame()
+        assert flags & 4
+        assert ready.startswith(b"\x05READY")
+
+    def ask(self, parts: list[bytes]) -> list[bytes]:
+        """Parts of the answer."""
+        for number, part in enumerate(parts):
+            self._socket.sendall(bytes([number < len(parts) - 1, len(part)]) + part)
+        answer = []
+        more = 1
+        while more:
+            more, part = self._frame()
+            answer.append(part)
+            more &= 1
+        return answer
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _frame(self) -> tuple[int, bytes]:
+        (flags,) = self._exactly(1)
+        (size,) = struct.unpack(">Q", self._exactly(8)) if flags & 2 else self._exactly(1)
+        return flags, self._exactly(size)
+
+    def _exactly(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            more = self._socket.recv(size - len(data))
+            assert more, "the station ended the connection"
+            data += more
+        return data
+
+
+def test_a_name_that_a_client_gives_itself_is_not_believed(tmp_path):
+    station = Records()
+    path = tmp_path / "ctl"
+    server = ControlServer(
+        station,
+        local=f"ipc://{path}",
+        local_role="viewer",
+        endpoint="tcp://127.0.0.1:*",
+        who=lambda key: ("anna", "engineer") if key == ENGINEER else None,
+    )
+    with server:
+        client = RawClient(path, {"Socket-Type": b"DEALER", "Identity": b"me", "User-Id": ENGINEER.encode()})
+        try:
+            hello = Answer.from_parts(client.ask(Request(1, "hello", {}).to_parts()))
+            assert hello.code == ""
+            (seen,) = station.clients
+            assert (seen.name, seen.role) == ("local", "viewer")
+            refused = Answer.from_parts(client.ask(Request(2, "stop", {}).to_parts()))
+            assert refused.code == "forbidden"
+            assert len(station.clients) == 1
+        finally:
+            client.close()
+
+
+def test_attempts_without_end_do_not_fill_the_journal(tmp_path):
+    journal = Journal(tmp_path / "journal.db", epoch=1)
+    journal.open()
+    local = f"ipc://{tmp_path / 'ctl'}"
+    server = ControlServer(Records(), local=local, local_role="viewer", journal=journal, journal_path=journal.path)
+    with server, Requester(local) as requester:
+        for _ in range(250):
+            with pytest.raises(RequestError, match="needs the role operator"):
+                requester.ask("stop")
+        # They are counted all the same: the next one that is kept says how many were not.
+        assert server._attempts.passed_over == 150
+        server._attempts._since_s -= 4000
+        with pytest.raises(RequestError, match="needs the role operator"):
+            requester.ask("stop")
+    assert journal.close()
+    with JournalReader(journal.path) as reader:
+        attempts = list(reader.requests())
+    assert len(attempts) == 101
+    assert [each.args for each in attempts if each.args != "{}"] == ['{"notKept": 150}']
+
+
+def test_a_door_that_cannot_be_opened_again_is_told_and_tried_again(tmp_path):
+    station, generation = Records(), [0]
+    sockets, away = tmp_path / "sockets", tmp_path / "away"
+    sockets.mkdir()
+    local = f"ipc://{sockets / 'ctl'}"
+    with ControlServer(station, local=local, generation=lambda: generation[0]) as server:
+        with Requester(local) as requester:
+            requester.ask("hello")
+        sockets.rename(away)
+        generation[0] = 1
+        until(lambda: station.told, "nobody was told")
+        assert "commands cannot be taken" in station.told[0]
+        away.rename(sockets)
+        until(lambda: station.told[-1] == "", "it was not tried again")
+        with Requester(server.local) as requester:
+            requester.ask("hello")
+    assert len(station.told) == 2

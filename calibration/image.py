@@ -1,9 +1,9 @@
 """What good pictures of a station look like: the limits of `inspectd.calibrated.ImageCheck`, learned from good frames.
 
 A limit lies beyond every good frame, by half of the distance that the farthest of them has from the median (`margin`).
-By the order statistics alone (S. S. Wilks, 1941) a further good frame lies within the extremes of n, for each number, with
-a probability of at least 0.05^(1/n) at 95 % confidence; the margin is on top of that. What such limits find is tried: each
-good frame is blurred, darkened, covered and so on, and the shares that are found are part of the record.
+By the order statistics alone (S. S. Wilks, 1941) a further good frame lies within the extremes of n, for each number,
+with a probability of at least 0.05^(1/n) at 95 % confidence; the margin is on top of that. What such limits find is
+tried: good frames are blurred, darkened, covered and so on, and the shares that are found are part of the record.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from inspectd.calibrated import NUMBERS, ImageCheck, ImageLimit, ImageNumbers, thumbnail
+from inspectd.calibrated.image import NUMBERS, ImageCheck, ImageLimit, ImageNumbers, thumbnail
 from inspectd.errors import ConfigError
 
 __all__ = ["FAULTS", "FEWEST_FRAMES", "MARGIN", "Fault", "ImageFit", "learn_image"]
@@ -79,7 +79,7 @@ def _half_hidden(pixels: NDArray[np.uint8], _rng: np.random.Generator) -> NDArra
 
 def _moved(pixels: NDArray[np.uint8], _rng: np.random.Generator) -> NDArray[np.uint8]:
     height, width = pixels.shape[:2]
-    move = np.float32([[1, 0, 0.15 * width], [0, 1, 0.1 * height]])
+    move = np.array([[1, 0, 0.15 * width], [0, 1, 0.1 * height]], np.float32)
     moved = cv2.warpAffine(pixels, move, (width, height), borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(moved, np.uint8).reshape(pixels.shape)
 
@@ -191,12 +191,14 @@ def _limit(name: str, values: Sequence[float], margin: float) -> ImageLimit:
 
 def _odd(numbers: Sequence[ImageNumbers]) -> tuple[tuple[int, str], ...]:
     """Frames that lie far from all others: perhaps no good ones."""
-    odd = []
+    odd: list[tuple[int, str]] = []
     for name in NUMBERS:
         values = np.asarray([getattr(each, name) for each in numbers])
         middle = np.median(values)
         # 1.4826: the median of absolute deviations of a normal distribution is that much below its sigma.
         spread = max(1.4826 * float(np.median(np.abs(values - middle))), _LIMITED[name][2], 0.01 * abs(middle), 1e-9)
-        for index in np.flatnonzero(np.abs(values - middle) > _ODD * spread):
-            odd.append((int(index), f"{name} {values[index]:.4g}, where the median is {middle:.4g}"))
+        odd += [
+            (int(index), f"{name} {values[index]:.4g}, where the median is {middle:.4g}")
+            for index in np.flatnonzero(np.abs(values - middle) > _ODD * spread)
+        ]
     return tuple(odd)

@@ -183,7 +183,7 @@ class ImageCheck:
         middle = small[_REACH:-_REACH, _REACH:-_REACH]
         if float(middle.std()) < _FLAT:
             return 0.0, 0.0
-        fits = np.asarray(cv2.matchTemplate(self._reference, middle, cv2.TM_CCOEFF_NORMED))
+        fits = np.asarray(cv2.matchTemplate(self._reference, middle, cv2.TM_CCOEFF_NORMED), np.float32)
         row, column = (int(each) for each in np.unravel_index(int(fits.argmax()), fits.shape))
         down = row + _vertex(fits[max(0, row - 1) : row + 2, column]) - _REACH
         across = column + _vertex(fits[row, max(0, column - 1) : column + 2]) - _REACH
@@ -195,9 +195,9 @@ class ImageCheck:
         for first, second in ((grey[:, :-2], grey[:, 2:]), (grey[:-1], grey[1:])):
             if first.size:
                 # Into the same memory each time: to have the system give and take some is half of the cost.
-                room = self._room.get(first.shape)
-                room = self._room[first.shape] = cv2.absdiff(first, second, room)
-                total += cv2.norm(room, cv2.NORM_L2SQR)
+                if first.shape not in self._room:
+                    self._room[first.shape] = np.empty(first.shape, np.uint8)
+                total += cv2.norm(cv2.absdiff(first, second, self._room[first.shape]), cv2.NORM_L2SQR)
                 count += first.size
         return total / max(count, 1)
 

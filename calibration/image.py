@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from inspectd.calibrated.image import NUMBERS, ImageCheck, ImageLimit, ImageNumbers, thumbnail
+from inspectd.calibrated import NUMBERS, ImageCheck, ImageLimit, ImageNumbers, thumbnail
 from inspectd.errors import ConfigError
 
 __all__ = ["FAULTS", "FEWEST_FRAMES", "MARGIN", "Fault", "ImageFit", "learn_image"]

@@ -4,6 +4,19 @@
 training and the tools that made them calculate by the same lines of code.
 """
 
+from .image import NUMBERS, ImageCheck, ImageLimit, ImageNumbers, ImageRecord, encode_reference, thumbnail
 from .record import InputFile, Record, Software, load_record
 
-__all__ = ["InputFile", "Record", "Software", "load_record"]
+__all__ = [
+    "NUMBERS",
+    "ImageCheck",
+    "ImageLimit",
+    "ImageNumbers",
+    "ImageRecord",
+    "InputFile",
+    "Record",
+    "Software",
+    "encode_reference",
+    "load_record",
+    "thumbnail",
+]

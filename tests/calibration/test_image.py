@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from inspectd.calibrated.image import NUMBERS, ImageCheck, ImageLimit, thumbnail
+from inspectd.calibrated import NUMBERS, ImageCheck, ImageLimit, thumbnail
 from inspectd.calibration.image import FAULTS, FEWEST_FRAMES, learn_image
 from inspectd.errors import ConfigError
 

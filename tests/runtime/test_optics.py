@@ -17,7 +17,7 @@ from inspectd.errors import ConfigError
 from inspectd.frame import STREAMING, Frame
 from inspectd.inspection import ImageHealth, Verdict
 from inspectd.runtime.optics import IN_A_ROW, ImageWatch, load_optics
-from inspectd.wire import AlarmBody, MessageType, VerdictBody, read_body
+from inspectd.wire import MessageType, VerdictBody, read_body
 
 from .conftest import save_picture
 from .test_line import Script, Setup, setup  # noqa: F401 - a fixture
@@ -163,6 +163,6 @@ def test_the_station_raises_an_alarm_and_clears_it(station, tmp_path, calibratio
 def test_a_station_with_a_calibration_that_is_none_does_not_start(station, pictures, tmp_path):  # noqa: F811
     (tmp_path / "image.json").write_text("no JSON")
     with station('source = "folder"\npath = "pictures"\nimage_health = "image.json"') as running:
-        out, err = running.process.communicate(timeout=60)
+        _out, err = running.process.communicate(timeout=60)
         assert running.process.returncode == 2
         assert "image.json: damaged: not JSON" in err

@@ -11,6 +11,7 @@ import typer
 from inspectd.command import CONTEXT, VERSION_HELP, version_of
 
 from .flat_cli import flat_field
+from .image_cli import image
 from .lens_cli import lens, scale, target
 from .threshold_cli import threshold
 
@@ -19,7 +20,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
     context_settings=CONTEXT,
-    help="Calibrate what a station measures with: lens, scale, flat field, thresholds.\n\n"
+    help="Calibrate what a station measures with: lens, scale, flat field, thresholds, good pictures.\n\n"
     "Each command writes a record for the line, and a page about it that opens in any browser.",
 )
 
@@ -28,6 +29,7 @@ app.command()(lens)
 app.command()(scale)
 app.command()(flat_field)
 app.command()(threshold)
+app.command()(image)
 
 
 @app.callback()

@@ -39,6 +39,7 @@ class CameraStatus:
         overruns: frames that came while all places were taken, and were let go.
         late: frames that came more than a second after their exposure, by a camera's clock that is the host's (PTP).
         host_clock: frames whose time is the host's at their arrival, because the camera's clock is not UTC.
+        serial: the camera's serial number; empty where it has none, or is not known yet.
     """
 
     state: CameraState
@@ -50,6 +51,7 @@ class CameraStatus:
     overruns: int = 0
     late: int = 0
     host_clock: int = 0
+    serial: str = ""
 
 
 STREAMING = CameraStatus(CameraState.STREAMING)

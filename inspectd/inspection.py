@@ -9,11 +9,12 @@ from enum import IntEnum
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from inspectd.calibrated import ImageNumbers
 from inspectd.defect import Defect
 from inspectd.frame import Frame
 from inspectd.mask import ClassMap, Mask
 
-__all__ = ["AcceptanceRule", "ClassRule", "Inspection", "Timings", "Verdict"]
+__all__ = ["AcceptanceRule", "ClassRule", "ImageHealth", "Inspection", "Timings", "Verdict"]
 
 
 class Verdict(IntEnum):
@@ -107,6 +108,19 @@ class AcceptanceRule(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
+class ImageHealth:
+    """How good the picture of a part is.
+
+    Attributes:
+        numbers: the numbers.
+        faults: what is the matter, in words; empty where it is like the good ones.
+    """
+
+    numbers: ImageNumbers
+    faults: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Timings:
     """Where the time of one frame went, ms; `wait_ms` is from its arrival to the start of its inspection."""
 
@@ -128,6 +142,7 @@ class Inspection:
         timings: where the time went.
         bundle_digest: sha256 of the bundle that judged, hexadecimal.
         reason: why it was not inspected; empty otherwise.
+        image: how good the picture is; None where nobody knows what good ones look like.
 
     Raises:
         ValueError: a combination that would let an uninspected part look inspected.
@@ -140,6 +155,7 @@ class Inspection:
     bundle_digest: str
     timings: Timings = field(default_factory=Timings)
     reason: str = ""
+    image: ImageHealth | None = None
 
     def __post_init__(self) -> None:
         inspected = self.verdict is not Verdict.NOT_INSPECTED

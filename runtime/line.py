@@ -38,6 +38,7 @@ from .histogram import Histogram
 from .mailbox import Arrival, Mailbox, Slot
 from .messaging import Publisher, Sent
 from .models import LoadedBundle, Model, Models
+from .optics import ImageWatch, load_optics
 from .sources.damaged import DamagedFrame, stand_in
 
 __all__ = ["STAGES", "Line", "Summary"]
@@ -147,9 +148,10 @@ class Line:
         utc: ns since the Unix epoch.
 
     Raises:
-        ConfigError: the acceptance rule does not fit the bundle.
+        ConfigError: the acceptance rule does not fit the bundle, or a calibration cannot be used.
 
     Attributes:
+        image_watch: which cameras give bad pictures.
         standing: how the station is apart from cameras and engine, and why; heartbeats tell the worst.
         each_turn: called several times in each period of the heartbeat, also while cameras are waited for.
         swap_failed: told why, where a model failed soon after a swap and the one before judges again.
@@ -185,6 +187,8 @@ class Line:
         self._cameras = tuple(sources)
         self._sources = list(sources)
         self._publisher = publisher
+        self._optics = load_optics(config.cameras)
+        self.image_watch = ImageWatch()
         self._archive = archive
         publisher.sent = self._note_sent
         self._free_running = {name: camera.free_running for name, camera in config.cameras.items()}
@@ -708,6 +712,8 @@ class Line:
         self._publisher.health, self._publisher.health_reason = health, reason
 
     def _finish(self, inspection: Inspection) -> None:
+        if inspection.image is not None:
+            self.image_watch.note(inspection.frame.camera, inspection.image)
         self._publisher.publish(inspection)
         if inspection.verdict is Verdict.NOT_INSPECTED:
             frame = inspection.frame
@@ -769,10 +775,20 @@ class Line:
         if arrival.fault or model is None:
             return _Judged(mailbox, number, self._refused(arrival, arrival.fault or "the station has no model"), model)
         self._judging_since_ns = self._clock()
+        optics, health = self._optics.get(arrival.frame.camera), None
+        if optics is not None:
+            try:
+                optics.hold_against(arrival.frame, self.cameras()[arrival.frame.camera].serial)
+                health = optics.look(arrival.frame)
+            except Exception as error:  # noqa: BLE001 - whatever it is, nobody knows whether the picture is one
+                self._judging_since_ns = 0
+                return _Judged(mailbox, number, self._refused(arrival, str(error) or type(error).__name__), model)
         inspection = model.inspector.inspect(arrival.frame)
+        failed = inspection.verdict is Verdict.NOT_INSPECTED
+        if optics is not None:
+            inspection = optics.conclude(inspection, health)
         self._judging_since_ns = 0
         self._judged += 1
-        failed = inspection.verdict is Verdict.NOT_INSPECTED
         return _Judged(mailbox, number, inspection, model, is_our_fault=failed, was_inferred=True)
 
     def _refused(self, arrival: Arrival, reason: str) -> Inspection:

@@ -42,6 +42,7 @@ from .journal import Journal
 from .line import Summary
 from .messaging import CameraStream, Publisher, local_endpoint
 from .models import LoadedBundle, rule_for
+from .optics import load_optics
 from .own_engine import open_own
 from .signals import stopping
 from .sources import make_source
@@ -444,6 +445,8 @@ def _survey(config: Config, activated: str, *, build: bool = True) -> _Found:
     if needs_curve(config.publish.endpoint, config.security.curve) or _control_guarded(config):
         with _noted(faults):
             KeysFolder(config.security.keys_dir or config.station.state_dir / "keys").load()
+    with _noted(faults):
+        load_optics(config.cameras)
     with _noted(model_faults):
         bundle = load_bundle(_bundle_path(activated or config.model.bundle), trusted=_trusted(config))
     if bundle is not None:

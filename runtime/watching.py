@@ -172,6 +172,8 @@ class Watching:
             if status.state in (CameraState.CONNECTING, CameraState.LOST) and status.reason and self._line.is_open
         }
         self._alarms.hold(away, prefix="camera.away.")
+        bad = {f"camera.image.{name}": (Severity.ERROR, why) for name, why in self._line.image_watch.bad.items()}
+        self._alarms.hold(bad, prefix="camera.image.")
         self._judging.look()
         self._watch_archive(now_ns)
         self._watch_gate(now_ns)

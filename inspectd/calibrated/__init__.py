@@ -5,14 +5,20 @@ training and the tools that made them calculate by the same lines of code.
 """
 
 from .flat import FlatField, FlatFieldRecord, load_flat_field
+from .image import NUMBERS, ImageCheck, ImageLimit, ImageNumbers, ImageRecord, encode_reference, thumbnail
 from .lens import LENS_PARAMETERS, Lens, LensRecord, LensView
 from .plane import Plane, ScaleBudget, ScaleRecord
 from .record import InputFile, Record, Software, load_record
 
 __all__ = [
     "LENS_PARAMETERS",
+    "NUMBERS",
     "FlatField",
     "FlatFieldRecord",
+    "ImageCheck",
+    "ImageLimit",
+    "ImageNumbers",
+    "ImageRecord",
     "InputFile",
     "Lens",
     "LensRecord",
@@ -22,6 +28,8 @@ __all__ = [
     "ScaleBudget",
     "ScaleRecord",
     "Software",
+    "encode_reference",
     "load_flat_field",
     "load_record",
+    "thumbnail",
 ]

@@ -110,6 +110,10 @@ class _CameraSection(_Section):
 
     scale_mm_per_px: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Side of a pixel in the part's plane, mm; without it areas are in pixels alone."""
+    image_health: ConfigPath | None = None
+    """What good pictures of it look like: a file of `inspectd-calibrate image`. Without it every picture is judged."""
+    image_fault: Literal["refuse", "alarm"] = "refuse"
+    """What a picture unlike the good ones costs: refuse lets no part pass by it (NOT_INSPECTED), alarm only tells."""
     queue_frames: int = Field(4, ge=1, le=256)
     """Frames that may wait for their inspection."""
     deadline_ms: int | None = Field(None, ge=10, le=600_000)

@@ -137,6 +137,8 @@ class VerdictBody(Body):
     """Why the part was not inspected; empty otherwise."""
     source: str | None = None
     """The file that the picture was read from; left out where it comes from a camera."""
+    image: dict[str, float] | None = None
+    """How good the picture is (docs/protocol.md); left out where nobody knows what good ones look like."""
 
 
 class MaskBody(Body):

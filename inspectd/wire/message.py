@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from inspectd.calibrated import ImageNumbers
 from inspectd.defect import Defect
 from inspectd.errors import ProtocolError
 from inspectd.frame import CameraStatus
@@ -364,7 +365,13 @@ def _verdict_body(inspection: Inspection, origin: Origin, created_ns: int) -> Ve
         truncated=len(worst_first) > MAX_DEFECTS,
         reason=_as_text(inspection.reason[:_MAX_REASON]),
         source=_as_text(frame.source) or None,
+        image=None if inspection.image is None else _rounded(inspection.image.numbers),
     )
+
+
+def _rounded(numbers: ImageNumbers) -> dict[str, float]:
+    """Four digits: what a person reads, and a chart shows."""
+    return {name: float(f"{value:.4g}") for name, value in asdict(numbers).items()}
 
 
 def _as_text(words: str) -> str:

@@ -67,7 +67,7 @@ class GenicamSource:
         self._last_frame_ns = 0
         self._last_alive_ns = 0
         self._lost = False
-        self._device = ""
+        self._device = self._serial = ""
         self.place: Place | None = None
 
     @property
@@ -86,7 +86,7 @@ class GenicamSource:
         with self._letting_go():
             self._producer = Producer.share(producer_file(self._camera.producer))
             device = self._choose(self._producer)
-            self._device = str(device)
+            self._device, self._serial = str(device), device.serial
             with sigint_kept():
                 self._acquirer = self._producer.harvester.create(device.info)
             # Else it is destroyed once more when the interpreter ends, after the libraries under it.
@@ -209,6 +209,11 @@ class GenicamSource:
     def device(self) -> str:
         """What was opened, for people: model, and serial number or id."""
         return self._device
+
+    @property
+    def serial(self) -> str:
+        """Serial number of what was opened; empty where it says none."""
+        return self._serial
 
     @property
     def unread(self) -> int:

@@ -94,7 +94,7 @@ class _Grab:
 
     def _run(self) -> None:
         ring = FrameRing.create(self._slots, self._source.largest_bytes)
-        self._link.tell(Kind.READY, descriptor=ring.descriptor, device=self._source.device)
+        self._link.tell(Kind.READY, descriptor=ring.descriptor, device=self._source.device, serial=self._source.serial)
         ring.close()
         self._source.place = partial(self._place, ring)
         while not self._stopped:

@@ -287,7 +287,12 @@ class Grabber:
                 self._device = packet.facts["device"]
                 # What is wrong is over only once it acquires again.
                 reason = self._status.reason if self._wanted else ""
-                self._set(state=CameraState.READY, reason=reason, connections=self._status.connections + 1)
+                self._set(
+                    state=CameraState.READY,
+                    reason=reason,
+                    connections=self._status.connections + 1,
+                    serial=packet.facts["serial"],
+                )
                 self._previous, self._counts_on = None, False
                 if self._wanted:
                     self._begin()

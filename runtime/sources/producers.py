@@ -140,6 +140,7 @@ class Device:
 
     info: Foreign
     model: str
+    serial: str
     names: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -200,7 +201,7 @@ class Producer:
             asked(lambda: str(info.id_), ""),
             asked(lambda: str(info.user_defined_name), ""),
         )
-        return Device(info, asked(lambda: str(info.model), "camera"), tuple(name for name in names if name))
+        return Device(info, asked(lambda: str(info.model), "camera"), names[0], tuple(name for name in names if name))
 
 
 @contextmanager

@@ -93,7 +93,8 @@ def test_every_fault_is_told_at_once_with_its_path():
         "cameras.cam1.path: missing; it has to be set",
         "cameras.cam1.fps: expected a value greater than 0, got -1",
         "cameras.cam1.patern: unknown setting; did you mean 'pattern'?; "
-        "known: scale_mm_per_px, queue_frames, deadline_ms, source, path, pattern, bits, fps, loop",
+        "known: scale_mm_per_px, image_health, image_fault, "
+        "queue_frames, deadline_ms, source, path, pattern, bits, fps, loop",
         "cameras.cam2.source: expected one of genicam, folder, buttons, got 'foldr'; did you mean 'folder'?",
         "cameras.cam3.source: missing; expected one of genicam, folder, buttons",
         "cameras.cam4.features.Width: expected a boolean, a number or a string, got [3]",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 
 import cv2
 import numpy as np
 import pytest
 
-from inspectd.calibrated import NUMBERS, ImageCheck, ImageLimit, thumbnail
+from inspectd.calibrated import NUMBERS, ImageCheck, ImageLimit, ImageRecord, load_record, thumbnail
 from inspectd.calibration.image import FAULTS, FEWEST_FRAMES, learn_image
 from inspectd.errors import ConfigError
 
@@ -109,6 +111,52 @@ def test_a_picture_that_does_not_belong_is_named():
 def test_limits_in_the_wrong_order_are_refused():
     with pytest.raises(ValueError, match="is above high"):
         ImageLimit(low=2.0, high=1.0)
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "inspectd.calibration.cli", "image", *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=120)
+
+
+def test_the_command_writes_what_a_line_reads_and_a_page(tmp_path):
+    (tmp_path / "good").mkdir()
+    for seed in range(30):
+        cv2.imwrite(str(tmp_path / "good" / f"{seed:02}.png"), good(seed))
+    done = command(tmp_path / "good", "--serial", "4103", "--out", tmp_path / "image.json")
+    assert done.returncode == 0, done.stderr
+    assert "covered     found in 100% of the good pictures" in done.stdout
+    record = load_record(tmp_path / "image.json", ImageRecord)
+    assert (record.serial, record.width_px, record.height_px, record.frames) == ("4103", 320, 240, 30)
+    check = ImageCheck.of(record)
+    assert not check.faults(check.measure(good(500)))
+    assert check.faults(check.measure(np.zeros((*SIZE, 1), np.uint8)))
+    page = (tmp_path / "image.html").read_text()
+    assert "Every simulated fault is found" in page
+    assert page.count("<svg") == len(NUMBERS)
+    with pytest.raises(ConfigError, match="it is of camera 4103, and this is camera 7"):
+        record.check(serial="7", width_px=320, height_px=240)
+
+
+@pytest.mark.parametrize(
+    ("pictures", "told"),
+    [
+        (None, "no such folder or picture"),
+        ([], "holds no pictures"),
+        ([(240, 320)] * 3, "3 good pictures are too few"),
+        ([(240, 320)] * 20 + [(240, 300)], "has 300 by 240 px"),
+    ],
+)
+def test_the_command_refuses_what_it_cannot_learn_from(tmp_path, pictures, told):
+    folder = tmp_path / "good"
+    if pictures is not None:
+        folder.mkdir()
+        for number, shape in enumerate(pictures):
+            cv2.imwrite(str(folder / f"{number:02}.png"), np.full(shape, 90, np.uint8))
+    done = command(folder, "--out", tmp_path / "image.json")
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "image.json").exists()
 
 
 @pytest.mark.slow  # a time is a property of the machine, and of what else runs on it

@@ -156,6 +156,11 @@ class KeysFolder:
         entries = self.entries()
         return Access(keys[public], keys[secret].encode(), MappingProxyType({entry.key: entry for entry in entries}))
 
+    @property
+    def has_list(self) -> bool:
+        """Whether there is a list of clients."""
+        return (self.path / CLIENTS).exists()
+
     def entries(self) -> list[ClientEntry]:
         """The list of clients; empty where there is none.
 

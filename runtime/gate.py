@@ -212,6 +212,10 @@ class Gate:
             self.fault = ""  # what was wrong with the list was taken back
             return
         try:
+            if self._access.clients and not self._folder.has_list:
+                raise ConfigError(
+                    f"{self._folder.path}: the list of clients is gone; write `clients = []` to let nobody in"
+                )
             access = self._folder.load()
         except (ConfigError, OSError) as error:
             # Those who were let in stay.

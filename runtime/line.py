@@ -20,7 +20,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -28,7 +28,15 @@ import numpy as np
 
 from inspectd.bundle import Bundle
 from inspectd.config import Config
-from inspectd.errors import CameraError, EndOfFrames, FrameTimeout, IncompleteFrame, InferenceError, InspectdError
+from inspectd.errors import (
+    CameraError,
+    EndOfFrames,
+    FrameTimeout,
+    IncompleteFrame,
+    InferenceError,
+    InspectdError,
+    ProtocolError,
+)
 from inspectd.frame import CameraState, CameraStatus, FrameSource
 from inspectd.inspection import Inspection, Verdict
 from inspectd.wire import DeviceHealth, State
@@ -652,7 +660,21 @@ class Line:
                 frame.frame_id,
             )
             return
-        self._finish(judged.inspection)
+        try:
+            self._finish(judged.inspection)
+        except ProtocolError as error:
+            # A part that was taken up has a verdict, whatever cannot be said of it.
+            self._finish(
+                replace(
+                    judged.inspection,
+                    verdict=Verdict.NOT_INSPECTED,
+                    defects=(),
+                    mask=None,
+                    image=None,
+                    reason=f"its result could not be published: {error}",
+                )
+            )
+            raise
 
     def _judge_model(self, judged: _Judged, *, is_in_time: bool) -> None:
         """What a frame says of the model that judged it, while that is on trial."""

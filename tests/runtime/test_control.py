@@ -59,10 +59,13 @@ class RawClient:
         assert flags & 4
         assert ready.startswith(b"\x05READY")
 
-    def ask(self, parts: list[bytes]) -> list[bytes]:
-        """Parts of the answer."""
+    def tell(self, parts: list[bytes]) -> None:
         for number, part in enumerate(parts):
             self._socket.sendall(bytes([number < len(parts) - 1, len(part)]) + part)
+
+    def ask(self, parts: list[bytes]) -> list[bytes]:
+        """Parts of the answer."""
+        self.tell(parts)
         answer = []
         more = 1
         while more:
@@ -150,3 +153,25 @@ def test_a_door_that_cannot_be_opened_again_is_told_and_tried_again(tmp_path):
         with Requester(server.local) as requester:
             requester.ask("hello")
     assert len(station.told) == 2
+
+
+class Busy(Records):
+    """A station that answers nothing."""
+
+    def do(self, op: str, arguments: Arguments, client: Client, answer: Callable[[Outcome], None]) -> None:
+        self.clients.append(client)
+
+
+def test_a_client_that_asks_without_end_is_told_to_wait(tmp_path):
+    station = Busy()
+    path = tmp_path / "ctl"
+    with ControlServer(station, local=f"ipc://{path}"):
+        client = RawClient(path, {"Socket-Type": b"DEALER", "Identity": b"me"})
+        try:
+            for number in range(1, 33):
+                client.tell(Request(number, "snapshot", {}).to_parts())
+            refused = Answer.from_parts(client.ask(Request(33, "snapshot", {}).to_parts()))
+            assert (refused.request_id, refused.code) == (33, "busy")
+            assert len(station.clients) == 32
+        finally:
+            client.close()

@@ -34,7 +34,7 @@ from inspectd.wire import (
     read_body,
 )
 
-from .conftest import children, core_of, finish, inspectd, summary_of
+from .conftest import bright_pixel_model, children, core_of, finish, inspectd, summary_of
 from .station_site import until
 
 FOLDER = 'source = "folder"\npath = "pictures"\nloop = true\nfps = 40'
@@ -493,6 +493,27 @@ def test_a_model_that_has_judged_long_enough_is_kept_over_a_crash(station, pictu
         running.open_alarm("process.restarted.core")
         running.until_state("ContinuousExecution")
         assert running.ask("snapshot")["model"]["digest"] == load_bundle(tmp_path / "models" / "second").digest
+
+
+def test_the_score_of_a_bundle_does_not_go_over_to_the_next(station, pictures, bundle_path, tmp_path):
+    from inspectd.bundle import MODEL, write_bundle
+
+    first = load_bundle(bundle_path)
+    card = first.card.model_copy(update={"thresholds": (0.3,)})
+    files = {name: first.read(name) for name in first.files if name != MODEL}
+    write_bundle(tmp_path / "models" / "second", card, {**files, MODEL: bright_pixel_model(card)}, version="test")
+    with station(FOLDER) as running:
+        pass
+    config = running.folder / "line.toml"
+    config.write_text(config.read_text().replace("threads = 1", f'threads = 1\nmodels_dir = "{tmp_path}/models"'))
+    with station.again(running) as running:
+        running.until_state("ContinuousExecution")
+        rule = running.ask("set_threshold", class_="bright", minimum_area_px=20)["bright"]
+        assert (rule["score"], rule["minimum_area_px"]) == (0.6, 20)
+        running.ask("load_model", bundle="second")
+        running.ask("activate")
+        rule = running.ask("snapshot")["acceptance"]["bright"]
+        assert (rule["score"], rule["minimum_area_px"]) == (0.3, 20)
 
 
 def test_thresholds_and_rules_change_between_two_frames(station, pictures):

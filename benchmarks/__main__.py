@@ -16,7 +16,7 @@ from .measure import Report, machine, machine_text
 
 BENCHMARKS = (
     *("render", "line", "station", "messages", "training", "dst", "engines", "painter"),
-    *("camera", "formats", "archive", "faults"),
+    *("camera", "formats", "archive", "calibration", "faults"),
 )
 ON_REQUEST = ("faults",)
 """Not among `all`: it takes as long as it is told to."""
@@ -37,6 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         "camera": _camera,
         "formats": _formats,
         "archive": _archive,
+        "calibration": _calibration,
         "faults": _faults,
     }
     # Asked before anything is measured: the benchmarks are a load themselves.
@@ -215,6 +216,12 @@ def _formats(options: argparse.Namespace) -> Report:
 
 def _archive(options: argparse.Namespace) -> Report:
     from .archive import run
+
+    return run(rounds=options.repeats)
+
+
+def _calibration(options: argparse.Namespace) -> Report:
+    from .calibration import run
 
     return run(rounds=options.repeats)
 

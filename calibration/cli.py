@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import Annotated
 
 import typer
 
-from inspectd.command import CONTEXT, VERSION_HELP, version_of
+from inspectd.command import CONTEXT, VERSION_HELP, run_command, version_of
 
 from .flat_cli import flat_field
 from .image_cli import image
@@ -42,17 +40,8 @@ def _common(
 
 
 def main() -> None:
-    """Entry point: every error that inspectd raises on purpose becomes one line and exit status 2."""
-    from inspectd.errors import InspectdError
-
-    # OpenCV would tell of each damaged picture as well, in its own several lines.
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
-    try:
-        app()
-    except (InspectdError, OSError) as error:
-        # OSError: a full disk or a folder without permission; the system's words name the file.
-        print(f"inspectd-calibrate: error: {error}", file=sys.stderr)
-        sys.exit(2)
+    """Entry point."""
+    run_command(app, "inspectd-calibrate")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .pictures import grey
+from inspectd.picture import grey
+
 from .target import Target
 
 __all__ = ["FEWEST_CORNERS", "View", "find_view"]

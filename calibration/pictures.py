@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,7 +15,7 @@ from inspectd.picture import IMAGE_SUFFIXES, decode_pixels
 
 from .record import read_source
 
-__all__ = ["Photograph", "grey", "list_pictures", "read_pictures", "same_size"]
+__all__ = ["Photograph", "list_pictures", "read_pictures", "same_size"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +83,6 @@ def same_size(photographs: Sequence[Photograph]) -> tuple[int, int]:
                 f"{first.shape[1]} by {first.shape[0]}; all pictures have to come from one camera at one resolution"
             )
     return first.shape
-
-
-def grey(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """uint8 [H, W, 1 or 3] -> [H, W]."""
-    if pixels.shape[2] == 1:
-        return np.ascontiguousarray(pixels[..., 0])
-    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8)
 
 
 def _read(path: Path, bits: int) -> Photograph:

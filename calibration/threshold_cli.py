@@ -63,8 +63,6 @@ def threshold(
 
     Example: inspectd-calibrate threshold BUNDLE DATA --max-false-reject 0.5% --defects extra --out thresholds.json
     """
-    from datetime import datetime, timezone
-
     from inspectd.bundle import load_bundle
     from inspectd.dataset import open_dataset
     from inspectd.errors import ConfigError
@@ -73,7 +71,7 @@ def threshold(
 
     from .files import write_whole
     from .page import write_page
-    from .record import save_record
+    from .record import save_record, utc_now
     from .threshold import calibrate_thresholds
     from .threshold_page import promise, threshold_page
     from .threshold_settings import ThresholdSettings, percentage
@@ -99,7 +97,7 @@ def threshold(
             engine=engine,
             engine_name=engine.name,
             judge=lambda rule: inspector_of(opened, engine, rule),
-            made=datetime.now(timezone.utc).replace(microsecond=0),
+            made=utc_now(),
             progress=progress,
         )
         sheet = _sheet(record, opened, engine, dataset, settings)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inspectd.command import CONTEXT, VERSION_HELP, version_of
+from inspectd.command import CONTEXT, VERSION_HELP, run_command, version_of
 from inspectd.optional import require
 
 if TYPE_CHECKING:
@@ -237,14 +237,8 @@ def _three(text: str) -> tuple[int, int, int]:
 
 
 def main() -> None:
-    """Entry point: every error that inspectd raises on purpose becomes one line and exit status 2."""
-    from inspectd.errors import InspectdError
-
-    try:
-        app()
-    except (InspectdError, OSError) as error:
-        print(f"export-trt: error: {error}", file=sys.stderr)
-        sys.exit(2)
+    """Entry point."""
+    run_command(app, "export-trt")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,6 @@ import json
 import os
 import tempfile
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,6 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from inspectd.durable import ZIP_DAMAGE
 from inspectd.errors import BundleError, ChecksumError
 from inspectd.mask import ClassMap
 from inspectd.preprocess import Preprocess
@@ -77,9 +77,6 @@ ENGINES = "engines.json"
 ENGINE_GRAPHS: Mapping[EnginePrecision, str] = {"fp16": HALF_MODEL, "int8": GPU_INT8_MODEL}
 """What an engine of each arithmetic is built from."""
 _ABSENT = "nothing"
-_ZIP_DAMAGE = (OSError, KeyError, EOFError, RuntimeError, ValueError, zlib.error, zipfile.BadZipFile)
-"""Damage to a .zip shows in many ways. RuntimeError is an encryption or compression that nobody asked for, or a later
-version of the format; ValueError a name that is no text."""
 CARD_KEY = "inspectd.card"
 """Key of the graph's metadata under which the card travels in it."""
 
@@ -441,7 +438,7 @@ def _refuse_doubles(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             counts = Counter(archive.namelist())
-    except _ZIP_DAMAGE:
+    except ZIP_DAMAGE:
         return  # a folder; or no .zip, which is told where it is read
     if doubles := sorted(name for name, count in counts.items() if count > 1):
         raise BundleError(f"{path}: has {', '.join(doubles)} twice; export it again")
@@ -565,7 +562,7 @@ def _read(path: Path, name: str) -> bytes:
             return target.read_bytes()
         with zipfile.ZipFile(path) as archive:
             return archive.read(name)
-    except _ZIP_DAMAGE as error:
+    except ZIP_DAMAGE as error:
         raise BundleError(f"{path}: {name} cannot be read: {error}") from error
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-__all__ = ["CONTEXT", "LOG_EVERY_S", "VERSION_HELP", "bar", "stages", "validated", "version_of"]
+__all__ = ["CONTEXT", "LOG_EVERY_S", "VERSION_HELP", "bar", "run_command", "stages", "validated", "version_of"]
 
 _T = TypeVar("_T")
 
@@ -30,6 +31,20 @@ def version_of(program: str) -> Callable[[bool], None]:
             sys.exit(0)
 
     return show
+
+
+def run_command(app: Callable[[], object], program: str) -> None:
+    """Run a program's app: every error that inspectd raises on purpose becomes one line and exit status 2."""
+    from inspectd.errors import InspectdError
+
+    # OpenCV would tell of each damaged picture as well, in its own several lines.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
+    try:
+        app()
+    except (InspectdError, OSError) as error:
+        # OSError: a full disk or a folder without permission; the system's words name the file.
+        sys.stderr.write(f"{program}: error: {error}\n")
+        sys.exit(2)
 
 
 @contextlib.contextmanager

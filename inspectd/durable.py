@@ -1,12 +1,18 @@
-"""Files that are replaced as a whole or not at all, also over a power cut."""
+"""Files that are replaced as a whole or not at all, also over a power cut; and how damage to a .zip shows."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import zipfile
+import zlib
 from pathlib import Path
 
-__all__ = ["replace_file", "sync_folder"]
+__all__ = ["ZIP_DAMAGE", "replace_file", "sync_folder"]
+
+ZIP_DAMAGE = (OSError, KeyError, EOFError, RuntimeError, ValueError, zlib.error, zipfile.BadZipFile)
+"""What is raised of a damaged .zip. RuntimeError is an encryption or compression that nobody asked for, or a later
+version of the format; ValueError a name that is no text."""
 
 
 def replace_file(path: Path, data: bytes, *, mode: int = 0o644) -> None:

@@ -55,6 +55,13 @@ def read_image(path: Path, *, bits: int = 16) -> NDArray[np.uint8]:
     return np.asarray(pixels, np.uint8)
 
 
+def grey(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The grey values of a picture: uint8 [H, W, 1 or 3] RGB -> [H, W]."""
+    if pixels.shape[2] == 1:
+        return pixels[..., 0]
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8)
+
+
 def read_pixels(path: Path) -> Pixels:
     """The samples of a file as stored: uint8 or uint16, [H, W, 3] RGB or [H, W, 1] grey.
 

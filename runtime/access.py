@@ -38,11 +38,12 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["Access", "ClientEntry", "ClientKeys", "KeysFolder", "make_pair", "write_client_file"]
+__all__ = ["KEY_SIGNS", "Access", "ClientEntry", "ClientKeys", "KeysFolder", "make_pair", "write_client_file"]
 
 SECRET, PUBLIC, CLIENTS = "station.key", "station.pub", "clients.toml"
 _LOCK = ".lock"
-_KEY_SIGNS = 40
+KEY_SIGNS = 40
+"""Of a key, in Z85."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _Z85 = re.compile(r"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
 
@@ -78,7 +79,7 @@ class Access:
         return None if entry is None or entry.revoked is not None else (entry.name, entry.role)
 
     def cuts(self, later: Access) -> bool:
-        """Whether somebody who was let in by this one is not by a later one, or not with the same role."""
+        """Whether somebody who was let in by this one is not by a later one; a role needs no cut."""
         if (self.public, self.secret) != (later.public, later.secret):
             return True
         return any(self.who(key) is not None and later.who(key) is None for key in self.clients)
@@ -110,7 +111,7 @@ class ClientKeys:
         keys = {name: str(values.get(name, "")) for name in ("server_key", "public_key", "secret_key")}
         for name, key in keys.items():
             if not _Z85.fullmatch(key):
-                raise ConfigError(f"{path}: {name}: expected {_KEY_SIGNS} signs of Z85")
+                raise ConfigError(f"{path}: {name}: expected {KEY_SIGNS} signs of Z85")
         return cls(keys["server_key"].encode(), keys["public_key"].encode(), keys["secret_key"].encode())
 
     def apply(self, socket: zmq.Socket[Any]) -> None:
@@ -143,7 +144,7 @@ class KeysFolder:
         for path, key in keys.items():
             if not _Z85.fullmatch(key):
                 raise ConfigError(
-                    f"{path}: expected a key of {_KEY_SIGNS} signs of Z85; make keys anew with `inspectd keys rotate`"
+                    f"{path}: expected a key of {KEY_SIGNS} signs of Z85; make keys anew with `inspectd keys rotate`"
                 )
         try:
             derived = zmq.curve_public(keys[secret].encode()).decode()
@@ -228,7 +229,7 @@ class KeysFolder:
         if not _NAME.fullmatch(name):
             raise ConfigError(f"client {name!r}: expected up to 64 letters, digits, '_', '-' or '.'")
         if not _Z85.fullmatch(key):
-            raise ConfigError(f"client {name!r}: expected a public key of {_KEY_SIGNS} signs of Z85")
+            raise ConfigError(f"client {name!r}: expected a public key of {KEY_SIGNS} signs of Z85")
         with self._alone():
             entries = self.entries()
             for entry in entries:
@@ -308,7 +309,7 @@ def _entry(row: Any, where: str, faults: list[str]) -> ClientEntry | None:  # no
     if role not in ROLES:
         faults.append(f"{where}: role: expected one of {', '.join(ROLES)}, got {role!r}")
     if not isinstance(key, str) or not _Z85.fullmatch(key):
-        faults.append(f"{where}: key: expected {_KEY_SIGNS} signs of Z85")
+        faults.append(f"{where}: key: expected {KEY_SIGNS} signs of Z85")
     if not isinstance(created, dt.date):
         faults.append(f"{where}: created: expected a date such as 2026-11-26, got {created!r}")
     if revoked is not None and not isinstance(revoked, dt.date):

@@ -78,7 +78,7 @@ class ActiveModel:
         kept = self._wanted.before if self.is_on_trial else "" if before is None else str(before)
         self._wanted = _Kept(str(bundle), kept, _OPEN)
 
-    def go_back(self, bundle: Path) -> None:
+    def roll_back(self, bundle: Path) -> None:
         """The one before judges again; on trial, if it had not passed its own."""
         is_proved = not self.is_on_trial or str(bundle) == (self._wanted.before or self._configured)
         self._wanted = _Kept(str(bundle)) if is_proved else replace(self._wanted, bundle=str(bundle))

@@ -43,6 +43,7 @@ from inspectd.wire import (
     Request,
 )
 
+from .access import KEY_SIGNS
 from .journal import Entry, Journal, JournalReader
 from .messaging.link import Link, bind, bind_again, bound_address, let_go
 
@@ -54,7 +55,6 @@ _DISK_S = 1.0
 _KEPT_ANSWERS = 1000
 _ATTEMPTS_KEPT, _ATTEMPTS_WITHIN_S = 100, 3600.0
 """So many commands that a client may not give are kept: a client must not fill the journal with them."""
-_KEY_SIGNS = 40
 _MOST_IN_FLIGHT = 32
 """Requests of one client that are being done; what comes beyond is refused unread."""
 _SEND_HIGH_WATER_MARK = 8
@@ -470,7 +470,7 @@ class ControlServer:
     def _note_refused(self, request: Request, client: Client) -> None:
         """Attempts belong to the audit trail; under a number of their own, so that they use up none of the client's."""
         # Without keys clients name themselves, and could be many: they share what is kept.
-        who = client.key if len(client.key) == _KEY_SIGNS else "local"
+        who = client.key if len(client.key) == KEY_SIGNS else "local"
         attempts = self._attempts.setdefault(who, _Allowance(_ATTEMPTS_KEPT, _ATTEMPTS_WITHIN_S))
         if not attempts.one_more():
             return

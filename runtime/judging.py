@@ -352,7 +352,7 @@ class Judging:
             self._went_back(model)
 
     def _went_back(self, model: Model) -> None:
-        self._active.go_back(model.bundle.path)
+        self._active.roll_back(model.bundle.path)
         if self._active.is_on_trial:
             self.models.watch()
         self._keep()

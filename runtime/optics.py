@@ -52,11 +52,6 @@ class Optics:
             return None
         return cls(name, image=load_record(camera.image_health, ImageRecord), refuses=camera.image_fault == "refuse")
 
-    @property
-    def refuses(self) -> bool:
-        """Whether a bad picture costs the part its verdict."""
-        return self._refuses
-
     def hold_against(self, frame: Frame, serial: str) -> None:
         """Whether the calibrations belong to a frame.
 

@@ -95,6 +95,7 @@ def run_station(
             return _run(
                 config,
                 reporter,
+                outermost.enter_context(_taken_up(config)),
                 config_file=config_file,
                 frames=frames,
                 wait_s=wait_s,
@@ -109,41 +110,6 @@ def run_station(
 
 
 def _run(
-    config: Config,
-    reporter: Reporter,
-    *,
-    config_file: Path | None,
-    frames: int | None,
-    wait_s: float,
-    stays: bool,
-    opened: Callable[[str], None],
-    announce: Callable[[str], None],
-    report: Callable[[Summary], None],
-) -> Summary:
-    with ExitStack() as held:
-        active = _active(config)
-        # Before an engine is opened, which may be what the process dies of; a folder that cannot be made is told below.
-        with contextlib.suppress(OSError):
-            config.station.state_dir.mkdir(parents=True, exist_ok=True)
-            held.enter_context(_alone(config.station.state_dir))
-        active.take_up()
-        with contextlib.suppress(OSError):
-            active.flush()
-        return _run_alone(
-            config,
-            reporter,
-            active,
-            config_file=config_file,
-            frames=frames,
-            wait_s=wait_s,
-            stays=stays,
-            opened=opened,
-            announce=announce,
-            report=report,
-        )
-
-
-def _run_alone(
     config: Config,
     reporter: Reporter,
     active: ActiveModel,
@@ -205,6 +171,30 @@ def _run_alone(
             report(core.line.summary())
             reporter.bye(0 if core.line.summary().complete else 1)
     return core.line.summary()
+
+
+@contextmanager
+def _taken_up(config: Config) -> Iterator[ActiveModel]:
+    """Which model was activated, with nobody else at the station's state.
+
+    Before an engine is opened, which may be what the process dies of.
+
+    Raises:
+        ConfigError: another line runs with the same state.
+    """
+    active, state_dir = _active(config), config.station.state_dir
+    with ExitStack() as held:
+        try:
+            state_dir.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            pass  # told with all else that is wrong: starts cannot be counted there
+        else:
+            held.enter_context(_alone(state_dir))
+            active.take_up()
+            # Where the disk is full it is tried again while the line runs.
+            with contextlib.suppress(OSError):
+                active.flush()
+        yield active
 
 
 @contextmanager
@@ -351,7 +341,12 @@ def _image(archive: Path | None, epoch: int, stream: int, seq: int) -> tuple[dic
 @contextmanager
 def _alone(state_dir: Path) -> Iterator[None]:
     """Two stations with one state folder would give the same numbers to different parts."""
-    with (state_dir / "lock").open("wb") as lock:
+    path = state_dir / "lock"
+    try:
+        lock = path.open("wb")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror}); set another station.state_dir") from error
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inspectd.command import CONTEXT, VERSION_HELP, bar, version_of
+from inspectd.command import CONTEXT, VERSION_HELP, bar, run_command, version_of
 
 from .experiments import cli as experiments
 from .style import cli as style
@@ -428,15 +428,8 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def main() -> None:
-    """Entry point: every error that inspectd raises on purpose becomes one line and exit status 2."""
-    from inspectd.errors import InspectdError
-
-    try:
-        app()
-    except (InspectdError, OSError) as error:
-        # OSError: a full disk or a folder without permission; the system's words name the file.
-        print(f"inspectd-train: error: {error}", file=sys.stderr)
-        sys.exit(2)
+    """Entry point."""
+    run_command(app, "inspectd-train")
 
 
 if __name__ == "__main__":

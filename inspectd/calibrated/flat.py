@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import zipfile
-import zlib
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -22,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from inspectd.durable import ZIP_DAMAGE
 from inspectd.errors import ConfigError
 
 from .record import Record, parse_record
@@ -33,11 +32,8 @@ GAIN_UNIT = 1 / 4096
 OFFSET_UNIT = 1 / 256
 """Offsets are stored as whole numbers of this, in grey values."""
 _ARRAYS = ("gain", "offset", "defects")
-# Damage to a .npz shows in many ways; AttributeError: np.load gives an array for a lone .npy.
-_DAMAGE = (
-    *(OSError, ValueError, KeyError, EOFError, AttributeError, TypeError, NotImplementedError, RuntimeError),
-    *(zlib.error, zipfile.BadZipFile),
-)
+# AttributeError and TypeError: np.load gives an array for a lone .npy, and bytes for what is no array in a .npz.
+_DAMAGE = (*ZIP_DAMAGE, AttributeError, TypeError)
 
 
 class FlatFieldRecord(Record):

@@ -24,6 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
+from inspectd.picture import grey
+
 from .record import Part, Record
 
 __all__ = [
@@ -161,18 +163,18 @@ class ImageCheck:
 
     def measure(self, pixels: NDArray[np.uint8]) -> ImageNumbers:
         """The numbers of one picture: uint8 [H, W, 1 or 3]."""
-        grey = _grey(pixels[::_STEP])
-        small = _small(grey)
-        mean, deviation = (float(each[0, 0]) for each in cv2.meanStdDev(grey))
+        values = grey(pixels[::_STEP])
+        small = _small(values)
+        mean, deviation = (float(each[0, 0]) for each in cv2.meanStdDev(values))
         light = _light(small)
         shift, likeness = self._place(small)
         rows = pixels[:: _SPARSE * _STEP]
         return ImageNumbers(
-            focus=self._brenner(grey) / max(deviation**2, 1.0),
+            focus=self._brenner(values) / max(deviation**2, 1.0),
             brightness=mean,
             contrast=deviation,
             saturated=max(_share(rows, channel, _CLIPPED, 256) for channel in range(pixels.shape[2])),
-            black=_share(grey[::_SPARSE, :, None], 0, 0, _BLACK + 1),
+            black=_share(values[::_SPARSE, :, None], 0, 0, _BLACK + 1),
             unevenness=float(np.abs(light / self._light - 1).max()),
             shift=shift,
             likeness=likeness,
@@ -189,10 +191,10 @@ class ImageCheck:
         across = column + _vertex(fits[row, max(0, column - 1) : column + 2]) - _REACH
         return float(np.hypot(down, across)) / THUMB, float(fits[row, column])
 
-    def _brenner(self, grey: NDArray[np.uint8]) -> float:
+    def _brenner(self, values: NDArray[np.uint8]) -> float:
         """Mean square of the differences of pixels two apart, along rows and along columns of every second row."""
         total, count = 0.0, 0
-        for first, second in ((grey[:, :-2], grey[:, 2:]), (grey[:-1], grey[1:])):
+        for first, second in ((values[:, :-2], values[:, 2:]), (values[:-1], values[1:])):
             if first.size:
                 # Into the same memory each time: to have the system give and take some is half of the cost.
                 if first.shape not in self._room:
@@ -216,18 +218,18 @@ class ImageCheck:
 
 def thumbnail(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """The small grey picture of one: uint8 [H, W, 1 or 3] -> float32 [THUMB, THUMB]."""
-    return _small(_grey(pixels[::_STEP]))
+    return _small(grey(pixels[::_STEP]))
 
 
-def _small(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
-    height, width = grey.shape
+def _small(values: NDArray[np.uint8]) -> NDArray[np.float32]:
+    height, width = values.shape
     down, across = max(1, height // THUMB), max(1, width // THUMB)
     if max(down, across) > 1:
         # By whole factors first: area averaging by any other takes six times as long.
         height, width = height // down, width // across
-        whole = grey[: height * down, : width * across]
-        grey = np.asarray(cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
-    return np.asarray(cv2.resize(grey, (THUMB, THUMB), interpolation=cv2.INTER_LINEAR), np.float32)
+        whole = values[: height * down, : width * across]
+        values = np.asarray(cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+    return np.asarray(cv2.resize(values, (THUMB, THUMB), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 def encode_reference(reference: NDArray[np.float32]) -> str:
@@ -245,12 +247,6 @@ def _decode(reference: str) -> NDArray[np.float32]:
     if picture is None or picture.shape != (THUMB, THUMB):
         raise ValueError(f"reference: expected a picture of {THUMB} by {THUMB} px")
     return picture.astype(np.float32)
-
-
-def _grey(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    if pixels.shape[2] == 1:
-        return pixels[..., 0]
-    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8)
 
 
 def _share(pixels: NDArray[np.uint8], channel: int, low: int, below: int) -> float:

@@ -85,7 +85,7 @@ def test_the_configured_one_is_on_trial_too_when_it_is_activated(path):
 def test_back_to_the_configured_one_needs_no_file(path):
     active, _ = started(path)
     active.activate(Path("second"), None)
-    active.go_back(Path("first"))
+    active.roll_back(Path("first"))
     active.flush()
     assert not path.exists()
 
@@ -125,7 +125,7 @@ def test_a_disk_that_does_not_take_it_changes_nothing_of_what_was_decided(path, 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("inspectd.runtime.active_model.replace_file", full)
-    active.go_back(Path("older"))
+    active.roll_back(Path("older"))
     with pytest.raises(OSError, match="No space"):
         active.flush()
     assert (active.bundle, active.is_on_trial) == ("older", False)
@@ -138,7 +138,7 @@ def test_one_to_go_back_to_that_had_not_passed_is_on_trial_still(path):
     active, _ = started(path)
     active.activate(Path("second"), Path("older"))
     active.activate(Path("third"), Path("second"))
-    active.go_back(Path("second"))
+    active.roll_back(Path("second"))
     active.flush()
     assert active.is_on_trial
     assert started(path)[0].read() == "older"

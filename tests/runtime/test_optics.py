@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,6 +17,9 @@ from inspectd.calibration.record import save_record
 from inspectd.errors import ConfigError
 from inspectd.frame import STREAMING, Frame
 from inspectd.inspection import ImageHealth, Verdict
+from inspectd.runtime.engine import open_engine
+from inspectd.runtime.line import Line
+from inspectd.runtime.models import LoadedBundle, Model, Models
 from inspectd.runtime.optics import IN_A_ROW, ImageWatch, load_optics
 from inspectd.wire import MessageType, VerdictBody, read_body
 
@@ -102,9 +106,22 @@ def test_where_it_only_tells_the_verdict_stands(setup: Setup, calibration):  # n
 
 
 def test_a_bad_picture_is_no_fault_of_a_model_on_trial(setup: Setup, calibration):  # noqa: F811
-    line = setup.run(Script(*frames(DARK, DARK)), camera=camera(calibration), frames=2)
-    assert setup.verdicts == [Verdict.NOT_INSPECTED] * 2
-    assert line.models.current is not None
+    config, failed = setup.config(camera(calibration)), []
+    loaded = [LoadedBundle(setup.bundle, engine) for engine in (setup.engine, open_engine(setup.bundle, threads=1))]
+    rule, scales = config.acceptance, {"cam1": None}
+    before, after = (Model.make(each, rule, scales=scales, clock=time.monotonic_ns) for each in loaded)
+    models = Models(before, watch_frames=50)
+    models.load(after)
+    models.activate()
+    source = Script(*frames(DARK, DARK))
+    line = Line(config, None, None, [source], setup.publisher, models=models, frames=2)
+    line.swap_failed = failed.append
+    with setup.publisher:
+        line.run()
+    assert line.summary().not_inspected == 2
+    assert models.current is after
+    assert not failed
+    models.close()
 
 
 @pytest.mark.parametrize(

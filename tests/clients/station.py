@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import os
 import random
+import signal
 import struct
 import sys
 import time
@@ -219,6 +220,9 @@ class Station:
         header = messages[0].header
         lost = self._random.random() < self._options.drop
         for message in messages:
+            if message.header.msg_type == MessageType.MASK and message.header.seq == self._options.killed_before_mask:
+                time.sleep(0.2)  # what was sent gets out
+                os.kill(os.getpid(), signal.SIGKILL)
             self._send(message, dropped=lost)
         self._last[header.stream] = header.seq
 
@@ -332,6 +336,7 @@ def main() -> None:
     parser.add_argument("--cameras", type=int, default=1)
     parser.add_argument("--heartbeat", type=float, default=0.25, help="period, s")
     parser.add_argument("--drop", type=float, default=0, help="share of the results that are not sent, but kept")
+    parser.add_argument("--killed-before-mask", type=int, help="kill -9 after this verdict, before its mask is sent")
     parser.add_argument("--keep", type=int, default=0, help="results that are held of each stream; 0 is all")
     parser.add_argument("--deaf", type=int, default=0, help="requests that are not answered")
     parser.add_argument("--answer-bytes", type=int, default=MAX_ANSWER_BYTES, help="longest answer")

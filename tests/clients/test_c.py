@@ -269,8 +269,30 @@ def test_every_result_comes_once_however_often_the_station_is_killed(bench, exam
     changed = sorted(tuple(map(int, words[:3])) for words in client.of("changed"))
     assert changed == sorted(client.expected(bench, MessageType.STATE, MessageType.ALARM))
     if options:
-        for words in client.of("result"):
-            assert ("mask=32x48" in words or "mask=48x32" in words) == (words[4] != "NOT_INSPECTED")
+        assert_masks_are_there(client)
+
+
+def assert_masks_are_there(client):
+    for words in client.of("result"):
+        assert ("mask=32x48" in words or "mask=48x32" in words) == (words[4] != "NOT_INSPECTED"), words
+
+
+def test_a_mask_is_waited_for_while_the_station_starts_again(bench, example):
+    """It is killed between a verdict and its mask, and needs some seconds."""
+    bench.quieten()
+    bench.start(rate=100, killed_before_mask=21)
+    client = Running(example, bench.publish, bench.control, "--masks")
+    wait_until(lambda: client.of("started"), "the first snapshot")
+    bench.wake()
+    bench.process.wait(WAIT_S)
+    time.sleep(3.0)
+    bench.kill()
+    bench.start(rate=100)
+    wait_until(lambda: client.results and client.results[-1][0] == 2, "results of the new start")
+    client.stop()
+    assert not client.of("lost") + client.of("spoiled")
+    assert (1, 0, 21) in client.results
+    assert_masks_are_there(client)
 
 
 def test_what_is_no_longer_held_is_told(bench, example):

@@ -87,12 +87,33 @@ def test_every_result_comes_once_however_often_the_station_is_killed(ins1, bench
     kinds = (MessageType.STATE, MessageType.ALARM)
     assert sorted(changed) == sorted(expected_of(bench, following, *kinds))
     if masks:
-        for result in following.of(ins1.Result):
-            if result.header.verdict == ins1.NOT_INSPECTED:
-                assert result.mask is None
-            else:
-                assert place(result.mask) == place(result.message)
-                assert len(ins1.read_mask(result.mask).labels) == 32 * 48
+        assert_masks_are_there(ins1, following)
+
+
+def assert_masks_are_there(ins1, following):
+    for result in following.of(ins1.Result):
+        if result.header.verdict == ins1.NOT_INSPECTED:
+            assert result.mask is None
+        else:
+            assert place(result.mask) == place(result.message)
+            assert len(ins1.read_mask(result.mask).labels) == 32 * 48
+
+
+def test_a_mask_is_waited_for_while_the_station_starts_again(ins1, bench):
+    """It is killed between a verdict and its mask, and needs some seconds."""
+    bench.quieten()
+    bench.start(rate=100, killed_before_mask=21)
+    following = Following(ins1, bench, masks=True)
+    bench.wake()
+    bench.process.wait(WAIT_S)
+    time.sleep(3.0)
+    bench.kill()
+    bench.start(rate=100)
+    wait_until(lambda: following.results and following.results[-1][0] == 2, "results of the new start")
+    following.stop()
+    assert not following.of(ins1.Lost)
+    assert (1, 0, 21) in following.results
+    assert_masks_are_there(ins1, following)
 
 
 def test_who_stalls_has_the_rest_by_replay(ins1, bench):

@@ -707,6 +707,16 @@ static int ask(ins1_client *client, const char *request, uint64_t give_up_ms) {
 
 static uint64_t give_up(const ins1_client *client) { return ins1_now_ms() + (uint64_t)client->options.patience_ms; }
 
+/* The same, and once more after a pause where the station says that it cannot just now. */
+static int ask_patiently(ins1_client *client, const char *request, uint64_t give_up_ms) {
+    for (int tries = 0;; tries++) {
+        int outcome = ask(client, request, give_up_ms);
+        int may_pass = strstr(client->reason, "busy") != NULL || strstr(client->reason, "failed") != NULL;
+        if (outcome >= 0 || !may_pass || tries >= TRIES) return outcome;
+        pause_ms(PAUSE_MS);
+    }
+}
+
 static void release(ins1_client *client, const ins1_message *mask);
 
 /* One message of a replay: 1 taken or passed over, 0 it is damaged. */
@@ -770,12 +780,7 @@ static void recover(ins1_client *client, uint32_t epoch, uint16_t stream, uint64
                  "{\"op\":\"replay\",\"args\":{\"stream\":%u,\"from\":%llu,\"to\":%llu,\"epoch\":%lu,\"masks\":%s}}",
                  (unsigned)stream, (unsigned long long)first, (unsigned long long)to, (unsigned long)epoch,
                  client->options.masks ? "true" : "false");
-        int outcome = ask(client, request, give_up_ms);
-        if (outcome < 0 && tries++ < TRIES && (strstr(client->reason, "busy") || strstr(client->reason, "failed"))) {
-            pause_ms(PAUSE_MS);
-            continue;
-        }
-        if (outcome <= 0) {
+        if (ask_patiently(client, request, give_up_ms) <= 0) {
             if (stopped(client)) return; /* nothing is lost: it was not asked to the end */
             tell_lost(client, epoch, stream, first, last, client->reason);
             return;
@@ -830,7 +835,8 @@ static void fetch_mask(ins1_client *client) {
                  "{\"op\":\"replay\",\"args\":{\"stream\":%u,\"from\":%llu,\"to\":%llu,\"epoch\":%lu,\"masks\":true}}",
                  (unsigned)header.stream, (unsigned long long)header.seq, (unsigned long long)header.seq,
                  (unsigned long)header.epoch);
-        if (ask(client, request, ins1_now_ms() + 2 * RESEND_MS) == 1) {
+        /* As long as a gap is asked for: a station that was killed between a verdict and its mask starts again. */
+        if (ask_patiently(client, request, give_up(client)) == 1) {
             raw verdict, mask;
             raw *const both[2] = {&verdict, &mask};
             int whole = 1;

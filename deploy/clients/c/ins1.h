@@ -187,7 +187,7 @@ typedef enum ins1_event_kind {
 typedef struct ins1_event {
     ins1_event_kind kind;
     const ins1_message *message; /* NULL but for results and changes; valid until the handler returns */
-    const ins1_message *mask;    /* or NULL */
+    const ins1_message *mask;    /* or NULL: not asked for, not inspected, or not to be had within patience_ms */
     uint32_t epoch;
     uint16_t stream;
     uint64_t first;
@@ -204,7 +204,9 @@ typedef struct ins1_options {
     const char *server_key; /* CURVE keys in Z85, or NULL */
     const char *public_key;
     const char *secret_key;
-    int patience_ms; /* how long a question may stay unanswered before what it was about is lost; 0: 60 s */
+    /* How long a question may stay unanswered before what it was about is lost, or a verdict is told without its
+       mask; 0: 60 s. */
+    int patience_ms;
     void (*handler)(void *user, const ins1_event *event);
     /* Told of each message as it is read, before what was lost before it is fetched; may be NULL. */
     void (*heard)(void *user, const ins1_message *message);

@@ -724,7 +724,7 @@ class Control:
 
 
 class Result(NamedTuple):
-    """A verdict; `mask` is its mask message where masks are asked for and there is one."""
+    """A verdict; `mask` is its mask message where masks are asked for, the part was inspected, and it could be had."""
 
     message: Message
     mask: Message | None = None
@@ -788,7 +788,8 @@ class Subscriber:
             None begins with what comes from now on.
         keys: CURVE keys, None where the station has none.
         heard: told of each message as it comes, before what was lost before it is fetched; for a `Gate`.
-        patience_s: how long the station may leave a question unanswered before what it was about is given up as Lost.
+        patience_s: how long the station may leave a question unanswered before what it was about is given up as Lost,
+            or a verdict is given out without its mask.
         clock: monotonic, s.
 
     Attributes:
@@ -984,7 +985,8 @@ class Subscriber:
         if mask is None and self._control is not None:
             args = {"stream": header.stream, "from": header.seq, "to": header.seq, "epoch": header.epoch, "masks": True}
             try:
-                answer = yield from self._ask("replay", args, 2.0)
+                # As long as a gap is asked for: a station that was killed between a verdict and its mask starts again.
+                answer = yield from self._ask_patiently("replay", args, self._patience_s)
                 again = (each for each in read_replay(answer) if _place(each.header) == _place(header))
                 mask = next((each for each in again if each.header.msg_type == MASK), None)
             except (NoAnswer, ProtocolError, Refused):
@@ -1098,16 +1100,12 @@ class Subscriber:
             to = min(first + MAX_REPLAY - 1, last)
             args = {"stream": stream, "from": first, "to": to, "epoch": epoch, "masks": self._masks}
             try:
-                answer = yield from self._ask("replay", args, give_up_s - self._clock())
+                answer = yield from self._ask_patiently("replay", args, give_up_s - self._clock())
                 given, messages = _read_given(answer, key)
             except NoAnswer:
                 yield self._lost(epoch, stream, first, last, "control does not answer")
                 return
             except Refused as error:
-                if error.code in ("busy", "failed") and tries < 5:
-                    tries += 1
-                    yield from self._pause(0.2)
-                    continue
                 yield self._lost(epoch, stream, first, last, str(error))
                 return
             except ProtocolError as error:
@@ -1176,6 +1174,19 @@ class Subscriber:
                     return outcome
                 yield from self._wait(resend_s)
         raise NoAnswer(f"{control.endpoint}: no answer to {op} within {patience_s:.3g} s")
+
+    def _ask_patiently(self, op: str, args: dict[str, Any], patience_s: float) -> Iterator[Any]:
+        """The same, and once more after a pause where the station says that it cannot just now."""
+        give_up_s = self._clock() + patience_s
+        tries = 0
+        while True:
+            try:
+                return (yield from self._ask(op, args, give_up_s - self._clock()))
+            except Refused as error:
+                if error.code not in ("busy", "failed") or tries == 5:
+                    raise
+            tries += 1
+            yield from self._pause(0.2)
 
     def _pause(self, seconds: float) -> _Step:
         until_s = self._clock() + seconds

@@ -16,7 +16,7 @@ from .measure import Report, machine, machine_text
 
 BENCHMARKS = (
     *("render", "line", "station", "messages", "training", "dst", "engines", "painter"),
-    *("camera", "formats", "archive", "calibration", "faults"),
+    *("tiles", "camera", "formats", "archive", "calibration", "faults"),
 )
 ON_REQUEST = ("faults",)
 """Not among `all`: it takes as long as it is told to."""
@@ -34,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         "dst": _dst,
         "engines": _engines,
         "painter": _painter,
+        "tiles": _tiles,
         "camera": _camera,
         "formats": _formats,
         "archive": _archive,
@@ -200,6 +201,14 @@ def _painter(options: argparse.Namespace) -> Report:
     window = 64
     sizes = tuple(dict.fromkeys((window, options.size, 2 * options.size)))
     return run(sizes=sizes, rounds=options.repeats, threads=options.threads)
+
+
+def _tiles(options: argparse.Namespace) -> Report:
+    from inspectd.runtime.station import demo_bundle
+
+    from .tiles import run
+
+    return run(bundle_path=options.bundle or demo_bundle(), rounds=options.repeats, side=options.size)
 
 
 def _camera(options: argparse.Namespace) -> Report:

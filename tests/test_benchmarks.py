@@ -141,6 +141,18 @@ def test_line(bundle: Path, tmp_path: Path) -> None:
     assert values["frames_per_s"] == pytest.approx(1000 / median(values["measured_ms"]))
 
 
+def test_tiles(tmp_path: Path) -> None:
+    """Without a margin the joins are seen; with one beyond the network's reach they are not."""
+    values = figures("tiles", "--repeats", "1", json_file=tmp_path / "out.json")
+    assert values["passed"]
+    ways = values["ways"]
+    assert ways["whole"]["ratio"] == 1
+    assert ways["tiles, margin 0 px"]["largest_difference"] > 0.05
+    differences = [way["largest_difference"] for name, way in ways.items() if name != "whole"]
+    assert differences == sorted(differences, reverse=True)
+    assert all(min(way["s"]) > 0 for way in ways.values())
+
+
 def test_a_line_without_its_bundle_is_refused(tmp_path: Path) -> None:
     done = benchmarks("line", "--bundle", tmp_path / "absent")
     assert done.returncode == 2

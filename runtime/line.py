@@ -49,7 +49,7 @@ from .models import LoadedBundle, Model, Models
 from .optics import ImageWatch, load_optics
 from .sources.damaged import DamagedFrame, stand_in
 
-__all__ = ["STAGES", "Line", "Summary"]
+__all__ = ["STAGES", "Line", "Summary", "open_limit_s"]
 
 READ_S = 0.1
 """How long a camera is waited for before its thread looks whether the line stops."""
@@ -57,6 +57,10 @@ HANG_S = 10.0
 """A camera that does not come back from a read for so long hangs in its driver; so long may its thread take to end."""
 DRAIN_S = 2.0
 """So long after it was told to stop a camera is asked for what it still has."""
+OPEN_S = 600.0
+"""A bundle, a camera or a self-test that takes longer hangs, and the process is replaced."""
+BUILD_S = 3600.0
+"""The same where an engine may have to be built, which takes a small computer long."""
 JUDGE_S = 30.0
 """An engine that takes longer for one frame hangs."""
 LATENCIES_KEPT = 100_000
@@ -216,6 +220,8 @@ class Line:
         self._lost_attendants: list[threading.Thread] = []
         self._reading_since_ns: dict[str, int | None] = dict.fromkeys(config.cameras)
         self._judging_since_ns = 0
+        self._opened = self._opening_since_ns = 0
+        self._open_limit_s = open_limit_s(config)
         self._judge_thread: threading.Thread | None = None
         self._hanging: set[str] = set()
         self._stuck: dict[str, threading.Thread] = {}
@@ -319,6 +325,7 @@ class Line:
         return {
             "judge": (self._judged, busy(self._judging_since_ns), JUDGE_S),
             "publish": (self._verdicts.total(), 0.0, JUDGE_S),
+            "open": (self._opened, busy(self._opening_since_ns), self._open_limit_s),
         }
 
     def summary(self) -> Summary:
@@ -532,11 +539,14 @@ class Line:
         Raises:
             Exception: what it raises.
         """
+        self._opening_since_ns = self._clock()
         with ThreadPoolExecutor(1, thread_name_prefix="wait") as worker:
             doing = worker.submit(act)
             while not doing.done():
                 self._tick()
                 wait([doing], self._tick_s)
+            self._opening_since_ns = 0
+            self._opened += 1
             doing.result()
 
     def _each(self, step: Literal["open", "start"], sources: Sequence[FrameSource] | None = None) -> None:
@@ -864,6 +874,11 @@ class Line:
                 self._reading_since_ns[source.name] = None
             if not mailbox.put(source.name, arrival):
                 return
+
+
+def open_limit_s(config: Config) -> float:
+    """How long a station may take to open what it judges by, s."""
+    return BUILD_S if config.model.rebuild else OPEN_S
 
 
 def _engine_hangs(seconds: float) -> str:

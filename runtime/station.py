@@ -31,7 +31,7 @@ from inspectd.wire import MaskEncoding, State
 from .access import KeysFolder
 from .active_model import ActiveModel
 from .archive import Archive, ArchiveKeeper
-from .beats import PERIOD_S, Beat, Reporter
+from .beats import PERIOD_S, Beat, Reporter, Work
 from .child import Child
 from .control import ControlServer
 from .core import Core
@@ -39,7 +39,7 @@ from .engine import Engine, open_engine, self_test
 from .epoch import EpochCounter
 from .gate import Gate, needs_curve
 from .journal import Journal
-from .line import Summary
+from .line import Summary, open_limit_s
 from .messaging import CameraStream, Publisher, local_endpoint
 from .models import LoadedBundle, rule_for
 from .optics import load_optics
@@ -51,6 +51,8 @@ __all__ = ["check_station", "core_child", "demo_bundle", "header_child", "run_st
 
 CORE_SILENT_S = 10.0
 """A core that does not beat for so long hangs; to let go of a camera that hangs takes it some of that."""
+END_S = 120.0
+"""And to close all where it ends by itself; a disk may take some of that."""
 CORE_DRAIN_S = 30.0
 """So long may it take to end after SIGTERM: to drain its cameras, and to have its archive written."""
 
@@ -122,7 +124,7 @@ def _run(
     announce: Callable[[str], None],
     report: Callable[[Summary], None],
 ) -> Summary:
-    with _beating(reporter, "starting"):
+    with _beating(reporter, "starting", open_limit_s(config)):
         found = _survey(config, active.bundle)
     if faults := [fault for fault in found.faults if not (stays and fault in found.model_faults)]:
         if found.engine is not None:
@@ -162,7 +164,7 @@ def _run(
             try:
                 core.run()
                 # What is closed now takes its time too.
-                after.enter_context(_beating(reporter, "ending"))
+                after.enter_context(_beating(reporter, "ending", END_S))
             except BaseException:
                 # Of a line that saw no frame the error says all.
                 if core.line.summary().frames:
@@ -198,13 +200,17 @@ def _taken_up(config: Config) -> Iterator[ActiveModel]:
 
 
 @contextmanager
-def _beating(reporter: Reporter, status: str) -> Iterator[None]:
-    """Tell the supervisor of life while nothing else does: to build an engine takes minutes, to close a disk may."""
-    over = threading.Event()
+def _beating(reporter: Reporter, status: str, limit_s: float) -> Iterator[None]:
+    """Tell the supervisor of life while nothing else does: to build an engine takes minutes, to close a disk may.
+
+    It is a stage like any other: what takes longer than `limit_s` hangs, and the process is replaced.
+    """
+    over, work = threading.Event(), Work(limit_s)
 
     def go_on() -> None:
         while not over.wait(PERIOD_S):
-            reporter.beat(Beat(state=State.PREOPERATIONAL.label, ready=False, status=status))
+            stages = {status: work.stage}
+            reporter.beat(Beat(state=State.PREOPERATIONAL.label, ready=False, status=status, stages=stages))
 
     if not reporter.is_supervised:
         yield
@@ -212,7 +218,8 @@ def _beating(reporter: Reporter, status: str) -> Iterator[None]:
     thread = threading.Thread(target=go_on, name=status, daemon=True)
     thread.start()
     try:
-        yield
+        with work:
+            yield
     finally:
         over.set()
         thread.join()

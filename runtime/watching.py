@@ -208,6 +208,7 @@ class Watching:
             self._gate_at = gate.generation
             _log.warning("keys were revoked or changed: all connections are cut and made anew")
             self._publisher.rebind()
+        self._alarms.show("publish.failing", Severity.ERROR, self._publisher.fault)
         self._alarms.show("security.keys", Severity.WARNING, gate.fault)
         refused, self._refused_keys = self._refused_keys, Counter()
         told = "; ".join(f"{why} ({count} times)" if count > 1 else why for why, count in refused.items())

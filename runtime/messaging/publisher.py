@@ -11,7 +11,7 @@ from typing import Any
 
 import zmq
 
-from inspectd.errors import ProtocolError
+from inspectd.errors import ConfigError, ProtocolError
 from inspectd.frame import CameraStatus
 from inspectd.inspection import Inspection
 from inspectd.runtime.journal import Entry, Journal, OpenAlarm, Ticket
@@ -38,7 +38,7 @@ from inspectd.wire import (
     verdict_message,
 )
 
-from .link import Link, bind, bind_again, let_go
+from .link import Link, bind, let_go
 
 __all__ = ["CameraStream", "Publisher", "Sent"]
 
@@ -46,6 +46,8 @@ DRAIN_S = 1.0
 """How long closing a publisher may wait for subscribers to take what was sent."""
 
 _SEND_HIGH_WATER_MARK = 200
+_PATIENCE_NS = 1_000_000_000
+"""That an address is not free at once is nothing to tell of; that it is not after so long is."""
 _SUBSCRIPTIONS_A_TICK = 200
 _SUBSCRIPTION_BYTES = 1024  # the handshake of CURVE has to come through too
 
@@ -123,6 +125,7 @@ class Publisher:
     Attributes:
         drops: frames lost before inspection since the start; the line counts them, the heartbeat tells them.
         camera_status: how the cameras are; the heartbeat tells it.
+        fault: why nobody is sent anything; empty where all is well.
         health, health_reason: how the station is, and why it is not NORMAL; the heartbeat tells it.
         time_synced: whether the computer's clock is synchronised; messages tell it.
         recipe: what the station is set to; verdicts tell it.
@@ -158,6 +161,7 @@ class Publisher:
         self.epoch = epoch
         self.drops = 0
         self.camera_status: Mapping[str, CameraStatus] = {}
+        self.fault = ""
         self.health, self.health_reason = DeviceHealth.NORMAL, ""
         self.time_synced = False
         self.recipe = recipe
@@ -185,6 +189,8 @@ class Publisher:
         self._opened_ns = 0
         self._next_heartbeat_ns = 0
         self._link: Link | None = None
+        self._cut_ns: int | None = None
+        """Since when nobody is let in, ns; None while the addresses are bound."""
 
     def open(self) -> None:
         """Bind the addresses.
@@ -212,14 +218,30 @@ class Publisher:
         self._link = link
 
     def rebind(self) -> None:
-        """Cut every client off, and let in anew whoever may still come; they find in the journal what they missed."""
+        """Cut every client off, and let in anew whoever may still come; they find in the journal what they missed.
+
+        The addresses are bound by the ticks that follow, one try each: the system takes a moment to give them free, and
+        the line does not wait for it. Until then nobody is sent anything.
+        """
         if self._link is not None:
+            link, self._link = self._link, None
             self._subscriptions = 0
-            let_go(self._link, *filter(None, (self._local, self.endpoint)))
-            bind_again(self._bind)
+            self._cut_ns = self._monotonic_ns()
+            let_go(link, *filter(None, (self._local, self.endpoint)))
+            self._try_to_bind(self._cut_ns)
+
+    def _try_to_bind(self, since_ns: int) -> None:
+        try:
+            self._bind()
+        except ConfigError as error:
+            if self._monotonic_ns() - since_ns > _PATIENCE_NS:
+                self.fault = f"nobody is sent anything: {error}; it is tried again by itself"
+        else:
+            self._cut_ns, self.fault = None, ""
 
     def close(self, drain_s: float = DRAIN_S) -> None:
         """Send what waits, give subscribers up to `drain_s` to take it, then let go. May be called twice."""
+        self._cut_ns = None
         if self._link is not None:
             self.flush()
             self._link.close(drain_s)
@@ -318,6 +340,8 @@ class Publisher:
 
     def tick(self) -> None:
         """Send what waits, and the heartbeat if it is due; to be called several times in each of its periods."""
+        if self._cut_ns is not None:
+            self._try_to_bind(self._cut_ns)
         self.pump()
         self._read_subscriptions()
         now_ns = self._monotonic_ns()
@@ -371,7 +395,11 @@ class Publisher:
             left_ns = deadline_ns - self._monotonic_ns()
             if left_ns <= 0 or is_over():
                 return False
-            self._socket.poll(min(left_ns, self._heartbeat_ns) // 1_000_000 + 1)
+            pause_ms = min(left_ns, self._heartbeat_ns) // 1_000_000 + 1
+            if self._cut_ns is None:
+                self._socket.poll(pause_ms)
+            else:
+                time.sleep(pause_ms / 1000)
 
     @property
     def _socket(self) -> zmq.Socket[bytes]:
@@ -429,7 +457,9 @@ class Publisher:
         )
 
     def _send(self, message: Message) -> None:
-        self._socket.send_multipart(message.to_parts())
+        # While nobody is let in it is as with a socket that nobody has subscribed at: the journal has it.
+        if self._cut_ns is None:
+            self._socket.send_multipart(message.to_parts())
 
     def _latency_us(self, received_ns: int) -> int:
         if received_ns == 0:
@@ -438,6 +468,8 @@ class Publisher:
 
     def _read_subscriptions(self) -> None:
         """Count them; and libzmq keeps each one until it is read. A client must not hold up the line with them."""
+        if self._cut_ns is not None:
+            return
         for _ in range(_SUBSCRIPTIONS_A_TICK):
             if not self._socket.poll(0):
                 return

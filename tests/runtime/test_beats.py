@@ -257,3 +257,43 @@ def test_a_beat_is_there_again_once_the_supervisor_listens(pair):
     reporter.beat(BEAT)
     until(lambda: link.receive() == BEAT)
     reporter.close()
+
+
+def test_a_start_that_hangs_says_so(tmp_path, pair):
+    """Its bundle is on a disk that never answers, as a pipe that nobody writes to."""
+    (tmp_path / "bundle").mkdir()
+    os.mkfifo(tmp_path / "bundle" / "bundle.json")
+    config = tmp_path / "line.toml"
+    config.write_text(
+        f"""
+        [station]
+        state_dir = "{tmp_path}/state"
+        [cameras.cam1]
+        source = "buttons"
+        [model]
+        bundle = "{tmp_path}/bundle"
+        [publish]
+        endpoint = "ipc://{tmp_path}/pub"
+        """
+    )
+    ours, theirs = pair
+    code = "from inspectd.runtime import line; line.OPEN_S = 0.5; from inspectd.runtime.entry import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "run", str(config), "--stay"],
+        env={**os.environ, LINK_VARIABLE: str(theirs.fileno())},
+        pass_fds=(theirs.fileno(),),
+    )
+    link = BeatLink(ours)
+
+    def hangs() -> bool:
+        packet = link.receive()
+        if not isinstance(packet, Beat):
+            return False
+        stage = packet.stages["starting"]
+        return stage.limit_s == 0.5 and stage.busy_s > stage.limit_s
+
+    try:
+        until(hangs)
+    finally:
+        process.kill()
+        process.wait()

@@ -219,6 +219,27 @@ def test_an_ipc_path_in_use_is_not_taken_away(tmp_path: Path):
         connected(publisher, subscriber)
 
 
+def test_an_address_that_cannot_be_bound_again_is_tried_until_it_can_and_nobody_waits_for_it(tmp_path: Path):
+    folder, away = tmp_path / "here", tmp_path / "away"
+    folder.mkdir()
+    with Publisher(f"ipc://{folder}/pub", epoch=1, cameras=CAMERAS) as publisher:
+        folder.rename(away)
+        began = time.monotonic()
+        publisher.rebind()
+        publisher.publish(inspection(1))
+        assert time.monotonic() - began < 0.5
+        while not publisher.fault and time.monotonic() - began < 5:
+            publisher.tick()
+            time.sleep(0.01)
+        assert "cannot be bound" in publisher.fault
+        away.rename(folder)
+        publisher.tick()
+        assert not publisher.fault
+        with Subscriber(publisher.endpoint) as subscriber:
+            connected(publisher, subscriber)
+            assert publisher.publish(inspection(2)) == 2
+
+
 @pytest.mark.parametrize("endpoint", ["tcp://203.0.113.1:5560", "ipc:///no/such/folder/pub", "tcp://nonsense"])
 def test_an_address_that_cannot_be_bound(endpoint):
     with pytest.raises(ConfigError, match=f"{endpoint}: cannot be bound"), Publisher(endpoint, epoch=1, cameras={}):

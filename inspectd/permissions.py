@@ -26,7 +26,7 @@ def check_secret(path: Path) -> None:
 
 
 def check_unshared(path: Path, says: str) -> None:
-    """Whoever can write a file, or the folder that it is in, decides what it says.
+    """Whoever can write a file, or the folder that it is in, decides what it says; also where a link leads to it.
 
     Args:
         path: the file.
@@ -35,7 +35,7 @@ def check_unshared(path: Path, says: str) -> None:
     Raises:
         ConfigError: others can, or it cannot be looked at.
     """
-    for each in (path, path.parent):
+    for each in dict.fromkeys((path, path.parent, path.resolve().parent)):
         status = _status(each)
         if stat.S_IMODE(status.st_mode) & 0o022:
             raise ConfigError(f"{each}: others can write to it, and so say {says}: `chmod go-w {each}`")

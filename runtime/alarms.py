@@ -157,12 +157,16 @@ class Lasting:
     Args:
         alarms: of the station.
         code: of the alarm.
+        severity: how bad it is.
         lasts_s: how long it stays after the last time.
     """
 
-    def __init__(self, alarms: Alarms, code: str, *, lasts_s: float = 10.0) -> None:
+    def __init__(
+        self, alarms: Alarms, code: str, severity: Severity = Severity.WARNING, *, lasts_s: float = 10.0
+    ) -> None:
         self._alarms = alarms
         self._code = code
+        self._severity = severity
         self._lasts_ns = round(lasts_s * 1e9)
         self._until_ns = 0
 
@@ -172,6 +176,6 @@ class Lasting:
             self._until_ns = now_ns + self._lasts_ns
             # The words stay those of its first time: an alarm for each would be a way to flood the station.
             if not self._alarms.is_active(self._code):
-                self._alarms.set(self._code, Severity.WARNING, happened)
+                self._alarms.set(self._code, self._severity, happened)
         elif now_ns > self._until_ns:
             self._alarms.clear(self._code)

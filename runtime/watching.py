@@ -91,7 +91,7 @@ class Watching:
         self._clock = clock
         self._utc = utc
         self._stats: StatsBody | None = None
-        self._overdue = Lasting(alarms, "line.overdue")
+        self._overdue = Lasting(alarms, "line.overdue", Severity.ERROR)
         self._archive_refusing = Lasting(alarms, "archive.refusing")
         self._keys_refused = Lasting(alarms, "security.refused")
         self._next_watch_ns = self._next_stats_ns = self._next_clock_ns = 0
@@ -191,6 +191,8 @@ class Watching:
             self._archive_restarts = archive.restarts
             told = f"the process of the archive {archive.last_end}, and was started again"
             self._alarms.tell("process.restarted.archive", Severity.WARNING, told)
+        told = f"the process of the archive {archive.last_end}, again and again; it is tried at long intervals"
+        self._alarms.show("process.failing.archive", Severity.ERROR, told if archive.failing else "")
         more = archive.refused > self._refused_seen
         self._refused_seen = archive.refused
         told = "the archive does not keep up: pictures of parts are missing in it"

@@ -402,6 +402,18 @@ def test_keys_that_are_not_there_or_do_not_belong_together(door, tmp_path):
         door.keys.load()
 
 
+def test_a_list_that_lies_where_others_can_write_lets_in_nobody_through_a_link(door, tmp_path):
+    door.client("anna")
+    path, elsewhere = door.keys.path / "clients.toml", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    path.rename(elsewhere / "clients.toml")
+    path.symlink_to(elsewhere / "clients.toml")
+    door.keys.load()
+    elsewhere.chmod(0o777)
+    with pytest.raises(ConfigError, match=r"elsewhere: others can write to it, and so say who is let in"):
+        door.keys.load()
+
+
 def test_a_list_that_others_can_write_lets_in_nobody(door):
     door.client("anna")
     path = door.keys.path / "clients.toml"

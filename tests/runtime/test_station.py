@@ -28,6 +28,7 @@ from inspectd.wire import (
     Message,
     MessageType,
     Request,
+    Severity,
     StateBody,
     StatsBody,
     VerdictBody,
@@ -615,6 +616,26 @@ def test_parts_are_archived_given_out_and_inspected_again_with_the_same_result(s
     verdicts = [json.loads(path.read_text())["verdict"] for path in kept]
     assert verdicts.count("NG") >= 9
     assert 0 < verdicts.count("OK") < verdicts.count("NG")
+
+
+def test_an_archive_that_fails_again_and_again_is_an_error_and_the_line_goes_on(station, pictures, tmp_path):
+    with station(FOLDER, f'[archive]\npath = "{tmp_path}/archive"') as running:
+        running.until_state("ContinuousExecution")
+        killed: set[int] = set()
+        deadline = time.monotonic() + 60
+        while len(killed) < 5:
+            assert time.monotonic() < deadline
+            for child, command in children(running.core).items():
+                if "runtime.archive" in command and child not in killed:
+                    os.kill(child, signal.SIGKILL)
+                    killed.add(child)
+            time.sleep(0.1)
+        alarm = running.alarm("process.failing.archive")
+        assert alarm.severity is Severity.ERROR
+        assert "again and again" in alarm.message
+        running.until(lambda m: m.header.msg_type == MessageType.VERDICT)
+        running.process.terminate()
+        assert finish(running.process)[0] == 0
 
 
 def test_a_self_test_is_answered_although_the_line_stops(station, pictures):

@@ -67,6 +67,8 @@ LATENCIES_KEPT = 100_000
 """Frames that the percentiles of the latency are taken over: the latest."""
 STAGES = ("wait", "pre", "infer", "post", "journal", "total")
 """Where a frame's time goes; each has a histogram."""
+_TAKEN_A_TURN = 100
+"""Results and commands that are taken in one go."""
 _TRIGGER_S = 5.0
 """So long a camera may take to acquire before a software trigger is sent all the same."""
 
@@ -440,9 +442,13 @@ class Line:
     def close(self) -> None:
         """Let the cameras go; `run` does so too."""
         self._leave_cameras()
-        # Side by side: one that hangs takes seconds to be ended.
-        with ThreadPoolExecutor(max(1, len(self._sources)), thread_name_prefix="close") as workers:
-            list(workers.map(lambda source: source.close(), self._sources))
+
+        def let_go() -> None:
+            # Side by side: one that hangs takes seconds to be ended.
+            with ThreadPoolExecutor(max(1, len(self._sources)), thread_name_prefix="close") as workers:
+                list(workers.map(lambda source: source.close(), self._sources))
+
+        self.wait_for(let_go)
         self._is_open = False
 
     def execute(
@@ -641,15 +647,15 @@ class Line:
             return None
 
     def _take(self, item: _Judged | Callable[[], None] | None) -> None:
-        while True:
+        # Not all that is there: commands that come as fast as they are done would keep heartbeats waiting.
+        for left in reversed(range(_TAKEN_A_TURN)):
             if isinstance(item, _Judged):
                 self._take_judged(item)
             elif item is not None:
                 item()
-            try:
-                item = self._inbox.get_nowait()
-            except queue.Empty:
+            if not left or self._inbox.empty():
                 break
+            item = self._inbox.get_nowait()  # this thread alone takes from it
         self._publisher.pump()
 
     def _take_judged(self, judged: _Judged) -> None:

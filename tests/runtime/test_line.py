@@ -266,6 +266,37 @@ def test_heartbeats_go_on_while_no_frame_comes(setup, tmp_path):
     assert len(setup.of(MessageType.HEARTBEAT)) >= 7
 
 
+def test_heartbeats_go_on_while_a_camera_takes_its_time_to_let_go(setup):
+    class Slow(Script):
+        def close(self):
+            time.sleep(1.0)
+            super().close()
+
+    setup.run(Slow(frame(1)), frames=1)
+    after = setup.messages[[message.header.msg_type for message in setup.messages].index(MessageType.VERDICT) :]
+    assert len([message for message in after if message.header.msg_type == MessageType.HEARTBEAT]) >= 10
+
+
+def test_commands_that_never_end_keep_neither_heartbeats_nor_parts_waiting(setup):
+    over = threading.Event()
+    line = Line(setup.config(), setup.bundle, setup.engine, [Script(frame(1))], setup.publisher, frames=1)
+
+    def again() -> None:
+        if not over.is_set():
+            line.post(again)
+
+    with setup.publisher:
+        line.open()
+        line.post(again)
+        ends = threading.Timer(20, over.set)
+        ends.start()
+        line.run()
+        assert not over.is_set(), "the part waited for the commands"
+        over.set()
+        ends.cancel()
+    assert line.summary().verdicts == 1
+
+
 def test_stop_drains_what_was_grabbed(setup):
     released = threading.Event()
 

@@ -94,6 +94,7 @@ class Watching:
         self._overdue = Lasting(alarms, "line.overdue", Severity.ERROR)
         self._archive_refusing = Lasting(alarms, "archive.refusing")
         self._keys_refused = Lasting(alarms, "security.refused")
+        self._flooded = Lasting(alarms, "publish.flooded")
         self._next_watch_ns = self._next_stats_ns = self._next_clock_ns = 0
         self._overdue_seen = self._refused_seen = self._archive_restarts = 0
         self._clock_offset_ns = utc() - clock()
@@ -177,6 +178,9 @@ class Watching:
         self._judging.look()
         self._watch_archive(now_ns)
         self._watch_gate(now_ns)
+        self._alarms.show("publish.failing", Severity.ERROR, self._publisher.fault)
+        flood, self._publisher.flood = self._publisher.flood, ""
+        self._flooded.look(now_ns, flood)
         self._watch_deadlines(now_ns)
         self._watch_clock(now_ns)
         self._tell_standing()
@@ -210,7 +214,6 @@ class Watching:
             self._gate_at = gate.generation
             _log.warning("keys were revoked or changed: all connections are cut and made anew")
             self._publisher.rebind()
-        self._alarms.show("publish.failing", Severity.ERROR, self._publisher.fault)
         self._alarms.show("security.keys", Severity.WARNING, gate.fault)
         refused, self._refused_keys = self._refused_keys, Counter()
         told = "; ".join(f"{why} ({count} times)" if count > 1 else why for why, count in refused.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
@@ -45,10 +46,14 @@ __all__ = ["CameraStream", "Publisher", "Sent"]
 DRAIN_S = 1.0
 """How long closing a publisher may wait for subscribers to take what was sent."""
 
+_log = logging.getLogger("inspectd.station")
 _SEND_HIGH_WATER_MARK = 200
 _PATIENCE_NS = 1_000_000_000
 """That an address is not free at once is nothing to tell of; that it is not after so long is."""
 _SUBSCRIPTIONS_A_TICK = 200
+_MOST_SUBSCRIPTIONS = 10_000
+"""Of all clients together."""
+_MOST_FULL_TICKS = 20
 _SUBSCRIPTION_BYTES = 1024  # the handshake of CURVE has to come through too
 
 
@@ -126,6 +131,7 @@ class Publisher:
         drops: frames lost before inspection since the start; the line counts them, the heartbeat tells them.
         camera_status: how the cameras are; the heartbeat tells it.
         fault: why nobody is sent anything; empty where all is well.
+        flood: why all connections were cut at last for the sake of memory; whoever tells of it empties it.
         health, health_reason: how the station is, and why it is not NORMAL; the heartbeat tells it.
         time_synced: whether the computer's clock is synchronised; messages tell it.
         recipe: what the station is set to; verdicts tell it.
@@ -161,7 +167,7 @@ class Publisher:
         self.epoch = epoch
         self.drops = 0
         self.camera_status: Mapping[str, CameraStatus] = {}
-        self.fault = ""
+        self.fault = self.flood = ""
         self.health, self.health_reason = DeviceHealth.NORMAL, ""
         self.time_synced = False
         self.recipe = recipe
@@ -185,7 +191,7 @@ class Publisher:
         self._last: Counter[int] = Counter()
         self._pending: deque[_Pending] = deque()
         self._state = State.PREOPERATIONAL
-        self._subscriptions = 0
+        self._subscriptions = self._full_ticks = 0
         self._opened_ns = 0
         self._next_heartbeat_ns = 0
         self._link: Link | None = None
@@ -225,7 +231,7 @@ class Publisher:
         """
         if self._link is not None:
             link, self._link = self._link, None
-            self._subscriptions = 0
+            self._subscriptions = self._full_ticks = 0
             self._cut_ns = self._monotonic_ns()
             let_go(link, *filter(None, (self._local, self.endpoint)))
             self._try_to_bind(self._cut_ns)
@@ -472,9 +478,28 @@ class Publisher:
             return
         for _ in range(_SUBSCRIPTIONS_A_TICK):
             if not self._socket.poll(0):
+                self._full_ticks = 0
                 return
-            match self._socket.recv_multipart()[0][:1]:
+            frame = self._socket.recv(copy=False)
+            match bytes(frame.buffer[:1]):
                 case b"\x01":
                     self._subscriptions += 1
                 case b"\x00":
-                    self._subscriptions -= 1
+                    # Of a connection that ended, libzmq also takes back what it had not yet given out.
+                    self._subscriptions = max(0, self._subscriptions - 1)
+            if self._subscriptions > _MOST_SUBSCRIPTIONS:
+                self._cut_flood(f"has subscribed to more than {_MOST_SUBSCRIPTIONS} topics", frame)
+                return
+        self._full_ticks += 1
+        if self._full_ticks > _MOST_FULL_TICKS:
+            self._cut_flood("subscribes to topics without an end", frame)
+
+    def _cut_flood(self, what: str, frame: zmq.Frame) -> None:
+        """Subscriptions are memory of this process, which nothing else bounds: with the connections they are gone."""
+        try:
+            name = f"client {frame.get('User-Id')!r}"
+        except zmq.ZMQError:
+            name = "a client without keys"
+        self.flood = f"{name} {what}: all connections were cut and made anew"
+        _log.warning("%s", self.flood)
+        self.rebind()

@@ -240,6 +240,41 @@ def test_an_address_that_cannot_be_bound_again_is_tried_until_it_can_and_nobody_
             assert publisher.publish(inspection(2)) == 2
 
 
+def test_a_client_that_subscribes_without_an_end_is_cut_off_and_the_others_come_again(tmp_path: Path):
+    context = zmq.Context()
+    with (
+        Publisher(f"ipc://{tmp_path}/pub", epoch=1, cameras=CAMERAS, heartbeat_s=0.05) as publisher,
+        Subscriber(publisher.endpoint) as subscriber,
+        context,
+    ):
+        connected(publisher, subscriber)
+        flooding = context.socket(zmq.SUB)
+        flooding.linger = flooding.sndhwm = 0  # nothing of the flood is dropped on this side
+        flooding.connect(publisher.endpoint)
+        for number in range(30_000):
+            flooding.subscribe(b"%d" % number)
+        deadline = time.monotonic() + 20
+        longest_s = 0.0
+        while not publisher.flood:
+            assert time.monotonic() < deadline, "nobody noticed"
+            began = time.monotonic()
+            publisher.tick()
+            longest_s = max(longest_s, time.monotonic() - began)
+        assert "a client without keys" in publisher.flood
+        assert longest_s < 0.5, "the line waited"
+        flooding.close()
+        deadline = time.monotonic() + WAIT_S
+        number = 0
+        while True:
+            assert time.monotonic() < deadline, "the honest one does not come again"
+            number += 1
+            publisher.publish(inspection(number))
+            publisher.tick()
+            message = subscriber.receive(0.02)
+            if not isinstance(message, Silence) and message.header.msg_type == MessageType.VERDICT:
+                break
+
+
 @pytest.mark.parametrize("endpoint", ["tcp://203.0.113.1:5560", "ipc:///no/such/folder/pub", "tcp://nonsense"])
 def test_an_address_that_cannot_be_bound(endpoint):
     with pytest.raises(ConfigError, match=f"{endpoint}: cannot be bound"), Publisher(endpoint, epoch=1, cameras={}):

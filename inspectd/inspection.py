@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -84,9 +84,7 @@ class AcceptanceRule(BaseModel):
             rule = self.rule(defect.class_name)
             if rule.minimum_area_mm2 is not None:
                 if defect.area_mm2 is None:
-                    raise ValueError(
-                        f"the rule of {defect.class_name!r} asks for mm2, but the camera has no scale_mm_per_px"
-                    )
+                    raise ValueError(f"the rule of {defect.class_name!r} asks for mm2, but the camera has no scale")
                 if defect.area_mm2 < rule.minimum_area_mm2:
                     continue
             if defect.area_px >= rule.minimum_area_px:
@@ -143,6 +141,7 @@ class Inspection:
         bundle_digest: sha256 of the bundle that judged, hexadecimal.
         reason: why it was not inspected; empty otherwise.
         image: how good the picture is; None where nobody knows what good ones look like.
+        calibration: sha256 of each record that was used, by its kind; with `flat_field` the frame is a corrected one.
 
     Raises:
         ValueError: a combination that would let an uninspected part look inspected.
@@ -156,6 +155,7 @@ class Inspection:
     timings: Timings = field(default_factory=Timings)
     reason: str = ""
     image: ImageHealth | None = None
+    calibration: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         inspected = self.verdict is not Verdict.NOT_INSPECTED

@@ -9,12 +9,13 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from inspectd.calibrated import Scale
 from inspectd.config import Config
 from inspectd.errors import BundleError, ConfigError, InspectdError, RequestError
 from inspectd.inspection import AcceptanceRule, ClassRule
@@ -41,6 +42,7 @@ class Judging:
         loaded: what judges at the start; or why nothing can.
         open_bundle: opens a bundle by its path, as the configuration says.
         active: which model was activated.
+        scales: what measures each camera's pictures in mm; None where it is not known.
         alarms: of the station.
         post: has something done in the line's thread; from any thread.
         with_engine: has something done by the thread that judges, between two frames.
@@ -58,6 +60,7 @@ class Judging:
         *,
         open_bundle: OpenBundle,
         active: ActiveModel,
+        scales: Mapping[str, Scale | None],
         alarms: Alarms,
         post: Callable[[Callable[[], None]], None],
         with_engine: Callable[[Callable[[], None]], None],
@@ -72,7 +75,7 @@ class Judging:
         self._clock = clock
         self._base = config.acceptance
         self._set: dict[str, ClassRule] = {}
-        self._scales = {name: camera.scale_mm_per_px for name, camera in config.cameras.items()}
+        self._scales = scales
         self._loading = False
         self.unusable = loaded if isinstance(loaded, InspectdError) else None
         model = None

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from inspectd.bundle import Bundle
+from inspectd.calibrated import Scale
 from inspectd.config import effective_rule
 from inspectd.errors import RequestError
 from inspectd.inspection import AcceptanceRule
@@ -52,7 +53,7 @@ class Model:
         loaded: LoadedBundle,
         acceptance: AcceptanceRule,
         *,
-        scales: Mapping[str, float | None],
+        scales: Mapping[str, Scale | None],
         clock: Callable[[], int],
     ) -> Model:
         """Put one together.

@@ -42,7 +42,7 @@ from .journal import Journal
 from .line import Summary
 from .messaging import CameraStream, Publisher, local_endpoint
 from .models import LoadedBundle, rule_for
-from .optics import load_optics
+from .optics import Optics, load_optics
 from .own_engine import open_own
 from .signals import stopping
 from .sources import make_source
@@ -137,7 +137,15 @@ def _run(
         if isinstance(loaded, LoadedBundle):
             stack.callback(loaded.engine.close)
         core, control = _assemble(
-            config, config_file, loaded, stack, reporter, active=active, frames=frames, stays=stays
+            config,
+            config_file,
+            loaded,
+            stack,
+            reporter,
+            active=active,
+            optics=found.optics,
+            frames=frames,
+            stays=stays,
         )
         reporter.gone = core.stop
         if reporter.supervisor_gone:
@@ -154,6 +162,9 @@ def _run(
                     f"judging by {model.bundle.card.name!r} ({model.bundle.digest[:12]}) on {model.engine.name}: "
                     f"{', '.join(model.bundle.card.classes)}"
                 )
+            for name, optics in found.optics.items():
+                if words := optics.words():
+                    announce(f"camera {name!r} is calibrated: {words}")
             if wait_s and not publisher.wait_for_subscriber(wait_s, is_over=lambda: core.is_stopped):
                 announce("nobody has subscribed yet; going on all the same")
 
@@ -226,6 +237,7 @@ def _assemble(
     reporter: Reporter,
     *,
     active: ActiveModel,
+    optics: Mapping[str, Optics],
     frames: int | None,
     stays: bool,
 ) -> tuple[Core, ControlServer | None]:
@@ -250,7 +262,7 @@ def _assemble(
         config.publish.endpoint,
         epoch=epoch,
         cameras={
-            name: CameraStream(scale_mm_per_px=camera.scale_mm_per_px, simulated=camera.simulated)
+            name: CameraStream(scale_mm_per_px=optics[name].scale_mm_per_px, simulated=camera.simulated)
             for name, camera in config.cameras.items()
         },
         station=config.station.name,
@@ -279,6 +291,7 @@ def _assemble(
         journal=journal,
         open_bundle=_open_bundle,
         active=active,
+        optics=optics,
         restored=[] if journal is None else journal.open(),
         archive=archive,
         gate=gate,
@@ -405,6 +418,9 @@ def check_station(config: Config, *, announce: Callable[[str], None]) -> None:
             announce(f"acceptance: {name!r} from a score of {found.rule.rule(name).score:g}")
     for name, words in found.cameras.items():
         announce(f"cameras.{name}: {words}")
+    for name, optics in found.optics.items():
+        if words := optics.words():
+            announce(f"cameras.{name}: calibrated: {words}")
     if faults:
         raise _all(faults)
 
@@ -422,6 +438,8 @@ class _Found:
     fallback: str
     """Why the engine is not the one that the configuration names; empty where it is."""
     cameras: Mapping[str, str]
+    optics: Mapping[str, Optics]
+    """Empty where some calibration cannot be used, which is a fault."""
     faults: Sequence[InspectdError]
     model_faults: Sequence[InspectdError]
 
@@ -440,8 +458,9 @@ def _survey(config: Config, activated: str, *, build: bool = True) -> _Found:
     if needs_curve(config.publish.endpoint, config.security.curve) or _control_guarded(config):
         with _noted(faults):
             KeysFolder(config.security.keys_dir or config.station.state_dir / "keys").load()
+    optics: Mapping[str, Optics] = {}
     with _noted(faults):
-        load_optics(config.cameras)
+        optics = load_optics(config.cameras)
     with _noted(model_faults):
         bundle = load_bundle(_bundle_path(activated or config.model.bundle), trusted=_trusted(config))
     if bundle is not None:
@@ -454,7 +473,7 @@ def _survey(config: Config, activated: str, *, build: bool = True) -> _Found:
     for name, camera in config.cameras.items():
         with _noted(faults):
             cameras[name] = _look(name, camera)
-    return _Found(bundle, rule, engine, fallback, cameras, faults, model_faults)
+    return _Found(bundle, rule, engine, fallback, cameras, optics, faults, model_faults)
 
 
 def _trusted(config: Config) -> TrustList | None:

@@ -174,6 +174,11 @@ class Watching:
         self._alarms.hold(away, prefix="camera.away.")
         bad = {f"camera.image.{name}": (Severity.ERROR, why) for name, why in self._line.image_watch.bad.items()}
         self._alarms.hold(bad, prefix="camera.image.")
+        foreign = {
+            f"camera.calibration.{name}": (Severity.ERROR, f"camera {name!r}: parts are NOT_INSPECTED: {why}")
+            for name, why in self._line.misfits.items()
+        }
+        self._alarms.hold(foreign, prefix="camera.calibration.")
         self._judging.look()
         self._watch_archive(now_ns)
         self._watch_gate(now_ns)

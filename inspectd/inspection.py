@@ -56,10 +56,12 @@ class ClassRule(BaseModel):
 class AcceptanceRule(BaseModel):
     """A rule for each class; `default` holds for classes that are not named, and for what a class does not set."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     default: ClassRule = ClassRule()
+    """The rule of classes that are not named, and for what a class does not set."""
     classes: dict[str, ClassRule] = Field(default_factory=dict)
+    """Rules of classes by their names."""
 
     def rule(self, class_name: str) -> ClassRule:
         """The rule that holds for a class."""

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from inspectd.bundle import Bundle, EnginePrecision, load_bundle
+from inspectd.calibrated.threshold import ThresholdRecord
 from inspectd.config import Config, FolderCamera, GenicamCamera
 from inspectd.errors import (
     ConfigError,
@@ -41,7 +42,7 @@ from .gate import Gate, needs_curve
 from .journal import Journal
 from .line import Summary
 from .messaging import CameraStream, Publisher, local_endpoint
-from .models import LoadedBundle, rule_for
+from .models import LoadedBundle, rule_for, thresholds_of
 from .optics import Optics, load_optics
 from .own_engine import open_own
 from .signals import stopping
@@ -416,6 +417,9 @@ def check_station(config: Config, *, announce: Callable[[str], None]) -> None:
     if found.bundle is not None and found.rule is not None:
         for name in found.bundle.card.classes:
             announce(f"acceptance: {name!r} from a score of {found.rule.rule(name).score:g}")
+        if found.thresholds is not None:
+            made = f"{found.thresholds.made:%Y-%m-%d} ({found.thresholds.sha256[:12]})"
+            announce(f"acceptance: calibrated on {made} by {found.thresholds.good_parts} good parts")
     for name, words in found.cameras.items():
         announce(f"cameras.{name}: {words}")
     for name, optics in found.optics.items():
@@ -440,6 +444,8 @@ class _Found:
     cameras: Mapping[str, str]
     optics: Mapping[str, Optics]
     """Empty where some calibration cannot be used, which is a fault."""
+    thresholds: ThresholdRecord | None
+    """What the rule was calibrated by."""
     faults: Sequence[InspectdError]
     model_faults: Sequence[InspectdError]
 
@@ -459,6 +465,9 @@ def _survey(config: Config, activated: str, *, build: bool = True) -> _Found:
         with _noted(faults):
             KeysFolder(config.security.keys_dir or config.station.state_dir / "keys").load()
     optics: Mapping[str, Optics] = {}
+    thresholds = None
+    with _noted(faults):
+        thresholds = thresholds_of(config.acceptance)
     with _noted(faults):
         optics = load_optics(config.cameras)
     with _noted(model_faults):
@@ -466,6 +475,8 @@ def _survey(config: Config, activated: str, *, build: bool = True) -> _Found:
     if bundle is not None:
         with _noted(faults):
             rule = rule_for(bundle, config.acceptance)
+            if thresholds is not None:
+                thresholds.hold_against(bundle.digest, rule)
         with _noted(model_faults):
             engine, fallback = _engine(bundle, config, build=build)
     faults += model_faults
@@ -473,7 +484,7 @@ def _survey(config: Config, activated: str, *, build: bool = True) -> _Found:
     for name, camera in config.cameras.items():
         with _noted(faults):
             cameras[name] = _look(name, camera)
-    return _Found(bundle, rule, engine, fallback, cameras, optics, faults, model_faults)
+    return _Found(bundle, rule, engine, fallback, cameras, optics, thresholds, faults, model_faults)
 
 
 def _trusted(config: Config) -> TrustList | None:

@@ -1,7 +1,8 @@
 """What calibration finds out, as a line reads it: the records, and the arithmetic that applies them.
 
 `inspectd-calibrate` makes them (`inspectd.calibration`); the core holds what is needed to use them, so that a line, a
-training and the tools that made them calculate by the same lines of code.
+training and the tools that made them calculate by the same lines of code. `inspectd.calibrated.threshold` is
+imported by its own name.
 """
 
 from .flat import FlatField, FlatFieldRecord, load_flat_field

@@ -22,6 +22,7 @@ from inspectd.inspection import AcceptanceRule
 from inspectd.wire import CAMERA_NAME
 
 __all__ = [
+    "Acceptance",
     "Archive",
     "ButtonsCamera",
     "Camera",
@@ -256,6 +257,13 @@ class ModelSettings(_Section):
         return bundle if bundle == "demo" else str(_beside_the_file(Path(bundle), info))
 
 
+class Acceptance(AcceptanceRule):
+    """A rule for each class, and what vouches for it."""
+
+    record: ConfigPath | None = None
+    """What `inspectd-calibrate threshold` wrote: the line does not judge by another bundle or by other rules."""
+
+
 class Publish(_Section):
     """Where the results go: INS1 messages on a ZeroMQ XPUB socket."""
 
@@ -365,7 +373,7 @@ class Config(_Section):
     station: Station = Field(default_factory=Station)
     cameras: dict[str, Camera] = Field(min_length=1, max_length=64)
     model: ModelSettings
-    acceptance: AcceptanceRule = AcceptanceRule()
+    acceptance: Acceptance = Acceptance()
     publish: Publish = Publish()
     control: Control = Control()
     security: Security = Security()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from inspectd.config import (
+    Acceptance,
     Archive,
     ButtonsCamera,
     Control,
@@ -32,7 +33,7 @@ from inspectd.mask import ClassMap
 
 ROOT = Path(__file__).parents[2]
 SECTIONS = (
-    *(Station, GenicamCamera, FolderCamera, ButtonsCamera, ModelSettings, Publish),
+    *(Station, GenicamCamera, FolderCamera, ButtonsCamera, ModelSettings, Acceptance, Publish),
     *(Control, Security, Journal, Archive, Health, Log),
 )
 MINIMAL = '[cameras.cam1]\nsource = "folder"\npath = "pictures"\n[model]\nbundle = "bundle"\n'

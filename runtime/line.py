@@ -369,6 +369,11 @@ class Line:
         """Cameras whose frames cannot be judged by their calibrations, and why."""
         return {name: each.misfit for name, each in self._optics.items() if each.misfit}
 
+    @property
+    def calibrated(self) -> Mapping[str, str]:
+        """What is calibrated of each camera, for people; of those of which anything is."""
+        return {name: words for name, each in self._optics.items() if (words := each.words())}
+
     # One run, from the opening to the end
 
     def open(self) -> None:

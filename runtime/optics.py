@@ -163,7 +163,9 @@ class Optics:
 
     def words(self) -> str:
         """What there is, for people; empty where nothing is."""
-        return ", ".join(f"{record.kind} of {record.made:%Y-%m-%d} ({record.sha256[:12]})" for record in self.records)
+        return ", ".join(
+            f"{record.kind} of {record.made:%Y-%m-%d} ({self._used[record.kind][:12]})" for record in self.records
+        )
 
     def _hold_against(self, frame: Frame) -> None:
         met = (frame.serial, frame.width, frame.height)

@@ -138,6 +138,8 @@ class Watching:
     def _facts(self) -> dict[str, JsonValue]:
         """What `inspectd status` shows beside."""
         facts: dict[str, JsonValue] = {"epoch": self._publisher.epoch, "publish": self._publisher.endpoint}
+        if calibrated := self._line.calibrated:
+            facts["calibration"] = dict(calibrated)
         if self._journal is not None:
             facts["journal"] = {"fault": self._journal.fault[1], "lag": self._journal.lag}
         if self._archive is not None:

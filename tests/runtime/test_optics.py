@@ -253,8 +253,9 @@ def test_a_scale_that_cannot_measure_is_told_at_the_start(setup: Setup, tmp_path
 
 def test_the_flat_field_comes_before_the_network_and_areas_are_those_on_the_part(setup: Setup, calibrated):  # noqa: F811
     pictures = frames(dim(), dim((8, 40), (80, 40)))
-    setup.run(Script(*pictures), camera=f'source = "buttons"\n{calibrated}', frames=2)
+    line = setup.run(Script(*pictures), camera=f'source = "buttons"\n{calibrated}', frames=2)
     assert setup.verdicts == [Verdict.OK, Verdict.NG]
+    assert line.calibrated["cam1"].startswith(f"flat_field of 2026-11-26 ({flat_field().record.sha256[:12]}), scale of")
     left, right = sorted(told_of(setup, 1).defects, key=lambda each: each.bbox_px)
     plane = scale().plane()
     for found, x in ((left, 8), (right, 80)):

@@ -1,4 +1,4 @@
-"""What a calibration costs each frame: the correction by a flat field, the look at the picture; 1 megapixel, 1 thread.
+"""What a calibration costs each frame: flat field, look at the picture, defects in mm; 1 megapixel, 1 thread.
 
 Processor time, not the clock's: it is what one core has to do, whatever else runs.
 """
@@ -14,8 +14,20 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from inspectd.calibrated import FlatField, FlatFieldRecord, ImageCheck, Software, thumbnail
+from inspectd.calibrated import (
+    EvenScale,
+    FlatField,
+    FlatFieldRecord,
+    ImageCheck,
+    Lens,
+    Plane,
+    Scale,
+    Software,
+    thumbnail,
+)
 from inspectd.calibrated.flat import GAIN_UNIT, OFFSET_UNIT, arrays_sha256
+from inspectd.defect import find_defects
+from inspectd.mask import ClassMap, Mask
 
 from .measure import Report, table
 
@@ -23,6 +35,7 @@ __all__ = ["BOUND_MS", "run"]
 
 SIDE = 1000
 FRAMES = 20
+DEFECTS = 10
 BOUND_MS = 2.0
 """Of the look at a grey picture."""
 
@@ -43,11 +56,16 @@ def run(*, rounds: int) -> Report:
         "flat field with offsets, colour": _correction(colour, rng, offset=2.0),
         "look at the picture, grey": _look(grey),
         "look at the picture, colour": _look(colour),
+        f"{DEFECTS} defects, in px": _measuring(None),
+        f"{DEFECTS} defects, by one figure": _measuring(EvenScale(0.05)),
+        f"{DEFECTS} defects, by the scale's plane": _measuring(_plane()),
     }
+    once = "sizes of the pixels, once at the start"
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds + 1):
         for name, act in ways.items():
             taken[name].append(_ms(act))
+        taken.setdefault(once, []).append(_ms(lambda: _plane().pixel_area_mm2, times=1))
     taken = {name: its[1:] for name, its in taken.items()}
     rows = [(name, f"{median(its):.2f}", f"{min(its):.2f} to {max(its):.2f}") for name, its in taken.items()]
     passed = median(taken["look at the picture, grey"]) <= BOUND_MS
@@ -94,8 +112,22 @@ def _look(pixels: NDArray[np.uint8]) -> Callable[[], object]:
     return lambda: check.measure(pixels)
 
 
-def _ms(act: Callable[[], object]) -> float:
+def _plane() -> Plane:
+    """Seen obliquely, through a lens that distorts."""
+    lens = Lens(fx_px=1.5 * SIDE, fy_px=1.5 * SIDE, cx_px=SIDE / 2, cy_px=SIDE / 2, k1=-0.2, k2=0.05)
+    return Plane((SIDE, SIDE), np.array([[0.05, 0, 0], [0, 0.05, 0], [1e-5, 0, 1]]), lens)
+
+
+def _measuring(scale: Scale | None) -> Callable[[], object]:
+    labels = np.zeros((SIDE, SIDE), np.uint8)
+    for at in range(DEFECTS):
+        cv2.ellipse(labels, (90 * at + 60, 90 * at + 60), (20, 8), 30, 0, 360, 1, -1)
+    mask, confidence = Mask(labels, ClassMap(("defect",))), labels * np.uint8(200)
+    return lambda: find_defects(mask, confidence, scale=scale)
+
+
+def _ms(act: Callable[[], object], times: int = FRAMES) -> float:
     started = time.process_time()
-    for _ in range(FRAMES):
+    for _ in range(times):
         act()
-    return 1e3 * (time.process_time() - started) / FRAMES
+    return 1e3 * (time.process_time() - started) / times

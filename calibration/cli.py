@@ -8,7 +8,7 @@ import typer
 
 from inspectd.command import CONTEXT, VERSION_HELP, run_command, version_of
 
-from .flat_cli import flat_field
+from .flat_cli import correct, flat_field
 from .image_cli import image
 from .lens_cli import lens, scale, target
 from .threshold_cli import threshold
@@ -26,6 +26,7 @@ app.command()(target)
 app.command()(lens)
 app.command()(scale)
 app.command()(flat_field)
+app.command()(correct)
 app.command()(threshold)
 app.command()(image)
 

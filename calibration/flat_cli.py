@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .flat import Stack
     from .record import CameraId
 
-__all__ = ["flat_field"]
+__all__ = ["correct", "flat_field"]
 
 
 def flat_field(
@@ -101,6 +101,43 @@ def flat_field(
     write_whole(out, field.save())
     print(flat_verdict(record).text)
     print(f"written: {out}, {page}", file=sys.stderr)
+
+
+def correct(
+    field: Annotated[Path, typer.Argument(metavar="FIELD.npz", help="The flat field.")],
+    frames: Annotated[Path, typer.Argument(metavar="FRAMES", help="Folder of pictures as the camera gave them.")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the corrected ones: PNG, of the same names.")],
+    bits: Annotated[int, typer.Option(min=8, max=16, help="Bits that 16-bit files really use.")] = 16,
+) -> None:
+    """Correct pictures by a flat field, as the line corrects its frames.
+
+    What a line with a flat field is trained and calibrated by (image, threshold) are corrected pictures: those of its
+    archive, or these.
+
+    Example: inspectd-calibrate correct flat.npz taken --out corrected
+    """
+    from inspectd.bundle import encode_png
+    from inspectd.calibrated import load_flat_field
+    from inspectd.command import bar
+    from inspectd.errors import ConfigError
+
+    from .files import write_whole
+    from .pictures import list_pictures, read_pictures
+
+    correction, paths = load_flat_field(field), list_pictures(frames)
+    if (out / paths[0].name).exists() and out.samefile(paths[0].parent):
+        raise ConfigError(
+            f"--out {out}: is where the pictures are; corrected twice they would be wrong: name another one"
+        )
+    with bar("correcting") as progress:
+        for number, path in enumerate(paths, 1):
+            try:
+                corrected = correction.apply(read_pictures([path], bits=bits)[0].pixels)
+            except ValueError as error:
+                raise ConfigError(f"{path}: {error}") from None
+            write_whole(out / f"{path.stem}.png", encode_png(corrected[..., ::-1]))
+            progress(number, len(paths))
+    print(f"{len(paths)} pictures corrected by {field} of {correction.record.made:%Y-%m-%d}")
 
 
 def _stacked(folder: Path, bits: int) -> tuple[Stack, list[InputFile]]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from inspectd.bundle import MODEL, Bundle
 from inspectd.calibrated import InputFile
+from inspectd.calibrated.threshold import ChosenClass, CurvePoint, GoodPart, ThresholdRecord
 from inspectd.dataset import Dataset, Sample, read_image
 from inspectd.errors import ConfigError, DatasetError
 from inspectd.inspection import AcceptanceRule
@@ -26,7 +27,6 @@ from .record import header
 from .threshold_check import Judge, run_rule
 from .threshold_choice import Cuts, Path, cut, cuts_allowed, even_path, recall_path
 from .threshold_levels import Levels, Prober, labelled_areas, reached
-from .threshold_record import ChosenClass, CurvePoint, GoodPart, ThresholdRecord
 from .threshold_settings import Digest, Pictures, ThresholdSettings, select_pictures, unit
 
 __all__ = ["calibrate_thresholds"]

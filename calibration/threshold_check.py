@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from inspectd.calibrated.threshold import Found
 from inspectd.dataset import Sample, read_image, read_labels
 from inspectd.errors import InferenceError
 from inspectd.inspection import Inspection, Verdict
@@ -17,7 +18,6 @@ from inspectd.mask import ClassMap
 
 from .bounds import interval
 from .threshold_levels import counting
-from .threshold_record import Found
 from .threshold_settings import Pictures, unit
 
 __all__ = ["SIZES_PX", "Judge", "Outcome", "run_rule"]

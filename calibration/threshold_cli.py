@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from inspectd.bundle import Bundle
+    from inspectd.calibrated.threshold import ThresholdRecord
     from inspectd.dataset import Dataset
     from inspectd.inspection import AcceptanceRule, Inspection
     from inspectd.runtime.engine import Engine
 
-    from .threshold_record import ThresholdRecord
     from .threshold_settings import ThresholdSettings
 
 __all__ = ["inspector_of", "threshold"]
@@ -103,7 +103,7 @@ def threshold(
         sheet = _sheet(record, opened, engine, dataset, settings)
     save_record(out, record)
     write_page(out.with_suffix(".html"), threshold_page(record, sheet))
-    write_whole(out.with_suffix(".toml"), record.toml())
+    write_whole(out.with_suffix(".toml"), record.toml(out.name))
     print(_summary(record))
     print(promise(record))
     for remark in record.remarks:

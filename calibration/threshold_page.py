@@ -8,9 +8,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from inspectd.calibrated.threshold import Found, ThresholdRecord
+
 from .page import Page, Picture, Plot, Section, Table, Text, Verdict
 from .plots import Axis, Series, lines
-from .threshold_record import Found, ThresholdRecord
 
 __all__ = ["contact_sheet", "percent", "promise", "threshold_page"]
 

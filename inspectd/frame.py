@@ -71,6 +71,7 @@ class Frame:
         received_ns: `time.monotonic_ns()` when the frame reached the host; latencies count from here.
         source: the file that it was read from, relative to the camera's folder; empty where it comes from a camera.
         camera_clock: whether `acquired_ns` comes from the camera's own clock; else it is the host's, at arrival.
+        serial: serial number of the camera that took it; empty where it has none.
 
     Raises:
         ValueError: pixels of another type or shape, or a negative number.
@@ -84,6 +85,7 @@ class Frame:
     received_ns: int = 0
     source: str = ""
     camera_clock: bool = False
+    serial: str = ""
 
     def __post_init__(self) -> None:
         pixels = self.pixels

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -56,10 +56,12 @@ class ClassRule(BaseModel):
 class AcceptanceRule(BaseModel):
     """A rule for each class; `default` holds for classes that are not named, and for what a class does not set."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     default: ClassRule = ClassRule()
+    """The rule of classes that are not named, and for what a class does not set."""
     classes: dict[str, ClassRule] = Field(default_factory=dict)
+    """Rules of classes by their names."""
 
     def rule(self, class_name: str) -> ClassRule:
         """The rule that holds for a class."""
@@ -84,9 +86,7 @@ class AcceptanceRule(BaseModel):
             rule = self.rule(defect.class_name)
             if rule.minimum_area_mm2 is not None:
                 if defect.area_mm2 is None:
-                    raise ValueError(
-                        f"the rule of {defect.class_name!r} asks for mm2, but the camera has no scale_mm_per_px"
-                    )
+                    raise ValueError(f"the rule of {defect.class_name!r} asks for mm2, but the camera has no scale")
                 if defect.area_mm2 < rule.minimum_area_mm2:
                     continue
             if defect.area_px >= rule.minimum_area_px:
@@ -143,6 +143,7 @@ class Inspection:
         bundle_digest: sha256 of the bundle that judged, hexadecimal.
         reason: why it was not inspected; empty otherwise.
         image: how good the picture is; None where nobody knows what good ones look like.
+        calibration: sha256 of each record that was used, by its kind; with `flat_field` the frame is a corrected one.
 
     Raises:
         ValueError: a combination that would let an uninspected part look inspected.
@@ -156,6 +157,7 @@ class Inspection:
     timings: Timings = field(default_factory=Timings)
     reason: str = ""
     image: ImageHealth | None = None
+    calibration: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         inspected = self.verdict is not Verdict.NOT_INSPECTED

@@ -240,6 +240,9 @@ def status(
 
 @app.command(short_help="See what this machine has.")
 def doctor(
+    config: Annotated[
+        Path | None, typer.Argument(metavar="CONFIG", help="Of a line, to look at its calibrations too.")
+    ] = None,
     producer: camera_cli.Producers = None,
     state_dir: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The station's state folder; ./state if not given.")
@@ -249,17 +252,18 @@ def doctor(
     """See what this machine has: packages, GPU, cameras and their formats, clock, disk, sockets, each with a remedy.
 
     Missing is what only some lines need; broken is what every line needs, and makes the exit status 1. Cameras that
-    are free are opened for a moment. No line and no configuration is needed.
+    are free are opened for a moment. No line is needed. With a configuration its calibrations are looked at too.
 
     \b
     Examples:
       inspectd doctor
+      inspectd doctor line.toml
       inspectd doctor --json | jq '.checks[] | select(.verdict != "ok")'
     """  # noqa: D301
     from .doctor import examine
     from .doctor_view import show
 
-    raise typer.Exit(show(examine(producers=producer or (), state_dir=state_dir), as_json=json))
+    raise typer.Exit(show(examine(config=config, producers=producer or (), state_dir=state_dir), as_json=json))
 
 
 @app.command(short_help="Ask or command a station.")

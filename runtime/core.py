@@ -13,7 +13,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -47,6 +47,7 @@ from .judging import Answering, Judging, OpenBundle
 from .line import Line, Summary
 from .messaging import Publisher, Sent
 from .models import LoadedBundle, Model, Models
+from .optics import Optics, scales_of
 from .states import EXECUTING, Event, StateMachine
 from .watching import Watching
 
@@ -68,6 +69,7 @@ class Core:
         journal: where results are kept; None for nowhere.
         open_bundle: opens a bundle by its path, as the configuration says; for `load_model`.
         active: which model was activated; taken up.
+        optics: the cameras' calibrations.
         restored: bodies of the alarms that were open when the station ended.
         archive: where pictures are kept; None for nowhere.
         frames: end after so many parts.
@@ -90,6 +92,7 @@ class Core:
         journal: Journal | None,
         open_bundle: OpenBundle,
         active: ActiveModel,
+        optics: Mapping[str, Optics],
         restored: Iterable[str] = (),
         archive: ArchiveKeeper | None = None,
         frames: int | None = None,
@@ -114,13 +117,23 @@ class Core:
             loaded,
             open_bundle=open_bundle,
             active=active,
+            scales=scales_of(optics),
             alarms=self.alarms,
             post=self.post,
             with_engine=self._with_engine,
             clock=clock,
         )
         self.line = Line(
-            config, None, None, list(sources), publisher, models=self.models, archive=self._offer, clock=clock, utc=utc
+            config,
+            None,
+            None,
+            list(sources),
+            publisher,
+            models=self.models,
+            optics=optics,
+            archive=self._offer,
+            clock=clock,
+            utc=utc,
         )
         self._watching = Watching(
             config.station.name,
@@ -514,7 +527,7 @@ class _FailsOnce:
     def __init__(self, model: Model, core: Core) -> None:
         self._model, self._core = model, core
 
-    def inspect(self, frame: Any) -> Any:  # noqa: ANN401 - as Inspector.inspect
+    def inspect(self, frame: Any, **_more: Any) -> Any:  # noqa: ANN401 - as Inspector.inspect
         self._core.models.replace_rule(self._model)
         return self._model.inspector.refuse(frame, "a fault on purpose")
 

@@ -113,11 +113,16 @@ class Check:
 
 
 def examine(
-    *, producers: Sequence[str] = (), state_dir: Path | None = None, environment: Mapping[str, str] = os.environ
+    *,
+    config: Path | None = None,
+    producers: Sequence[str] = (),
+    state_dir: Path | None = None,
+    environment: Mapping[str, str] = os.environ,
 ) -> Iterator[Check]:
     """Look at everything, and tell of each thing as it is known.
 
     Args:
+        config: a line's configuration, whose calibrations are looked at; None for no line.
         producers: GenTL producers besides those that the environment names.
         state_dir: folder of a station's state; without it the default one, beside the configuration.
         environment: of the process.
@@ -129,6 +134,8 @@ def examine(
         yield Check("cameras", "producers", "warning", "not looked for, because packages are broken")
     else:
         yield from _guarded("cameras", check_cameras(producers, environment))
+        if config is not None:
+            yield from _guarded("calibration", check_calibration(config))
     yield from _guarded("clock", check_clock(asked))
     yield from _guarded("storage", check_storage(state_dir))
     yield from _guarded("sockets", check_sockets())
@@ -279,6 +286,46 @@ def _camera(camera: FoundCamera) -> Check:
     if others:
         found += f"; cannot be read: {', '.join(others)}"
     return Check("cameras", str(camera), "ok" if readable else "warning", found)
+
+
+# Calibration
+
+
+def check_calibration(config: Path) -> Iterator[Check]:
+    """The records that a configuration names: whether each is there, whole, and of its kind."""
+    from inspectd.config import load_config
+
+    from .models import thresholds_of
+    from .optics import Optics
+
+    try:
+        loaded = load_config(config)
+    except InspectdError as error:
+        yield Check("calibration", "configuration", "broken", "; ".join(str(error).splitlines()), "see inspectd check")
+        return
+    for name, camera in loaded.cameras.items():
+        try:
+            found = Optics.load(name, camera).words() or "not calibrated"
+            yield Check("calibration", f"cameras.{name}", "ok", found)
+        except InspectdError as error:  # noqa: PERF203 - all of them are told
+            yield from map(_faulty, str(error).splitlines())
+    try:
+        thresholds = thresholds_of(loaded.acceptance)
+    except InspectdError as error:
+        yield _faulty(str(error))
+    else:
+        if thresholds is not None:
+            found = (
+                f"of {thresholds.made:%Y-%m-%d} ({thresholds.sha256[:12]}), for bundle {thresholds.bundle_sha256[:12]}"
+            )
+            yield Check("calibration", "acceptance.record", "ok", found)
+
+
+def _faulty(told: str) -> Check:
+    """Of a fault as `inspectd check` tells it: setting, what is wrong, and what to do."""
+    setting, _, fault = told.partition(": ")
+    found, _, remedy = fault.rpartition("; ")
+    return Check("calibration", setting, "broken", found or fault, remedy if found else "see inspectd-calibrate")
 
 
 # Clock

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from inspectd.bundle import Bundle
+from inspectd.calibrated import Scale
 from inspectd.defect import find_defects
 from inspectd.errors import InspectdError
 from inspectd.frame import Frame
@@ -29,7 +30,7 @@ class Inspector:
         bundle: the bundle.
         engine: what runs it.
         rule: the rule, with a threshold for each class (`inspectd.config.effective_rule`).
-        scales: side of a pixel of each camera in the part's plane, mm; None where it is not known.
+        scales: what measures each camera's pictures in mm; None where it is not known.
         clock: ns, monotonic.
     """
 
@@ -39,7 +40,7 @@ class Inspector:
         engine: Engine,
         rule: AcceptanceRule,
         *,
-        scales: Mapping[str, float | None],
+        scales: Mapping[str, Scale | None],
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._bundle = bundle
@@ -49,10 +50,15 @@ class Inspector:
         self._scales = dict(scales)
         self._clock = clock
 
-    def inspect(self, frame: Frame) -> Inspection:
-        """The verdict on a frame. Raises nothing."""
+    def inspect(self, frame: Frame, *, begun_ns: int | None = None) -> Inspection:
+        """The verdict on a frame. Raises nothing.
+
+        Args:
+            frame: the frame.
+            begun_ns: when work on it began, where something was done before; by the clock.
+        """
         try:
-            return self._inspect(frame)
+            return self._inspect(frame, self._clock() if begun_ns is None else begun_ns)
         except InspectdError as error:
             return self.refuse(frame, str(error) or type(error).__name__)
         except Exception as error:  # noqa: BLE001 - see below
@@ -71,8 +77,7 @@ class Inspector:
             reason=reason,
         )
 
-    def _inspect(self, frame: Frame) -> Inspection:
-        started = self._clock()
+    def _inspect(self, frame: Frame, started: int) -> Inspection:
         preprocess, classes = self._bundle.card.preprocess, self._bundle.class_map
         picture = preprocess.image(frame.pixels)
         prepared = self._clock()
@@ -81,7 +86,7 @@ class Inspector:
         letterbox = preprocess.letterbox((frame.height, frame.width))
         mask = Mask(letterbox.restore(result.labels[0]), classes)
         confidence = letterbox.restore(result.confidence[0])
-        found = find_defects(mask, confidence, scale_mm_per_px=self._scales[frame.camera])
+        found = find_defects(mask, confidence, scale=self._scales[frame.camera])
         defects = self._rule.relevant(found)
         verdict = self._rule.judge(defects)
         return Inspection(

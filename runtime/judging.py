@@ -9,22 +9,24 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from inspectd.config import Config
+from inspectd.calibrated import Scale
+from inspectd.calibrated.threshold import ThresholdRecord
+from inspectd.config import Acceptance, Config
 from inspectd.errors import BundleError, ConfigError, InspectdError, RequestError
-from inspectd.inspection import AcceptanceRule, ClassRule
+from inspectd.inspection import ClassRule
 from inspectd.wire import Severity
 
 from .active_model import ActiveModel
 from .alarms import Alarms
 from .control import Outcome
 from .engine import golden_samples, self_test
-from .models import LoadedBundle, Model, Models
+from .models import LoadedBundle, Model, Models, rule_for, thresholds_of
 
 __all__ = ["Answering", "Judging", "OpenBundle"]
 
@@ -41,6 +43,7 @@ class Judging:
         loaded: what judges at the start; or why nothing can.
         open_bundle: opens a bundle by its path, as the configuration says.
         active: which model was activated.
+        scales: what measures each camera's pictures in mm; None where it is not known.
         alarms: of the station.
         post: has something done in the line's thread; from any thread.
         with_engine: has something done by the thread that judges, between two frames.
@@ -58,6 +61,7 @@ class Judging:
         *,
         open_bundle: OpenBundle,
         active: ActiveModel,
+        scales: Mapping[str, Scale | None],
         alarms: Alarms,
         post: Callable[[Callable[[], None]], None],
         with_engine: Callable[[Callable[[], None]], None],
@@ -71,13 +75,15 @@ class Judging:
         self._with_engine = with_engine
         self._clock = clock
         self._base = config.acceptance
+        self._thresholds: ThresholdRecord | None = None
         self._set: dict[str, ClassRule] = {}
-        self._scales = {name: camera.scale_mm_per_px for name, camera in config.cameras.items()}
+        self._scales = scales
         self._loading = False
         self.unusable = loaded if isinstance(loaded, InspectdError) else None
         model = None
         if isinstance(loaded, LoadedBundle):
             try:
+                self._thresholds = thresholds_of(self._base)
                 model = self._model(loaded)
             except ConfigError as error:
                 loaded.engine.close()
@@ -104,6 +110,7 @@ class Judging:
         told = f"the engine failed: {why}; nothing is inspected until the start" if why else ""
         self._alarms.show("model.engine", Severity.ERROR, told)
         self._alarms.show("model.fallback", Severity.WARNING, self.fallback)
+        self._alarms.show("model.thresholds", Severity.WARNING, self._unpromised)
 
     def close(self, *, in_order: bool) -> None:
         """Close all; `in_order` if the station was told to end, and nothing is the matter."""
@@ -117,6 +124,23 @@ class Judging:
         """Why the engine is not the one that is configured; empty where it is."""
         model = self.models.current
         return "" if model is None else model.fallback
+
+    @property
+    def _unpromised(self) -> str:
+        """Why what was promised of the thresholds does not hold now; empty where it does, or nothing was."""
+        model, record = self.models.current, self._thresholds
+        if model is None or record is None:
+            return ""
+        if model.engine.name != record.engine:
+            return (
+                f"the thresholds were calibrated on {record.engine}, and {model.engine.name} judges: how many good "
+                f"parts are rejected is not known; calibrate them anew with its --backend and --precision"
+            )
+        try:
+            record.hold_against(model.bundle.digest, model.rule)
+        except ConfigError as error:
+            return str(error)
+        return ""
 
     def usable(self) -> Model:
         """The model that judges.
@@ -142,7 +166,14 @@ class Judging:
         self.unusable = None
 
     def _model(self, loaded: LoadedBundle) -> Model:
-        """With the rule that holds now: the configuration's, and what was set of the classes that it has."""
+        """With the rule that holds now: the configuration's, and what was set of the classes that it has.
+
+        Raises:
+            ConfigError: the rule does not fit it, or was calibrated for another.
+        """
+        if self._thresholds is not None:
+            # Scores of another network may let everything pass. What a client sets is told by an alarm instead.
+            self._thresholds.hold_against(loaded.bundle.digest, rule_for(loaded.bundle, self._base))
         known = loaded.bundle.card.classes
         ours = {name: rule for name, rule in self._set.items() if name in known}
         acceptance = self._base.model_copy(update={"classes": {**self._base.classes, **ours}})
@@ -223,18 +254,18 @@ class Judging:
             raise RequestError(f"set_threshold: {error}", code="bad_request") from error
         return {name: self._current("set_threshold").rule.rule(name).model_dump()}
 
-    def judge_by(self, acceptance: AcceptanceRule) -> list[str]:
+    def judge_by(self, acceptance: Acceptance) -> list[str]:
         """Judge by another rule of the configuration from the next frame; the classes whose set rules that undoes.
 
         Raises:
-            RequestError: it does not fit the model that judges.
+            RequestError: it does not fit the model that judges, or what it was calibrated by.
         """
-        before = self._base, self._set
-        self._base, self._set = acceptance, {}
+        before = self._base, self._set, self._thresholds
         try:
+            self._base, self._set, self._thresholds = acceptance, {}, thresholds_of(acceptance)
             self._renew_rules()
         except ConfigError as error:
-            self._base, self._set = before
+            self._base, self._set, self._thresholds = before
             raise RequestError(str(error)) from error
         return sorted(before[1])
 

@@ -46,7 +46,7 @@ from .histogram import Histogram
 from .mailbox import Arrival, Mailbox, Slot
 from .messaging import Publisher, Sent
 from .models import LoadedBundle, Model, Models
-from .optics import ImageWatch, load_optics
+from .optics import ImageWatch, Optics, load_optics, scales_of
 from .sources.damaged import DamagedFrame, stand_in
 
 __all__ = ["STAGES", "Line", "Summary", "open_limit_s"]
@@ -157,6 +157,7 @@ class Line:
         publisher: where verdicts go; opened and closed by the caller.
         frames: `run` stops after so many; None to go on until `stop` or until all cameras are at their end.
         models: instead of bundle and engine, the station's models, which may be swapped meanwhile.
+        optics: the cameras' calibrations, where they are loaded already.
         archive: told of each verdict that went out.
         clock: ns, monotonic.
         utc: ns since the Unix epoch.
@@ -181,14 +182,16 @@ class Line:
         *,
         frames: int | None = None,
         models: Models | None = None,
+        optics: Mapping[str, Optics] | None = None,
         archive: Callable[[Sent], None] = lambda _sent: None,
         clock: Callable[[], int] = time.monotonic_ns,
         utc: Callable[[], int] = time.time_ns,
     ) -> None:
+        self._optics = load_optics(config.cameras) if optics is None else optics
         if models is None:
             if bundle is None or engine is None:
                 raise ValueError("a line needs models, or a bundle and its engine")
-            scales = {name: camera.scale_mm_per_px for name, camera in config.cameras.items()}
+            scales = scales_of(self._optics)
             models = Models(Model.make(LoadedBundle(bundle, engine), config.acceptance, scales=scales, clock=clock))
         self._slots = {
             name: Slot(camera.queue_frames, camera.free_running, (camera.verdict_within_ms or 0) * 1_000_000)
@@ -201,7 +204,6 @@ class Line:
         self._cameras = tuple(sources)
         self._sources = list(sources)
         self._publisher = publisher
-        self._optics = load_optics(config.cameras)
         self.image_watch = ImageWatch()
         self._archive = archive
         publisher.sent = self._note_sent
@@ -370,6 +372,16 @@ class Line:
     def cameras(self) -> dict[str, CameraStatus]:
         """How each camera is."""
         return {source.name: source.status for source in self._cameras}
+
+    @property
+    def misfits(self) -> Mapping[str, str]:
+        """Cameras whose frames cannot be judged by their calibrations, and why."""
+        return {name: each.misfit for name, each in self._optics.items() if each.misfit}
+
+    @property
+    def calibrated(self) -> Mapping[str, str]:
+        """What is calibrated of each camera, for people; of those of which anything is."""
+        return {name: words for name, each in self._optics.items() if (words := each.words())}
 
     # One run, from the opening to the end
 
@@ -812,19 +824,16 @@ class Line:
         model = self.models.current
         if arrival.fault or model is None:
             return _Judged(mailbox, number, self._refused(arrival, arrival.fault or "the station has no model"), model)
-        self._judging_since_ns = self._clock()
-        optics, health = self._optics.get(arrival.frame.camera), None
-        if optics is not None:
-            try:
-                optics.hold_against(arrival.frame, self.cameras()[arrival.frame.camera].serial)
-                health = optics.look(arrival.frame)
-            except Exception as error:  # noqa: BLE001 - whatever it is, nobody knows whether the picture is one
-                self._judging_since_ns = 0
-                return _Judged(mailbox, number, self._refused(arrival, str(error) or type(error).__name__), model)
-        inspection = model.inspector.inspect(arrival.frame)
+        self._judging_since_ns = begun_ns = self._clock()
+        optics = self._optics[arrival.frame.camera]
+        try:
+            frame, health = optics.prepare(arrival.frame)
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody knows whether the picture is one
+            self._judging_since_ns = 0
+            return _Judged(mailbox, number, self._refused(arrival, str(error) or type(error).__name__), model)
+        inspection = model.inspector.inspect(frame, begun_ns=begun_ns)
         failed = inspection.verdict is Verdict.NOT_INSPECTED
-        if optics is not None:
-            inspection = optics.conclude(inspection, health)
+        inspection = optics.conclude(inspection, health)
         self._judging_since_ns = 0
         self._judged += 1
         return _Judged(mailbox, number, inspection, model, is_our_fault=failed, was_inferred=True)

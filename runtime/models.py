@@ -16,14 +16,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from inspectd.bundle import Bundle
-from inspectd.config import effective_rule
-from inspectd.errors import RequestError
+from inspectd.calibrated import Scale, load_record
+from inspectd.calibrated.threshold import ThresholdRecord
+from inspectd.config import Acceptance, effective_rule
+from inspectd.errors import ConfigError, RequestError
 from inspectd.inspection import AcceptanceRule
 
 from .engine import Engine
 from .inspector import Inspector
 
-__all__ = ["LoadedBundle", "Model", "Models", "rule_for"]
+__all__ = ["LoadedBundle", "Model", "Models", "rule_for", "thresholds_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class Model:
         loaded: LoadedBundle,
         acceptance: AcceptanceRule,
         *,
-        scales: Mapping[str, float | None],
+        scales: Mapping[str, Scale | None],
         clock: Callable[[], int],
     ) -> Model:
         """Put one together.
@@ -68,6 +70,20 @@ class Model:
     def named(self) -> dict[str, Any]:
         """What clients are told of it."""
         return {"name": self.bundle.card.name, "digest": self.bundle.digest}
+
+
+def thresholds_of(acceptance: Acceptance) -> ThresholdRecord | None:
+    """The calibration that a rule comes from; None where none is named.
+
+    Raises:
+        ConfigError: it cannot be used.
+    """
+    if acceptance.record is None:
+        return None
+    try:
+        return load_record(acceptance.record, ThresholdRecord)
+    except ConfigError as error:
+        raise ConfigError(f"acceptance.record: {error}") from error
 
 
 def rule_for(bundle: Bundle, acceptance: AcceptanceRule) -> AcceptanceRule:

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from inspectd.bundle import Bundle, is_bundle, load_bundle
+from inspectd.calibrated import Scale
 from inspectd.config import Config, effective_rule, load_config
 from inspectd.errors import BundleError, ConfigError, DatasetError
 from inspectd.inspection import AcceptanceRule, Inspection, Verdict
@@ -27,6 +28,7 @@ from .archive.files import place, put
 from .archive.reader import Archive, Part
 from .engine import open_engine, self_test
 from .inspector import Inspector
+from .optics import Optics, load_optics, scales_of
 from .station import demo_bundle
 from .watch import overlay
 
@@ -153,8 +155,8 @@ def run_replay(
         chosen: which parts.
         bundle: judges all of them, a path or `demo`; else each is judged by the bundle that its sidecar names, which
             has to be the configuration's or lie beside it.
-        config: a line's configuration: acceptance rule, engine, scales of the cameras; else the bundle's thresholds
-            and ONNX Runtime.
+        config: a line's configuration: acceptance rule, engine, calibrations of the cameras; else the bundle's
+            thresholds and ONNX Runtime.
         out: folder for a picture of each part that came out otherwise.
 
     Raises:
@@ -172,19 +174,20 @@ def run_replay(
         _make_folder(out)
     digests = Counter(digest for _, digest, _ in found)
     bundles = _bundles(digests, bundle, settings, config)
+    optics = {} if settings is None else load_optics(settings.cameras)
     tally = _Tally(root, out)
     with ExitStack() as stack:
         cameras = {camera for _, _, camera in found}
         judges: dict[str, Inspector] = {}
         judged_by = []
         for judging in dict.fromkeys(bundles.values()):
-            inspector, words = _judge(judging, settings, cameras, stack)
+            inspector, words = _judge(judging, settings, dict.fromkeys(cameras) | scales_of(optics), stack)
             judged_by.append(words)
             judges |= {digest: inspector for digest, by in bundles.items() if by is judging}
         with _progress(len(found)) as advance:
-            for path, digest, _ in found:
+            for path, digest, camera in found:
                 try:
-                    tally.add(Part(path), judges[digest])
+                    tally.add(Part(path), judges[digest], optics.get(camera))
                 except DatasetError as error:
                     damaged.append(str(error))
                 advance()
@@ -229,15 +232,15 @@ class _Tally:
         self._masks = self._pixels = self._not_inspected = self._lossy = 0
         self._iou = 0.0
 
-    def add(self, part: Part, inspector: Inspector) -> None:
-        """Inspect a part again.
+    def add(self, part: Part, inspector: Inspector, optics: Optics | None) -> None:
+        """Inspect a part again, with the calibrations of its camera where there are any.
 
         Raises:
             DatasetError: it cannot be read.
             ConfigError: its picture cannot be written.
         """
         then = part.mask()
-        now = inspector.inspect(part.frame(received_ns=time.monotonic_ns()))
+        now = _inspected(part, inspector, optics)
         self._verdicts[part.verdict, now.verdict] += 1
         self._lossy += not part.sidecar.lossless
         if then is None:
@@ -338,11 +341,30 @@ def _bundle_path(bundle: str) -> Path:
     return demo_bundle() if bundle == "demo" else Path(bundle).expanduser()
 
 
-def _judge(bundle: Bundle, settings: Config | None, cameras: Iterable[str], stack: ExitStack) -> tuple[Inspector, str]:
+def _inspected(part: Part, inspector: Inspector, optics: Optics | None) -> Inspection:
+    """A part, judged as the line judges a frame.
+
+    Raises:
+        DatasetError: it cannot be read.
+    """
+    frame = part.frame(received_ns=time.monotonic_ns())
+    if optics is None:
+        return inspector.inspect(frame)
+    try:
+        # What was corrected then was archived so; what never came to be judged was archived as it came.
+        is_corrected = "flat_field" in (part.sidecar.body.get("calibration") or {})
+        frame, health = optics.prepare(frame, is_corrected=is_corrected)
+    except (ConfigError, ValueError) as error:
+        return inspector.refuse(frame, str(error))
+    return optics.conclude(inspector.inspect(frame), health)
+
+
+def _judge(
+    bundle: Bundle, settings: Config | None, scales: Mapping[str, Scale | None], stack: ExitStack
+) -> tuple[Inspector, str]:
     """What inspects with a bundle, and who that is, for people."""
     thresholds = dict(zip(bundle.card.classes, bundle.card.thresholds, strict=True))
     rule = effective_rule(AcceptanceRule() if settings is None else settings.acceptance, bundle.class_map, thresholds)
-    scales: dict[str, float | None] = dict.fromkeys(cameras)
     if settings is None:
         engine = stack.enter_context(open_engine(bundle))
     else:
@@ -356,7 +378,6 @@ def _judge(bundle: Bundle, settings: Config | None, cameras: Iterable[str], stac
                 allow_uncertified=model.allow_uncertified,
             )
         )
-        scales |= {name: camera.scale_mm_per_px for name, camera in settings.cameras.items()}
     self_test(engine, bundle)
     return Inspector(bundle, engine, rule, scales=scales), (
         f"{bundle.card.name!r} ({bundle.digest[:12]}) on {engine.name}"

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from inspectd.bundle import Bundle, EnginePrecision, load_bundle
+from inspectd.calibrated.threshold import ThresholdRecord
 from inspectd.config import Config, FolderCamera, GenicamCamera
 from inspectd.errors import (
     ConfigError,
@@ -41,8 +42,8 @@ from .gate import Gate, needs_curve
 from .journal import Journal
 from .line import Summary, open_limit_s
 from .messaging import CameraStream, Publisher, local_endpoint
-from .models import LoadedBundle, rule_for
-from .optics import load_optics
+from .models import LoadedBundle, rule_for, thresholds_of
+from .optics import Optics, load_optics
 from .own_engine import open_own
 from .signals import stopping
 from .sources import make_source
@@ -139,7 +140,15 @@ def _run(
         if isinstance(loaded, LoadedBundle):
             stack.callback(loaded.engine.close)
         core, control = _assemble(
-            config, config_file, loaded, stack, reporter, active=active, frames=frames, stays=stays
+            config,
+            config_file,
+            loaded,
+            stack,
+            reporter,
+            active=active,
+            optics=found.optics,
+            frames=frames,
+            stays=stays,
         )
         reporter.gone = core.stop
         if reporter.supervisor_gone:
@@ -156,6 +165,9 @@ def _run(
                     f"judging by {model.bundle.card.name!r} ({model.bundle.digest[:12]}) on {model.engine.name}: "
                     f"{', '.join(model.bundle.card.classes)}"
                 )
+            for name, optics in found.optics.items():
+                if words := optics.words():
+                    announce(f"camera {name!r} is calibrated: {words}")
             if wait_s and not publisher.wait_for_subscriber(wait_s, is_over=lambda: core.is_stopped):
                 announce("nobody has subscribed yet; going on all the same")
 
@@ -233,6 +245,7 @@ def _assemble(
     reporter: Reporter,
     *,
     active: ActiveModel,
+    optics: Mapping[str, Optics],
     frames: int | None,
     stays: bool,
 ) -> tuple[Core, ControlServer | None]:
@@ -257,7 +270,7 @@ def _assemble(
         config.publish.endpoint,
         epoch=epoch,
         cameras={
-            name: CameraStream(scale_mm_per_px=camera.scale_mm_per_px, simulated=camera.simulated)
+            name: CameraStream(scale_mm_per_px=optics[name].scale_mm_per_px, simulated=camera.simulated)
             for name, camera in config.cameras.items()
         },
         station=config.station.name,
@@ -286,6 +299,7 @@ def _assemble(
         journal=journal,
         open_bundle=_open_bundle,
         active=active,
+        optics=optics,
         restored=[] if journal is None else journal.open(),
         archive=archive,
         gate=gate,
@@ -410,8 +424,14 @@ def check_station(config: Config, *, announce: Callable[[str], None]) -> None:
     if found.bundle is not None and found.rule is not None:
         for name in found.bundle.card.classes:
             announce(f"acceptance: {name!r} from a score of {found.rule.rule(name).score:g}")
+        if found.thresholds is not None:
+            made = f"{found.thresholds.made:%Y-%m-%d} ({found.thresholds.sha256[:12]})"
+            announce(f"acceptance: calibrated on {made} by {found.thresholds.good_parts} good parts")
     for name, words in found.cameras.items():
         announce(f"cameras.{name}: {words}")
+    for name, optics in found.optics.items():
+        if words := optics.words():
+            announce(f"cameras.{name}: calibrated: {words}")
     if faults:
         raise _all(faults)
 
@@ -429,6 +449,10 @@ class _Found:
     fallback: str
     """Why the engine is not the one that the configuration names; empty where it is."""
     cameras: Mapping[str, str]
+    optics: Mapping[str, Optics]
+    """Empty where some calibration cannot be used, which is a fault."""
+    thresholds: ThresholdRecord | None
+    """What the rule was calibrated by."""
     faults: Sequence[InspectdError]
     model_faults: Sequence[InspectdError]
 
@@ -447,13 +471,19 @@ def _survey(config: Config, activated: str, *, build: bool = True) -> _Found:
     if needs_curve(config.publish.endpoint, config.security.curve) or _control_guarded(config):
         with _noted(faults):
             KeysFolder(config.security.keys_dir or config.station.state_dir / "keys").load()
+    optics: Mapping[str, Optics] = {}
+    thresholds = None
     with _noted(faults):
-        load_optics(config.cameras)
+        thresholds = thresholds_of(config.acceptance)
+    with _noted(faults):
+        optics = load_optics(config.cameras)
     with _noted(model_faults):
         bundle = load_bundle(_bundle_path(activated or config.model.bundle), trusted=_trusted(config))
     if bundle is not None:
         with _noted(faults):
             rule = rule_for(bundle, config.acceptance)
+            if thresholds is not None:
+                thresholds.hold_against(bundle.digest, rule)
         with _noted(model_faults):
             engine, fallback = _engine(bundle, config, build=build)
     faults += model_faults
@@ -461,7 +491,7 @@ def _survey(config: Config, activated: str, *, build: bool = True) -> _Found:
     for name, camera in config.cameras.items():
         with _noted(faults):
             cameras[name] = _look(name, camera)
-    return _Found(bundle, rule, engine, fallback, cameras, faults, model_faults)
+    return _Found(bundle, rule, engine, fallback, cameras, optics, thresholds, faults, model_faults)
 
 
 def _trusted(config: Config) -> TrustList | None:

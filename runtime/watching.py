@@ -139,6 +139,8 @@ class Watching:
     def _facts(self) -> dict[str, JsonValue]:
         """What `inspectd status` shows beside."""
         facts: dict[str, JsonValue] = {"epoch": self._publisher.epoch, "publish": self._publisher.endpoint}
+        if calibrated := self._line.calibrated:
+            facts["calibration"] = dict(calibrated)
         if self._journal is not None:
             facts["journal"] = {"fault": self._journal.fault[1], "lag": self._journal.lag}
         if self._archive is not None:
@@ -175,6 +177,11 @@ class Watching:
         self._alarms.hold(away, prefix="camera.away.")
         bad = {f"camera.image.{name}": (Severity.ERROR, why) for name, why in self._line.image_watch.bad.items()}
         self._alarms.hold(bad, prefix="camera.image.")
+        foreign = {
+            f"camera.calibration.{name}": (Severity.ERROR, f"camera {name!r}: parts are NOT_INSPECTED: {why}")
+            for name, why in self._line.misfits.items()
+        }
+        self._alarms.hold(foreign, prefix="camera.calibration.")
         self._judging.look()
         self._watch_archive(now_ns)
         self._watch_gate(now_ns)

@@ -7,7 +7,7 @@ the near side larger, and a lens that distorts sees the corners smaller. Here ev
 from __future__ import annotations
 
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol
 
 import cv2
 import numpy as np
@@ -19,7 +19,36 @@ from inspectd.errors import ConfigError
 from .lens import Lens
 from .record import Part, Record
 
-__all__ = ["Plane", "ScaleBudget", "ScaleRecord"]
+__all__ = ["EvenScale", "Plane", "Scale", "ScaleBudget", "ScaleRecord"]
+
+
+class Scale(Protocol):
+    """What measures a region of a camera's pictures in mm: a calibrated `Plane`, or one figure for all pixels."""
+
+    def area_mm2(self, region: NDArray[np.bool_], at_px: tuple[int, int] = (0, 0)) -> float:
+        """Area of a region bool [h, w], a window of the picture whose upper left pixel is at (x, y)."""
+
+    def feret_mm(self, region: NDArray[np.bool_], at_px: tuple[int, int] = (0, 0)) -> float:
+        """Its greatest length (ISO 9276-6), mm."""
+
+
+class EvenScale:
+    """One figure for all pixels; right where the camera is square to its plane and its lens does not distort.
+
+    Args:
+        mm_per_px: side of a pixel in the parts' plane.
+    """
+
+    def __init__(self, mm_per_px: float) -> None:
+        self._mm_per_px = mm_per_px
+
+    def area_mm2(self, region: NDArray[np.bool_], at_px: tuple[int, int] = (0, 0)) -> float:  # noqa: ARG002 - as `Scale`
+        """Area of a region bool [h, w], wherever it lies."""
+        return int(np.count_nonzero(region)) * self._mm_per_px**2
+
+    def feret_mm(self, region: NDArray[np.bool_], at_px: tuple[int, int] = (0, 0)) -> float:
+        """As `Plane.feret_mm`."""
+        return _longest(_outline_px(region, at_px)) * self._mm_per_px
 
 
 class ScaleBudget(Part):
@@ -157,18 +186,7 @@ class Plane:
             ValueError: the window reaches beyond the picture.
         """
         self._window(region, at_px)
-        rows, columns = np.nonzero(region)
-        if not rows.size:
-            return 0.0
-        # The outermost pixels of each row are all that can lie on the hull.
-        first = np.flatnonzero(np.diff(rows, prepend=-1))
-        last = np.append(first[1:], rows.size) - 1
-        x = np.concatenate([columns[first] - 0.5, columns[last] + 0.5]) + at_px[0]
-        y = np.concatenate([rows[first], rows[last]]) + at_px[1]
-        outline = np.stack([np.tile(x, 2), np.concatenate([y - 0.5, y + 0.5])], axis=1).astype(np.float32)
-        points = self.to_mm(np.asarray(cv2.convexHull(outline), np.float64).reshape(-1, 2))
-        gaps = points[:, None] - points[None]
-        return float(np.sqrt((gaps**2).sum(axis=2).max()))
+        return _longest(self.to_mm(_outline_px(region, at_px)))
 
     def _undistorted(self, points_px: NDArray[np.floating]) -> NDArray[np.float64]:
         points = np.asarray(points_px, np.float64).reshape(-1, 2)
@@ -185,3 +203,23 @@ class Plane:
                 f"at {at_px}"
             )
         return slice(y, y + height), slice(x, x + width)
+
+
+def _outline_px(region: NDArray[np.bool_], at_px: tuple[int, int]) -> NDArray[np.float64]:
+    """Corners of a region's convex hull, float64 [N, 2] (x, y) px; pixels with their whole extent."""
+    rows, columns = np.nonzero(region)
+    if not rows.size:
+        return np.zeros((0, 2))
+    # The outermost pixels of each row are all that can lie on the hull.
+    first = np.flatnonzero(np.diff(rows, prepend=-1))
+    last = np.append(first[1:], rows.size) - 1
+    x = np.concatenate([columns[first] - 0.5, columns[last] + 0.5]) + at_px[0]
+    y = np.concatenate([rows[first], rows[last]]) + at_px[1]
+    outline = np.stack([np.tile(x, 2), np.concatenate([y - 0.5, y + 0.5])], axis=1).astype(np.float32)
+    return np.asarray(cv2.convexHull(outline), np.float64).reshape(-1, 2)
+
+
+def _longest(points: NDArray[np.float64]) -> float:
+    """Greatest distance between two of the points [N, 2]; 0 without any."""
+    gaps = points[:, None] - points[None]
+    return float(np.sqrt((gaps**2).sum(axis=2).max(initial=0.0)))

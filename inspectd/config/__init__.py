@@ -7,6 +7,7 @@ refuses what it does not know, and lists everything that is wrong in one go, a l
 
 from .load import effective_rule, load_config, parse_config
 from .sections import (
+    Acceptance,
     Archive,
     ButtonsCamera,
     Camera,
@@ -26,6 +27,7 @@ from .sections import (
 )
 
 __all__ = [
+    "Acceptance",
     "Archive",
     "ButtonsCamera",
     "Camera",

@@ -22,6 +22,7 @@ from inspectd.inspection import AcceptanceRule
 from inspectd.wire import CAMERA_NAME
 
 __all__ = [
+    "Acceptance",
     "Archive",
     "ButtonsCamera",
     "Camera",
@@ -109,7 +110,11 @@ class _CameraSection(_Section):
         return self.deadline_ms
 
     scale_mm_per_px: float | None = Field(None, gt=0, allow_inf_nan=False)
-    """Side of a pixel in the part's plane, mm; without it areas are in pixels alone."""
+    """Side of a pixel in the part's plane, mm; without it and without `scale` areas are in pixels alone."""
+    scale: ConfigPath | None = None
+    """How large each of its pixels is in the part's plane: a file of `inspectd-calibrate scale`."""
+    flat_field: ConfigPath | None = None
+    """What its frames are corrected by before all else: a file of `inspectd-calibrate flat-field`."""
     image_health: ConfigPath | None = None
     """What good pictures of it look like: a file of `inspectd-calibrate image`. Without it every picture is judged."""
     image_fault: Literal["refuse", "alarm"] = "refuse"
@@ -252,6 +257,13 @@ class ModelSettings(_Section):
         return bundle if bundle == "demo" else str(_beside_the_file(Path(bundle), info))
 
 
+class Acceptance(AcceptanceRule):
+    """A rule for each class, and what vouches for it."""
+
+    record: ConfigPath | None = None
+    """What `inspectd-calibrate threshold` wrote: the line does not judge by another bundle or by other rules."""
+
+
 class Publish(_Section):
     """Where the results go: INS1 messages on a ZeroMQ XPUB socket."""
 
@@ -361,7 +373,7 @@ class Config(_Section):
     station: Station = Field(default_factory=Station)
     cameras: dict[str, Camera] = Field(min_length=1, max_length=64)
     model: ModelSettings
-    acceptance: AcceptanceRule = AcceptanceRule()
+    acceptance: Acceptance = Acceptance()
     publish: Publish = Publish()
     control: Control = Control()
     security: Security = Security()
@@ -380,12 +392,18 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _areas_have_a_scale(self) -> Config:
+        for name, camera in self.cameras.items():
+            if camera.scale is not None and camera.scale_mm_per_px is not None:
+                raise ValueError(f"cameras.{name}: scale and scale_mm_per_px exclude each other; leave one of them out")
         rules = {"default": self.acceptance.default}
         rules.update({f"classes.{name}": rule for name, rule in self.acceptance.classes.items()})
         asking = [name for name, rule in rules.items() if rule.minimum_area_mm2 is not None]
-        without = [name for name, camera in self.cameras.items() if camera.scale_mm_per_px is None]
+        without = [
+            name for name, camera in self.cameras.items() if camera.scale is None and camera.scale_mm_per_px is None
+        ]
         if asking and without:
             raise ValueError(
-                f"acceptance.{asking[0]}.minimum_area_mm2 needs cameras.{without[0]}.scale_mm_per_px, which is not set"
+                f"acceptance.{asking[0]}.minimum_area_mm2 needs cameras.{without[0]}.scale or "
+                f"cameras.{without[0]}.scale_mm_per_px, and neither is set"
             )
         return self

@@ -101,6 +101,8 @@ class DefectBody(_Model):
     area_px: int = Field(ge=1)
     area_mm2: float | None = Field(None, gt=0)
     """Left out where the camera's scale is not known."""
+    length_mm: float | None = Field(None, gt=0)
+    """Greatest length in the part's plane (Feret diameter); left out where the camera's scale is not known."""
     centroid_px: tuple[float, float]
     """x, y; the centre of the upper left pixel is (0, 0)."""
 
@@ -139,6 +141,8 @@ class VerdictBody(Body):
     """The file that the picture was read from; left out where it comes from a camera."""
     image: dict[str, float] | None = None
     """How good the picture is (docs/protocol.md); left out where nobody knows what good ones look like."""
+    calibration: dict[str, str] | None = None
+    """sha256 of each calibration that was used: `flat_field`, `scale`, `image`; left out where none was."""
 
 
 class MaskBody(Body):

@@ -366,6 +366,7 @@ def _verdict_body(inspection: Inspection, origin: Origin, created_ns: int) -> Ve
         reason=_as_text(inspection.reason[:_MAX_REASON]),
         source=_as_text(frame.source) or None,
         image=None if inspection.image is None else _rounded(inspection.image.numbers),
+        calibration=dict(inspection.calibration) or None,
     )
 
 
@@ -391,9 +392,15 @@ def _defect_body(number: int, defect: Defect, inspection: Inspection) -> DefectB
         score=round(defect.score, 4),
         bbox_px=defect.bbox_px,
         area_px=defect.area_px,
-        area_mm2=defect.area_mm2,
+        area_mm2=_six_digits(defect.area_mm2),
+        length_mm=_six_digits(defect.length_mm),
         centroid_px=(round(defect.centroid_px[0], 3), round(defect.centroid_px[1], 3)),
     )
+
+
+def _six_digits(value: float | None) -> float | None:
+    """More than any calibration knows."""
+    return None if value is None else float(f"{value:.6g}")
 
 
 def _label(defect: Defect, inspection: Inspection) -> int:

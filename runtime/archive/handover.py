@@ -200,6 +200,7 @@ class ArchiveSender:
             "trigger_id": frame.trigger_id,
             "source": frame.source,
             "camera_clock": frame.camera_clock,
+            "serial": frame.serial,
             "shape": frame.pixels.shape,
             "classes": None if mask is None else mask.classes.names,
         }

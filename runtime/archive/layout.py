@@ -1,7 +1,7 @@
 """What lies where in an archive, and what a sidecar says.
 
     DIR/.lock                                      held by the one process that writes
-    DIR/2026-11-26/cam1/7-1042.png                 the picture as the camera gave it (.jpg where the format is jpeg)
+    DIR/2026-11-26/cam1/7-1042.png                 the picture that was inspected (.jpg where the format is jpeg)
     DIR/2026-11-26/cam1/7-1042.mask.png            labels, 8 bits grey; of parts that were inspected
     DIR/2026-11-26/cam1/7-1042.overlay.png         where the configuration asks for it
     DIR/2026-11-26/cam1/7-1042.json                the sidecar: without it there is no part
@@ -106,6 +106,7 @@ class FrameFacts(_Model):
     trigger_id: int = Field(ge=0)
     source: str
     camera_clock: bool
+    serial: str = ""
     height: int = Field(ge=1)
     width: int = Field(ge=1)
     channels: Literal[1, 3]

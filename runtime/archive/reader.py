@@ -86,6 +86,7 @@ class Part:
             received_ns=received_ns,
             source=facts.source,
             camera_clock=facts.camera_clock,
+            serial=facts.serial,
         )
 
     def mask(self) -> Mask | None:

@@ -139,6 +139,7 @@ def _sidecar(encoded: Encoded, name: PartName, stamp_ns: int) -> bytes:
             # A file name need not be text; it must not cost the part.
             source=frame.source.encode("utf-8", "replace").decode("utf-8"),
             camera_clock=frame.camera_clock,
+            serial=frame.serial,
             height=frame.height,
             width=frame.width,
             channels=3 if frame.pixels.shape[2] == 3 else 1,

@@ -310,7 +310,8 @@ class Grabber:
                 if self._wanted:
                     self._begin()
             case Kind.FRAME:
-                self._arrive(child.frame(*packet.place))
+                # With the frame, for it may be judged when another camera has taken this one's place.
+                self._arrive(replace(child.frame(*packet.place), serial=self._status.serial))
             case Kind.UNUSABLE:
                 self._arrive_unusable(packet)
             case Kind.LOST:

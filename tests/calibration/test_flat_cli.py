@@ -14,8 +14,8 @@ from inspectd.errors import InspectdError
 from .test_flat import HEIGHT, WIDTH, Camera
 
 
-def run(*arguments, fails=None):
-    done = CliRunner().invoke(app, ["flat-field", *(str(argument) for argument in arguments)])
+def run(*arguments, fails=None, command="flat-field"):
+    done = CliRunner().invoke(app, [command, *(str(argument) for argument in arguments)])
     if fails is None:
         assert done.exit_code == 0, (done.output, done.exception)
         return done.output
@@ -71,6 +71,36 @@ def test_what_cannot_be_used_is_said(site, tmp_path):
     (tmp_path / "file").write_text("")
     run("--flat", site / "flat", "--out", tmp_path / "file" / "flat.npz", fails="cannot be written")
     assert not (tmp_path / "flat.npz").exists()
+
+
+def test_pictures_are_corrected_as_the_line_corrects_them(site, tmp_path):
+    file, out = tmp_path / "flat.npz", tmp_path / "out"
+    run("--flat", site / "flat", "--dark", site / "dark", "--out", file)
+    said = run(file, site / "flat", "--out", out, command="correct")
+    assert said.startswith(f"12 pictures corrected by {file}")
+    taken, corrected = (
+        cv2.imread(str(folder / "03.png"), cv2.IMREAD_UNCHANGED)[..., None] for folder in (site / "flat", out)
+    )
+    assert np.array_equal(corrected, load_flat_field(file).apply(taken))
+    run(file, out, "--out", out, command="correct", fails="corrected twice they would be wrong")
+    cv2.imwrite(str(tmp_path / "small.png"), taken[:50])
+    run(file, tmp_path / "small.png", "--out", tmp_path / "more", command="correct", fails="small.png: this flat field")
+
+
+def test_pictures_in_colour_keep_their_colours(tmp_path):
+    camera, rng = Camera(2, channels=3), np.random.default_rng(1)
+    (tmp_path / "flat").mkdir()
+    for number in range(9):
+        frame = camera.frame(rng, np.ones((HEIGHT, WIDTH)))
+        cv2.imwrite(str(tmp_path / "flat" / f"{number}.png"), frame)
+    red = (0.5 * frame).astype(np.uint8)
+    red[..., :2] = 10  # BGR
+    cv2.imwrite(str(tmp_path / "red.png"), red)
+    run("--flat", tmp_path / "flat", "--out", tmp_path / "flat.npz")
+    run(tmp_path / "flat.npz", tmp_path / "red.png", "--out", tmp_path / "out", command="correct")
+    blue, green, strong = cv2.imread(str(tmp_path / "out" / "red.png")).reshape(-1, 3).mean(axis=0)
+    assert strong > 60
+    assert max(blue, green) < 15
 
 
 def test_pictures_are_taken_by_a_camera_and_kept(tmp_path):

@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 import numpy as np
 import pytest
 
-from inspectd.calibrated import Lens, LensRecord, Plane
+from inspectd.calibrated import EvenScale, Lens, LensRecord, Plane
 from inspectd.calibration.corners import View, find_view
 from inspectd.calibration.record import header
 from inspectd.calibration.scale import Tolerances, fit_scale
@@ -178,6 +178,10 @@ def test_lengths_of_small_things_count_whole_pixels():
     region[5, 5:15] = True
     assert plane.feret_mm(region) == pytest.approx(0.5 * np.sqrt(101))
     assert plane.area_mm2(region) == pytest.approx(10 * 0.25)
+    even = EvenScale(0.5)
+    assert even.area_mm2(region) == pytest.approx(plane.area_mm2(region))
+    assert even.feret_mm(region, (3, 2)) == pytest.approx(plane.feret_mm(region))
+    assert even.feret_mm(np.zeros((2, 2), bool)) == 0
     with pytest.raises(ValueError, match="inside"):
         plane.area_mm2(region, (1, 0))
     with pytest.raises(ValueError, match="bool"):

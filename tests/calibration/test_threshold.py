@@ -13,11 +13,11 @@ import pytest
 
 from inspectd.bundle import load_bundle
 from inspectd.calibrated import load_record
+from inspectd.calibrated.threshold import ThresholdRecord
 from inspectd.calibration import cli
 from inspectd.calibration.bounds import at_most
 from inspectd.calibration.threshold import calibrate_thresholds
 from inspectd.calibration.threshold_cli import inspector_of
-from inspectd.calibration.threshold_record import ThresholdRecord
 from inspectd.calibration.threshold_settings import ThresholdSettings, percentage
 from inspectd.config import parse_config
 from inspectd.dataset import Dataset, open_dataset, read_image
@@ -167,7 +167,7 @@ def test_classes_are_set_apart(toys, tmp_path):
 
 def test_the_rule_is_what_a_configuration_takes(toys, data, tmp_path):
     record = calibrate(toys[2], data, ThresholdSettings(0.1, minimum_area_px=3))
-    text = '[cameras.cam1]\nsource = "folder"\npath = "."\n\n[model]\nbundle = "b"\n\n' + record.toml()
+    text = '[cameras.cam1]\nsource = "folder"\npath = "."\n\n[model]\nbundle = "b"\n\n' + record.toml("thresholds.json")
     config = parse_config(text, tmp_path / "line.toml")
     for name in NAMES:
         assert config.acceptance.rule(name) == record.rule.rule(name)
@@ -179,7 +179,7 @@ def test_a_class_name_of_any_letters_survives_toml(tmp_path):
     bundle = write_toy_bundle(tmp_path / "bundle", (name,))
     folder = write_data(tmp_path / "data", good(np.random.default_rng(0), 30))
     record = calibrate(bundle, folder, ThresholdSettings(0.1))
-    text = '[cameras.cam1]\nsource = "folder"\npath = "."\n\n[model]\nbundle = "b"\n\n' + record.toml()
+    text = '[cameras.cam1]\nsource = "folder"\npath = "."\n\n[model]\nbundle = "b"\n\n' + record.toml("thresholds.json")
     assert parse_config(text, tmp_path / "line.toml").acceptance.rule(name) == record.rule.rule(name)
 
 
@@ -303,7 +303,7 @@ def test_the_command(toys, data, tmp_path, monkeypatch, capsys):
     assert "dent  score 0.1" in said.out
     assert "at most 10 % of the good parts are rejected" in said.out
     record = load_record(out, ThresholdRecord)
-    assert record.toml() == out.with_suffix(".toml").read_text()
+    assert record.toml("thresholds.json") == out.with_suffix(".toml").read_text()
     assert json.loads(out.read_text())["kind"] == "threshold"
     page = out.with_suffix(".html").read_text()
     assert record.sha256 in page

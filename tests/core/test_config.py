@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from inspectd.config import (
+    Acceptance,
     Archive,
     ButtonsCamera,
     Control,
@@ -32,7 +33,7 @@ from inspectd.mask import ClassMap
 
 ROOT = Path(__file__).parents[2]
 SECTIONS = (
-    *(Station, GenicamCamera, FolderCamera, ButtonsCamera, ModelSettings, Publish),
+    *(Station, GenicamCamera, FolderCamera, ButtonsCamera, ModelSettings, Acceptance, Publish),
     *(Control, Security, Journal, Archive, Health, Log),
 )
 MINIMAL = '[cameras.cam1]\nsource = "folder"\npath = "pictures"\n[model]\nbundle = "bundle"\n'
@@ -93,7 +94,7 @@ def test_every_fault_is_told_at_once_with_its_path():
         "cameras.cam1.path: missing; it has to be set",
         "cameras.cam1.fps: expected a value greater than 0, got -1",
         "cameras.cam1.patern: unknown setting; did you mean 'pattern'?; "
-        "known: scale_mm_per_px, image_health, image_fault, "
+        "known: scale_mm_per_px, scale, flat_field, image_health, image_fault, "
         "queue_frames, deadline_ms, source, path, pattern, bits, fps, loop",
         "cameras.cam2.source: expected one of genicam, folder, buttons, got 'foldr'; did you mean 'folder'?",
         "cameras.cam3.source: missing; expected one of genicam, folder, buttons",
@@ -116,7 +117,14 @@ def test_every_fault_is_told_at_once_with_its_path():
         ("cameras = 3\n", "cameras: expected a valid dictionary, got 3"),
         ('model = "x"\n', "model"),
         (MINIMAL.replace("cam1", '"a/b"'), "camera name 'a/b'"),
-        (MINIMAL + "[acceptance.default]\nminimum_area_mm2 = 0.1\n", "needs cameras.cam1.scale_mm_per_px"),
+        (
+            MINIMAL + "[acceptance.default]\nminimum_area_mm2 = 0.1\n",
+            "needs cameras.cam1.scale or cameras.cam1.scale_mm_per_px, and",
+        ),
+        (
+            MINIMAL.replace("[model]", 'scale_mm_per_px = 0.1\nscale = "scale.json"\n[model]'),
+            "cameras.cam1: scale and scale_mm_per_px exclude each other; leave one of them out",
+        ),
         (
             MINIMAL + "[acceptance.default]\nscore = 0.8\nreview_score = 0.9\n",
             "acceptance.default: review_score 0.9 must be below",

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pydantic import ValidationError
 
+from inspectd.calibrated import EvenScale, Plane
 from inspectd.defect import Defect, find_defects
 from inspectd.frame import Frame
 from inspectd.inspection import AcceptanceRule, ClassRule, Inspection, Verdict
@@ -20,8 +21,8 @@ CLASSES = ClassMap(("scratch", "hole"))
 masks = hnp.arrays(np.uint8, st.tuples(st.integers(1, 24), st.integers(1, 24)), elements=st.integers(0, 2))
 
 
-def defect(name="scratch", score=0.9, area=10, area_mm2=None):
-    return Defect(name, area, (0, 0, 20, 20), (1.0, 1.0), score, area_mm2)
+def defect(name="scratch", score=0.9, area=10, area_mm2=None, length_mm=None):
+    return Defect(name, area, (0, 0, 20, 20), (1.0, 1.0), score, area_mm2, length_mm)
 
 
 def frame(height=8, width=8):
@@ -86,7 +87,7 @@ def plain_components(labels):
 @given(masks, st.integers(0, 99))
 def test_defects_are_the_connected_regions(labels, seed):
     confidence = np.random.default_rng(seed).integers(0, 256, labels.shape, dtype=np.uint8)
-    got = find_defects(Mask(labels, CLASSES), confidence, scale_mm_per_px=0.5)
+    got = find_defects(Mask(labels, CLASSES), confidence, scale=EvenScale(0.5))
     expected = []
     for label, region in plain_components(labels):
         rows, columns = [p[0] for p in region], [p[1] for p in region]
@@ -108,8 +109,25 @@ def test_defects_are_the_connected_regions(labels, seed):
     assert all(d.area_mm2 == d.area_px * 0.25 for d in got)
 
 
+def test_defects_are_measured_where_they_lie():
+    """A plane whose columns grow by 1 % each: the same defect is larger on its right."""
+    plane = Plane((20, 60), np.array([[0.1, 0, 0], [0, 0.1, 0], [-0.01, 0, 1]]))
+    labels = np.zeros((20, 60), np.uint8)
+    labels[4:8, 2:12] = labels[4:8, 40:50] = 1
+    left, right = find_defects(Mask(labels, CLASSES), labels * 200, scale=plane)
+    for found, columns in ((left, slice(2, 12)), (right, slice(40, 50))):
+        region = np.zeros(labels.shape, bool)
+        region[4:8, columns] = True
+        assert found.area_mm2 == pytest.approx(plane.area_mm2(region), rel=1e-6)
+        assert found.length_mm == pytest.approx(plane.feret_mm(region), rel=1e-6)
+    assert right.area_mm2 > 3 * left.area_mm2
+    with pytest.raises(ValueError, match="inside"):
+        find_defects(Mask(labels, CLASSES), labels * 200, scale=Plane((20, 45), np.diag([0.1, 0.1, 1])))
+
+
 @pytest.mark.parametrize(
-    "change", [{"score": 1.2}, {"score": float("nan")}, {"area": 0}, {"area": 401}, {"area_mm2": 0.0}]
+    "change",
+    [{"score": 1.2}, {"score": float("nan")}, {"area": 0}, {"area": 401}, {"area_mm2": 0.0}, {"length_mm": 0.0}],
 )
 def test_impossible_defects_are_refused(change):
     with pytest.raises(ValueError, match="scratch"):
@@ -156,7 +174,7 @@ def test_thresholds_are_those_of_review():
 def test_rules_in_mm_need_a_scale():
     rule = AcceptanceRule(default=ClassRule(minimum_area_mm2=2.0))
     assert rule.relevant([defect(area_mm2=1.9), defect(area_mm2=2.0)])[0].area_mm2 == 2.0
-    with pytest.raises(ValueError, match="scale_mm_per_px"):
+    with pytest.raises(ValueError, match="has no scale"):
         rule.relevant([defect()])
     with pytest.raises(ValidationError, match="must be below score"):
         ClassRule(score=0.5, review_score=0.5)

@@ -12,10 +12,21 @@ from pathlib import Path
 
 import pytest
 
+from inspectd.calibration.record import save_record
 from inspectd.runtime import doctor
-from inspectd.runtime.doctor import Check, check_clock, check_gpu, check_packages, check_sockets, check_storage, examine
+from inspectd.runtime.doctor import (
+    Check,
+    check_calibration,
+    check_clock,
+    check_gpu,
+    check_packages,
+    check_sockets,
+    check_storage,
+    examine,
+)
 
 from .conftest import run_inspectd
+from .test_optics import scale
 
 SECTIONS = ("python", "gpu", "cameras", "clock", "storage", "sockets")
 
@@ -55,6 +66,29 @@ def test_the_report_for_people(monkeypatch):
     assert [line for line in lines if line in SECTIONS] == [*SECTIONS]
     assert lines[-1] == "Nothing is broken that every line needs."
     assert "none in GENICAM_GENTL64_PATH" in out
+
+
+def test_the_calibrations_of_a_configuration_are_looked_at(tmp_path, write_config):
+    save_record(tmp_path / "scale.json", scale())
+    named = 'source = "buttons"\nscale = "scale.json"\nflat_field = "flat.npz"\nimage_health = "scale.json"'
+    config = write_config(named, '[acceptance]\nrecord = "thresholds.json"\n')
+    (tmp_path / "thresholds.json").write_text("{")
+    checks = {check.name: check for check in check_calibration(config)}
+    assert {check.verdict for check in checks.values()} == {"broken"}
+    missing, kind, damaged = (
+        checks[name] for name in ("cameras.cam1.flat_field", "cameras.cam1.image_health", "acceptance.record")
+    )
+    assert missing.found.endswith("flat.npz: no such flat field")
+    assert missing.remedy == "make one by inspectd-calibrate flat-field"
+    assert "is a calibration of kind 'scale', expected 'image'" in kind.found
+    assert "damaged: not JSON" in damaged.found
+    status, out, err = run_inspectd("doctor", config)
+    assert (status, err) == (1, "")
+    assert "broken: cameras.cam1.flat_field, cameras.cam1.image_health, acceptance.record" in out
+    (well,) = check_calibration(write_config('source = "buttons"\nscale = "scale.json"'))
+    assert (well.verdict, well.found) == ("ok", f"scale of 2026-11-26 ({scale().sha256[:12]})")
+    (none,) = check_calibration(tmp_path / "nowhere.toml")
+    assert (none.verdict, "no such file" in none.found) == ("broken", True)
 
 
 def test_a_broken_base_package_is_told_and_the_rest_is_looked_at(tmp_path, monkeypatch):

@@ -23,6 +23,7 @@ from inspectd.runtime.core import Core
 from inspectd.runtime.engine import open_engine
 from inspectd.runtime.messaging import CameraStream, Publisher, Requester, Silence, Subscriber
 from inspectd.runtime.models import LoadedBundle
+from inspectd.runtime.optics import load_optics
 from inspectd.runtime.sources import make_source
 from inspectd.wire import AlarmBody, Flags, MessageType, read_body
 
@@ -220,6 +221,7 @@ def test_a_clock_that_is_set_is_told_and_orders_nothing(bundle_path, pictures, t
             journal=None,
             open_bundle=no_bundle,
             active=ActiveModel(tmp_path / "model.json", str(bundle_path)),
+            optics=load_optics(config.cameras),
             utc=utc,
         )
         thread = threading.Thread(target=core.run)

@@ -368,6 +368,7 @@ _BODIES: dict[int, dict[str, Callable[[object], bool]]] = {
                     "bbox_px": _is_row(_is_whole, 4),
                     "area_px": _is_positive,
                     "area_mm2?": _is_scale,
+                    "length_mm?": _is_scale,
                     "centroid_px": _is_row(_is_number, 2),
                 }
             )

@@ -36,6 +36,7 @@ from pathlib import Path
 
 import numpy as np
 
+from inspectd.calibrated import EvenScale
 from inspectd.defect import find_defects
 from inspectd.frame import CameraState, CameraStatus, Frame
 from inspectd.inspection import Inspection, Timings, Verdict
@@ -92,8 +93,9 @@ def inspection(verdict: Verdict, source: str = "") -> Inspection:
         confidence[1, 2:7] = (130, 200, 255, 140, 130)
         confidence[3:5, 0:2] = 204
     mask = Mask(labels, CLASSES)
-    defects = find_defects(mask, confidence, scale_mm_per_px=0.5)
-    return Inspection(frame, verdict, defects, mask, digest, Timings(0.125, 1.5, 10.25, 0.5))
+    defects = find_defects(mask, confidence, scale=EvenScale(0.5))
+    used = {"flat_field": "cd" * 32, "scale": "ef" * 32} if verdict is Verdict.NG else {}
+    return Inspection(frame, verdict, defects, mask, digest, Timings(0.125, 1.5, 10.25, 0.5), calibration=used)
 
 
 def sealed(message: Message, body: bytes, payload: bytes) -> Message:

@@ -1,4 +1,7 @@
-"""What the calibration of thresholds says: the rule, what is promised of it, and what it was seen to do."""
+"""What the calibration of thresholds says: the rule, what is promised of it, and what it was seen to do.
+
+It knows what a rule is, and rules know of what `inspectd.calibrated` exports, so it is imported by its own name.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,10 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from inspectd.calibrated.record import Part, Record
+from inspectd.errors import ConfigError
 from inspectd.inspection import AcceptanceRule, ClassRule
+
+from .record import Part, Record
 
 __all__ = ["ChosenClass", "CurvePoint", "Found", "GoodPart", "ThresholdRecord"]
 
@@ -132,22 +137,56 @@ class ThresholdRecord(Record):
             }
         )
 
-    def toml(self) -> str:
-        """The section `[acceptance]` of a line's configuration."""
+    def hold_against(self, bundle_sha256: str, rule: AcceptanceRule) -> None:
+        """Whether it was made for what a line judges by.
+
+        Args:
+            bundle_sha256: digest of the bundle.
+            rule: with each class of the bundle spelt out.
+
+        Raises:
+            ConfigError: another bundle, or another rule: what was promised does not hold; every fault.
+        """
+        faults = []
+        if bundle_sha256 != self.bundle_sha256:
+            faults.append(f"it is of bundle {self.bundle_sha256[:12]}, and this is bundle {bundle_sha256[:12]}")
+        else:
+            for each in self.classes:
+                here, there = rule.rule(each.name).model_dump(), self.rule.rule(each.name).model_dump()
+                faults += [
+                    f"{name} of class {each.name!r} is {here[name]}, and {there[name]} was calibrated"
+                    for name in there
+                    if here[name] != there[name]
+                ]
+        if faults:
+            raise ConfigError(
+                f"the threshold calibration of {self.made:%Y-%m-%d} does not fit: {'; '.join(faults)}; take "
+                f"what stands in its .toml, calibrate anew by {self.made_by}, or leave acceptance.record out"
+            )
+
+    def toml(self, name: str) -> str:
+        """The section `[acceptance]` of a line's configuration; `name` is that of the record's file beside it."""
         lines = [
             f"# By {self.made_by} on {self.made:%Y-%m-%d}, from {self.good_parts} good parts: with "
             f"{self.confidence:.6g} confidence at most",
             f"# {self.max_false_reject:.6g} of the good parts are rejected. For bundle {self.bundle_sha256[:12]} on "
             f"{self.engine} alone.",
             f"# Record: sha256 {self.sha256}",
+            "",
+            "[acceptance]",
+            f"record = {_quoted(name)}",
         ]
         for each in self.classes:
-            # A TOML basic string is written as JSON writes one.
             lines += [
                 "",
-                f"[acceptance.classes.{json.dumps(each.name, ensure_ascii=False)}]",
+                f"[acceptance.classes.{_quoted(each.name)}]",
                 f"score = {each.score!r}",
                 f"minimum_area_px = {each.minimum_area_px}",
                 "maximum_count = 0",
             ]
         return "\n".join(lines) + "\n"
+
+
+def _quoted(text: str) -> str:
+    """A TOML basic string, which is written as JSON writes one."""
+    return json.dumps(text, ensure_ascii=False)

@@ -300,6 +300,7 @@ class Core:
             self.alarms.set(code, Severity.ERROR, str(error))
         self._machine.take(Event.FAULT)
         self.publisher.change_state(self.state, str(error))
+        self._watching.look()
         self._auto = False
         if not self._stays:
             self.failure = error

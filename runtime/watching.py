@@ -100,12 +100,17 @@ class Watching:
         self._clock_offset_ns = utc() - clock()
         self.is_working = False
 
+    def look(self) -> None:
+        """Look now: what has just changed is told with the next heartbeat, and with the next answer."""
+        now_ns = self._clock()
+        self._next_watch_ns = now_ns + round(WATCH_S * 1e9)
+        self._watch(now_ns)
+
     def turn(self) -> None:
         """Look, if it is time."""
         now_ns = self._clock()
         if now_ns >= self._next_watch_ns:
-            self._next_watch_ns = now_ns + round(WATCH_S * 1e9)
-            self._watch(now_ns)
+            self.look()
         if now_ns >= self._next_stats_ns:
             self._next_stats_ns = now_ns + round(STATS_S * 1e9)
             self._stats = self.stats()

@@ -171,9 +171,14 @@ class Optics:
         met = (frame.serial, frame.width, frame.height)
         if met == self._fits:
             return
-        for record in self.records:
-            for doubt in record.check(serial=frame.serial or None, width_px=frame.width, height_px=frame.height):
-                _log.warning("camera %r: %s", self._name, doubt)
+        # All of them first: what does not fit is met again with each frame, and doubts are told once.
+        doubts = [
+            doubt
+            for record in self.records
+            for doubt in record.check(serial=frame.serial or None, width_px=frame.width, height_px=frame.height)
+        ]
+        for doubt in doubts:
+            _log.warning("camera %r: %s", self._name, doubt)
         self._fits = met
 
 

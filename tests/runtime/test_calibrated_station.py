@@ -27,7 +27,7 @@ from inspectd.inspection import Verdict
 from inspectd.runtime.messaging import Silence, Subscriber
 from inspectd.runtime.simcam import FEED_VARIABLE
 from inspectd.runtime.simcam.feed import FrameFeed
-from inspectd.wire import AlarmBody, MessageType, VerdictBody, read_body, read_mask
+from inspectd.wire import AlarmBody, MessageType, VerdictBody, read_body, read_mask, read_preview
 
 from .conftest import finish, inspectd, run_inspectd
 
@@ -129,9 +129,15 @@ def test_verdicts_tell_the_true_areas_and_lengths(calibrated, place):
     bodies = [read_body(each, VerdictBody) for each in messages if each.header.msg_type == MessageType.VERDICT]
     masks = [read_mask(each) for each in messages if each.header.msg_type == MessageType.MASK]
     assert len(bodies) == len(masks) == PARTS
+    previews = [read_preview(each) for each in messages if each.header.msg_type == MessageType.PREVIEW]
+    field = load_flat_field(calibrated / f"{SERIAL}.npz")
+    for number, preview in enumerate(previews):
+        raw = part(calibrated, number)
+        off, uncorrected = (np.abs(preview.astype(int) - each).mean() for each in (field.apply(raw), raw))
+        assert off < 2 < uncorrected
     truth = list(json.loads((calibrated / "truth.json").read_text()).values())
     scale = load_record(calibrated / "scale" / "scale.json", ScaleRecord)
-    used = {"flat_field": load_flat_field(calibrated / f"{SERIAL}.npz").record.sha256, "scale": scale.sha256}
+    used = {"flat_field": field.record.sha256, "scale": scale.sha256}
     measured = rendered = 0.0
     one_figure = []
     for body, mask, told in zip(bodies, masks, truth, strict=True):

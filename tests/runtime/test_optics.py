@@ -317,6 +317,19 @@ def test_by_a_foreign_calibration_no_part_passes(setup: Setup, tmp_path, flat, p
     assert (told_of(setup).calibration is None) == bool(reason)
 
 
+def test_doubts_are_told_once_and_not_with_each_frame(setup: Setup, tmp_path, caplog):  # noqa: F811
+    (tmp_path / "flat.npz").write_bytes(flat_field().save())
+    save_record(tmp_path / "scale.json", scale(serial="B2"))
+    named = f'source = "buttons"\nflat_field = "{tmp_path}/flat.npz"\nscale = "{tmp_path}/scale.json"'
+    serials = ("A1", "A1", "A1", "B2", "B2")
+    pictures = frames(*[dim()] * len(serials))
+    source = Script(*(replace(each, serial=serial) for each, serial in zip(pictures, serials, strict=True)))
+    setup.run(source, camera=named, frames=len(serials))
+    assert setup.verdicts == [Verdict.NOT_INSPECTED] * 3 + [Verdict.OK] * 2
+    told = [each.message for each in caplog.records if "does not say which camera" in each.message]
+    assert told == ["camera 'cam1': the flat_field calibration does not say which camera it is of"]
+
+
 def test_a_camera_that_was_exchanged_is_found_at_its_first_frame(setup: Setup, tmp_path):  # noqa: F811
     (tmp_path / "flat.npz").write_bytes(flat_field(serial="A1").save())
     named = f'source = "buttons"\nflat_field = "{tmp_path}/flat.npz"'

@@ -558,14 +558,16 @@ class Line:
             Exception: what it raises.
         """
         self._opening_since_ns = self._clock()
-        with ThreadPoolExecutor(1, thread_name_prefix="wait") as worker:
-            doing = worker.submit(act)
-            while not doing.done():
-                self._tick()
-                wait([doing], self._tick_s)
+        try:
+            with ThreadPoolExecutor(1, thread_name_prefix="wait") as worker:
+                doing = worker.submit(act)
+                while not doing.done():
+                    self._tick()
+                    wait([doing], self._tick_s)
+                doing.result()
+        finally:
             self._opening_since_ns = 0
             self._opened += 1
-            doing.result()
 
     def _each(self, step: Literal["open", "start"], sources: Sequence[FrameSource] | None = None) -> None:
         """In a thread of its own, for a camera may take seconds, and the heartbeat must not wait for it."""

@@ -25,6 +25,8 @@ from .engine import Engine
 __all__ = ["open_own"]
 
 COMMAND = (sys.executable, "-m", "inspectd.export.cli")
+BUILD_S = 3300.0
+"""So long may building and comparing take: less than the line has (line.BUILD_S), whose end would leave the builder."""
 _log = logging.getLogger("inspectd.line")
 
 
@@ -65,8 +67,8 @@ def open_own(
         with tempfile.TemporaryDirectory(prefix=f".{kept.name}-", dir=kept.parent) as scratch:
             # Nothing lies where it is looked for that was not compared.
             draft = Path(scratch) / "bundle"
-            _export("--from-onnx", str(bundle.path), "--out", str(draft), *integers)
-            _export("--certify", str(draft), *integers)
+            _export("--from-onnx", str(bundle.path), "--out", str(draft), *integers, by_s=begun + BUILD_S)
+            _export("--certify", str(draft), *integers, by_s=begun + BUILD_S)
             shutil.rmtree(kept, ignore_errors=True)
             draft.rename(kept)
         _log.warning("%s: built and compared in %.0f s", bundle.path, time.monotonic() - begun)
@@ -95,17 +97,22 @@ def _copy(path: Path, bundle: Bundle, precision: EnginePrecision) -> Bundle:
     return copy
 
 
-def _export(*arguments: str) -> None:
+def _export(*arguments: str, by_s: float) -> None:
     """Run `export-trt`, whose bars are for a terminal and whose last words are for the error."""
     shown = sys.stderr.isatty()
-    done = subprocess.run(
-        [*COMMAND, *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=None if shown else subprocess.PIPE,
-        text=True,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [*COMMAND, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=None if shown else subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=max(0.0, by_s - time.monotonic()),
+        )
+    except subprocess.TimeoutExpired:
+        told = f"was not done in {BUILD_S / 60:.0f} minutes, and was ended; build the engine on another machine"
+        raise IncompatibleEngine(f"`export-trt {' '.join(arguments)}` {told} (docs/export.md)") from None
     if done.returncode:
         said = "it said why above" if shown else (done.stderr.strip().splitlines() or ["it gave no reason"])[-1]
         raise IncompatibleEngine(f"`export-trt {' '.join(arguments)}` failed: {said}")

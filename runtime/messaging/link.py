@@ -239,8 +239,11 @@ def _check_path(path: Path, endpoint: str, setting: str) -> None:
 
 def _is_listening(path: str) -> bool:
     with posix_socket.socket(posix_socket.AF_UNIX, posix_socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
         try:
             probe.connect(path)
+        except BlockingIOError:
+            return True  # whose queue is full: to wait for a place in it could take for ever
         except OSError:
             return False
         return True

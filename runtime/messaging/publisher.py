@@ -239,7 +239,7 @@ class Publisher:
     def _try_to_bind(self, since_ns: int) -> None:
         try:
             self._bind()
-        except ConfigError as error:
+        except (ConfigError, zmq.ZMQError, OSError) as error:  # also of a machine that has no descriptor left
             if self._monotonic_ns() - since_ns > _PATIENCE_NS:
                 self.fault = f"nobody is sent anything: {error}; it is tried again by itself"
         else:
@@ -247,9 +247,10 @@ class Publisher:
 
     def close(self, drain_s: float = DRAIN_S) -> None:
         """Send what waits, give subscribers up to `drain_s` to take it, then let go. May be called twice."""
+        if self._link is not None or self._cut_ns is not None:
+            self.flush()
         self._cut_ns = None
         if self._link is not None:
-            self.flush()
             self._link.close(drain_s)
             self._link = None
 

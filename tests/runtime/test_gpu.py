@@ -39,6 +39,7 @@ from inspectd.wire import DeviceHealth, HeartbeatBody, Message, read_body
 
 from .conftest import SIZE
 from .simulated_gpu import SimulatedDriver, SimulatedTensorRT, engine_content
+from .station_site import is_running
 
 HERE = f"{platform.system().lower()}-{platform.machine()}"
 THRESHOLDS = np.array([0.6], np.float32)
@@ -537,6 +538,22 @@ def test_an_engine_that_fails_its_comparison_is_not_run(with_engine, builder, wr
     # Not even by a station that takes what was not compared: this one was, and is wrong.
     with pytest.raises(IncompatibleEngine, match="--certify"):
         started(station_of(bundle, write_config, tmp_path, allow_uncertified=True))
+
+
+def test_a_builder_that_hangs_is_ended(with_engine, builder, write_config, monkeypatch, tmp_path):
+    on_this_machine(monkeypatch, Machine())
+    bundle = with_engine({"version": "1.0.0"})
+    builder(bundle)
+    number = tmp_path / "number"
+    (tmp_path / "builder.py").write_text(
+        f"import os, time\nopen({str(number)!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)"
+    )
+    monkeypatch.setattr(own_engine, "BUILD_S", 2.0)
+    with pytest.raises(IncompatibleEngine, match=r"--from-onnx .* was not done in 0 minutes, and was ended"):
+        started(station_of(bundle, write_config, tmp_path))
+    assert not is_running(int(number.read_text()))
+    left = [path.name for path in (tmp_path / "state" / "engines").iterdir()]
+    assert left == [f"{bundle.digest[:16]}-fp16.lock"]
 
 
 def test_where_nothing_can_be_built_the_reason_is_told(with_engine, write_config, monkeypatch, tmp_path):

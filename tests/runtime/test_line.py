@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from inspectd.bundle import load_bundle
 from inspectd.config import parse_config
-from inspectd.errors import BundleError, CameraError, CameraLost, EndOfFrames, IncompleteFrame, InferenceError
+from inspectd.errors import (
+    BundleError,
+    CameraError,
+    CameraLost,
+    EndOfFrames,
+    IncompleteFrame,
+    InferenceError,
+    ProtocolError,
+)
 from inspectd.frame import STREAMING, Frame
 from inspectd.inspection import Verdict
 from inspectd.runtime.engine import EngineResult, open_engine
@@ -264,6 +272,33 @@ def test_heartbeats_go_on_while_no_frame_comes(setup, tmp_path):
     assert len(setup.verdicts) == 2
     # Half a second between the frames, a heartbeat every 50 ms.
     assert len(setup.of(MessageType.HEARTBEAT)) >= 7
+
+
+def test_a_camera_that_is_being_opened_is_a_stage_of_limited_time(setup):
+    class Opening(Script):
+        def open(self):
+            time.sleep(0.5)
+            raise CameraError("cam1: is not there")
+
+    line = Line(setup.config(), setup.bundle, setup.engine, [Opening()], setup.publisher)
+    seen = []
+    line.each_turn = lambda: seen.append(line.stages["open"])
+    with setup.publisher, pytest.raises(CameraError, match="is not there"):
+        line.connect()
+    assert max(busy_s for _, busy_s, _ in seen) > 0.3
+    assert {limit_s for _, _, limit_s in seen} == {600.0}
+    assert line.stages["open"][1] == 0, "an error ends it too"
+
+
+def test_a_turn_that_fails_ends_the_stage_too(setup):
+    def fails():
+        raise ProtocolError("no heartbeat can be made")
+
+    line = Line(setup.config(), setup.bundle, setup.engine, [Script()], setup.publisher)
+    line.each_turn = fails
+    with setup.publisher, pytest.raises(ProtocolError):
+        line.wait_for(lambda: time.sleep(0.1))
+    assert line.stages["open"][1] == 0
 
 
 def test_heartbeats_go_on_while_a_camera_takes_its_time_to_let_go(setup):

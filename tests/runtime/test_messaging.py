@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import resource
 import signal
+import socket as posix_socket
 import subprocess
 import sys
 import time
@@ -19,6 +22,7 @@ from inspectd.frame import Frame
 from inspectd.inspection import Inspection, Verdict
 from inspectd.mask import ClassMap, Mask
 from inspectd.runtime.epoch import EpochCounter, default_state_dir
+from inspectd.runtime.journal import Journal
 from inspectd.runtime.messaging import CameraStream, Publisher, Silence, Subscriber
 from inspectd.wire import (
     STATION_STREAM,
@@ -240,6 +244,57 @@ def test_an_address_that_cannot_be_bound_again_is_tried_until_it_can_and_nobody_
             assert publisher.publish(inspection(2)) == 2
 
 
+def test_what_waits_is_told_of_although_nobody_can_be_sent_it(tmp_path: Path):
+    journal = Journal(tmp_path / "journal.db", epoch=1)
+    journal.open()
+    sent: list[int] = []
+    folder = tmp_path / "here"
+    folder.mkdir()
+    endpoint = f"ipc://{folder}/pub"
+    with Publisher(endpoint, epoch=1, cameras=CAMERAS, journal=journal, commit_timeout_s=5.0) as publisher:
+        publisher.sent = lambda each: sent.append(each.message.header.seq)
+        folder.rename(tmp_path / "away")
+        publisher.rebind()
+        for number in range(1, 11):
+            publisher.publish(inspection(number))
+    assert sent == list(range(1, 11))
+    assert journal.close()
+
+
+def test_a_machine_without_a_descriptor_left_holds_nobody_up(tmp_path: Path):
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    context = zmq.Context()
+    endpoint = f"ipc://{tmp_path}/pub"
+    with context, Publisher(endpoint, epoch=1, cameras=CAMERAS, context=context) as publisher:
+        with contextlib.ExitStack() as taken:
+            taken.callback(resource.setrlimit, resource.RLIMIT_NOFILE, before)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+            began = time.monotonic()
+            while not publisher.fault:
+                assert time.monotonic() - began < 5
+                with contextlib.suppress(OSError):
+                    while True:
+                        taken.enter_context(open(os.devnull, "rb"))  # noqa: PTH123
+                publisher.rebind()
+                publisher.tick()
+            publisher.publish(inspection(1))
+        with Subscriber(publisher.endpoint) as subscriber:
+            connected(publisher, subscriber)
+
+
+def test_an_address_whose_owner_takes_nobody_on_is_in_use(tmp_path: Path):
+    with posix_socket.socket(posix_socket.AF_UNIX) as squatter, contextlib.ExitStack() as waiting:
+        squatter.bind(f"{tmp_path}/pub")
+        squatter.listen(0)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                client = waiting.enter_context(posix_socket.socket(posix_socket.AF_UNIX))
+                client.setblocking(False)
+                client.connect(f"{tmp_path}/pub")
+        with pytest.raises(ConfigError, match="in use"):
+            Publisher(f"ipc://{tmp_path}/pub", epoch=1, cameras=CAMERAS).open()
+
+
 def test_a_client_that_subscribes_without_an_end_is_cut_off_and_the_others_come_again(tmp_path: Path):
     context = zmq.Context()
     with (
@@ -446,6 +501,7 @@ def test_a_slow_subscriber_loses_and_learns_how_much():
 
 LINE = """
 import sys, time
+from inspectd.runtime.journal import Journal
 from inspectd.runtime.messaging import CameraStream, Publisher
 sys.path.insert(0, {tests!r})
 from test_messaging import failed, inspection

@@ -28,6 +28,7 @@ from inspectd.runtime.sources import make_source
 from inspectd.wire import AlarmBody, Flags, MessageType, read_body
 
 from .conftest import finish
+from .station_site import until
 from .test_station import FOLDER, start, station  # noqa: F401 - fixtures
 
 is_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts and networks are root's to make")
@@ -201,31 +202,49 @@ with Subscriber("tcp://10.213.77.1:5560") as subscriber, Requester("tcp://10.213
 """
 
 
-def test_a_clock_that_is_set_is_told_and_orders_nothing(bundle_path, pictures, tmp_path):
-    text = f"[cameras.cam1]\n{FOLDER}\n[model]\nbundle = '{bundle_path}'\nthreads = 1\n"
-    config = parse_config(text, tmp_path / "line.toml")
+@contextlib.contextmanager
+def core_at_work(config, bundle_path: Path, publisher: Publisher, **options) -> Iterator[Core]:
+    """The core in a thread of this process."""
     bundle = load_bundle(bundle_path)
+    core = Core(
+        config,
+        config_file=None,
+        loaded=LoadedBundle(bundle, open_engine(bundle, threads=1)),
+        sources=[make_source("cam1", config.cameras["cam1"])],
+        publisher=publisher,
+        journal=None,
+        open_bundle=no_bundle,
+        active=ActiveModel(config.station.state_dir / "model.json", str(bundle_path)),
+        optics=load_optics(config.cameras),
+        **options,
+    )
+    thread = threading.Thread(target=core.run)
+    thread.start()
+    try:
+        yield core
+    finally:
+        core.stop()
+        thread.join(20)
+    assert not thread.is_alive()
+
+
+def configured(bundle_path: Path, tmp_path: Path):
+    text = f"[cameras.cam1]\n{FOLDER}\n[model]\nbundle = '{bundle_path}'\nthreads = 1\n"
+    return parse_config(f"[station]\nstate_dir = '{tmp_path}'\n{text}", tmp_path / "line.toml")
+
+
+def test_a_clock_that_is_set_is_told_and_orders_nothing(bundle_path, pictures, tmp_path):
     ahead_ns = [0]
 
     def utc() -> int:
         return time.time_ns() + ahead_ns[0]
 
     publisher = Publisher(f"ipc://{tmp_path}/pub", epoch=1, cameras={"cam1": CameraStream()}, utc_ns=utc)
-    with publisher, Subscriber(publisher.endpoint) as subscriber:
-        core = Core(
-            config,
-            config_file=None,
-            loaded=LoadedBundle(bundle, open_engine(bundle, threads=1)),
-            sources=[make_source("cam1", config.cameras["cam1"])],
-            publisher=publisher,
-            journal=None,
-            open_bundle=no_bundle,
-            active=ActiveModel(tmp_path / "model.json", str(bundle_path)),
-            optics=load_optics(config.cameras),
-            utc=utc,
-        )
-        thread = threading.Thread(target=core.run)
-        thread.start()
+    with (
+        publisher,
+        Subscriber(publisher.endpoint) as subscriber,
+        core_at_work(configured(bundle_path, tmp_path), bundle_path, publisher, utc=utc),
+    ):
         alarms, numbers, deadline = [], [], time.monotonic() + 20
         while len(alarms) < 4:
             assert time.monotonic() < deadline
@@ -240,12 +259,31 @@ def test_a_clock_that_is_set_is_told_and_orders_nothing(bundle_path, pictures, t
                     ahead_ns[0] = -3_600_000_000_000
                 if len(numbers) == 60:
                     ahead_ns[0] = 0
-        core.stop()
-        thread.join(20)
     assert [alarm.code for alarm in alarms] == ["clock.stepped"] * 4
     assert "set back by 3600.0 s" in alarms[0].message
     assert "set forward by 3600.0 s" in alarms[2].message
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+
+
+def test_parts_are_judged_while_the_address_cannot_be_bound_again(bundle_path, pictures, tmp_path):
+    sockets, away = tmp_path / "sockets", tmp_path / "away"
+    sockets.mkdir()
+    publisher = Publisher(f"ipc://{sockets}/pub", epoch=1, cameras={"cam1": CameraStream()})
+    with publisher, core_at_work(configured(bundle_path, tmp_path), bundle_path, publisher) as core:
+
+        def alarms() -> list[bool]:
+            return [alarm.active for alarm in core.alarms.open if alarm.code == "publish.failing"]
+
+        until(lambda: core.line.verdicts.total() > 5)
+        sockets.rename(away)
+        core.post(publisher.rebind)
+        until(lambda: alarms() == [True], "nobody was told")
+        judged = core.line.verdicts.total()
+        until(lambda: core.line.verdicts.total() > judged + 20, "the line stood still")
+        away.rename(sockets)
+        until(lambda: alarms() == [False], "it was not tried again")
+        with Subscriber(publisher.endpoint) as subscriber:
+            assert not isinstance(subscriber.receive(5.0), Silence)
 
 
 def no_bundle(path: Path, config) -> LoadedBundle:

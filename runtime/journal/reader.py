@@ -64,7 +64,12 @@ class JournalReader:
             raise self._refused(error) from error
         if version != SCHEMA_VERSION:
             self._db.close()
-            raise ConfigError(f"{path}: expected a journal of schema {SCHEMA_VERSION}, got {version}")
+            remedy = (
+                "it is of a later version of inspectd: use that one"
+                if version > SCHEMA_VERSION
+                else "it is of an earlier version of inspectd: the station brings it up to date when it starts"
+            )
+            raise ConfigError(f"{path}: expected a journal of schema {SCHEMA_VERSION}, got {version}; {remedy}")
 
     def close(self) -> None:
         """Let go."""

@@ -11,7 +11,6 @@ from inspectd.wire import Message
 
 __all__ = ["LATER_VERSION", "SCHEMA_VERSION", "OpenAlarm", "Store", "is_corrupt", "is_full"]
 
-SCHEMA_VERSION = 1
 LATER_VERSION = "is of a later version of inspectd"
 _APPLICATION_ID = 0x494E5331  # "INS1"
 _PAGE_BYTES = 4096
@@ -22,7 +21,10 @@ _PURGE_ROWS = 200
 _MOST_REQUESTS = 10_000
 """Of each operation."""
 
-_SCHEMA = """
+# Steps that were released are never changed: journals look like that. A change of the schema is one step more.
+# "If not exists": what wrote schema 1 gave the number after the tables, and some of its journals have the index.
+_STEPS = (
+    """
 CREATE TABLE IF NOT EXISTS messages (
     id INTEGER PRIMARY KEY,
     epoch INTEGER NOT NULL,
@@ -49,8 +51,11 @@ CREATE TABLE IF NOT EXISTS requests (
     answer TEXT,
     PRIMARY KEY (client, request_id)
 );
-CREATE INDEX IF NOT EXISTS request_times ON requests (utc_ns);
-"""
+""",
+    "CREATE INDEX IF NOT EXISTS request_times ON requests (utc_ns);",
+)
+"""Step n makes of a journal of schema n one of schema n + 1; that of schema 0 is empty."""
+SCHEMA_VERSION = len(_STEPS)
 
 
 # Primary result codes; the constants of the module begin with Python 3.11.
@@ -88,6 +93,8 @@ def _code(error: sqlite3.Error) -> int:
 class Store:
     """The connection that writes; for one thread alone.
 
+    A journal of an earlier version becomes one of this version.
+
     Args:
         path: of the database; made where there is none.
 
@@ -117,10 +124,12 @@ class Store:
         execute("PRAGMA synchronous = FULL")
         execute("PRAGMA mmap_size = 0")
         execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT_BYTES}")
-        self._db.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}COMMIT;")
         if version < SCHEMA_VERSION:
-            execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-            execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            # In one transaction, the number with it: a power cut leaves the journal as it was.
+            self._db.executescript(
+                f"BEGIN IMMEDIATE;{''.join(_STEPS[version:])}PRAGMA application_id = {_APPLICATION_ID};"
+                f"PRAGMA user_version = {SCHEMA_VERSION};COMMIT;"
+            )
 
     def close(self) -> None:
         """Bring everything into the database itself, and let go."""

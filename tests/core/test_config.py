@@ -224,6 +224,13 @@ def test_examples_are_valid(example):
     load_config(example)
 
 
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "tests" / "golden" / "config").glob("*.toml")), ids=lambda path: path.stem
+)
+def test_a_configuration_of_an_earlier_version_is_one_of_this(file):
+    load_config(file)
+
+
 @pytest.mark.parametrize("section", [*SECTIONS, ClassRule])
 def test_every_setting_is_documented(section: type[BaseModel]):
     page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")

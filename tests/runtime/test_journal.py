@@ -17,7 +17,7 @@ import pyarrow.parquet
 import pytest
 
 from inspectd.errors import ConfigError
-from inspectd.runtime.journal import Entry, Journal, JournalFault, JournalReader, OpenAlarm
+from inspectd.runtime.journal import Entry, Journal, JournalFault, JournalReader, OpenAlarm, store
 from inspectd.runtime.journal.export import TABLES, export
 from inspectd.wire import (
     MaskEncoding,
@@ -31,6 +31,8 @@ from inspectd.wire import (
 )
 
 from .test_messaging import inspection
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "journal"
 
 
 def result(seq: int, *, epoch: int = 1, stream: int = 0, mask: bool = True) -> list[Message]:
@@ -324,8 +326,55 @@ def test_a_journal_of_a_later_version_is_refused_and_left_alone(path):
     db.close()
     with pytest.raises(ConfigError, match="later version"):
         Journal.last_epoch(path)
-    with pytest.raises(ConfigError, match="schema 1, got 99"):
+    with pytest.raises(ConfigError, match="schema 2, got 99; it is of a later version"):
         JournalReader(path)
+
+
+@pytest.fixture
+def of_schema_1(path):
+    """A journal that the version before wrote."""
+    with sqlite3.connect(path) as db:
+        db.executescript((GOLDEN / "schema-1.sql").read_text())
+    db.close()
+    return path
+
+
+def schema(path: Path) -> tuple[int, set[str]]:
+    """Its number, and the names of tables and indices."""
+    with sqlite3.connect(path) as db:
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        names = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
+    db.close()
+    return version, names
+
+
+def test_a_journal_of_the_version_before_goes_on(of_schema_1, tmp_path):
+    assert schema(of_schema_1)[0] == 1
+    with pytest.raises(ConfigError, match="the station brings it up to date when it starts"):
+        JournalReader(of_schema_1)
+    assert Journal.last_epoch(of_schema_1) == 3
+    journal = Journal(of_schema_1, epoch=4, retention_days=1e5)
+    (alarm,) = journal.open()
+    assert json.loads(alarm)["code"] == "camera.away.cam1"
+    assert settled(journal.submit(Entry(messages=result(1, epoch=4)))).durable
+    journal.close()
+    new = Journal(tmp_path / "new.db", epoch=1)
+    new.open()
+    new.close()
+    assert schema(of_schema_1) == schema(tmp_path / "new.db")
+    with JournalReader(of_schema_1) as reader:
+        assert [(held.epoch, held.last) for held in reader.held()] == [(4, 1), (3, 3)]
+        kept = list(reader.messages(epoch=3, stream=0, first=1, last=3, masks=True))
+        assert kept == [message for seq in (1, 2, 3) for message in result(seq, epoch=3)]
+        assert [past.op for past in reader.requests()] == ["stop"]
+
+
+def test_an_upgrade_that_is_interrupted_leaves_the_journal_as_it_was(of_schema_1, monkeypatch):
+    before = schema(of_schema_1)
+    monkeypatch.setattr(store, "_STEPS", (store._STEPS[0], store._STEPS[1] + "SELECT power_cut();"))
+    with pytest.raises(sqlite3.OperationalError, match="power_cut"):
+        store.Store(of_schema_1)
+    assert schema(of_schema_1) == before
 
 
 def test_a_folder_that_cannot_be_written_fails_and_says_so(tmp_path):

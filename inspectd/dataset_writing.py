@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from inspectd.dataset import COLUMNS, SPLIT_FILE, Dataset, open_dataset
 from inspectd.errors import DatasetError
 from inspectd.picture import read_pixels
-
-from .resumable import PROVENANCE
+from inspectd.resumable import PROVENANCE
 
 __all__ = ["Row", "SplitWriter", "require_new", "take", "write_dataset", "write_png", "write_split"]
 

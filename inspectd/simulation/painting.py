@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
+
+from inspectd.bundle import ModelCard
+from inspectd.errors import BundleError
 
 from .coarse import EDGED, Coarse, Exemplar, Scene, paint, scene_of
 from .histmatch import Method, Space
@@ -38,6 +42,30 @@ class Brush:
     sigma_px: float
     method: Method = "quantile"
     space: Space = "rgb"
+
+    @classmethod
+    def of(cls, card: ModelCard) -> Brush:
+        """That of a bundle of kind dst, with windows of the size that its graph takes.
+
+        Raises:
+            BundleError: its card does not say how it was trained.
+        """
+        told: Any = card.provenance.get("settings")
+        try:
+            return _BRUSH.validate_python(
+                {
+                    "window": card.preprocess.height,
+                    **{name: told[name] for name in ("coarse", "margin_px", "sigma_px", "method", "space")},
+                }
+            )
+        except (KeyError, TypeError, ValidationError) as error:
+            raise BundleError(
+                f"{card.name}: its card does not say how its coarse defects are painted ({error}); export it again "
+                "from a checkpoint of this version"
+            ) from error
+
+
+_BRUSH = TypeAdapter(Brush)
 
 
 def needed_region(

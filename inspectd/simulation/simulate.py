@@ -33,7 +33,17 @@ from .planning import plan
 from .region import BoolMask
 from .site import Reference
 
-__all__ = ["PLACEMENTS", "Lot", "PaintAll", "PaintPatch", "Painted", "Painter", "Progress", "write_simulated"]
+__all__ = [
+    "PLACEMENTS",
+    "Lot",
+    "PaintAll",
+    "PaintPatch",
+    "Painted",
+    "Painter",
+    "Progress",
+    "is_complete",
+    "write_simulated",
+]
 
 PLACEMENTS = "placements.jsonl"
 _SHEET, _PANEL = "contact-sheet.png", "figure3.png"
@@ -203,6 +213,11 @@ def write_simulated(
     write_png(out / _SHEET, dataset_sheet(made, bits=lot.bits))
     write_png(out / _PANEL, _panel(painter, samples, lot.name))
     return made
+
+
+def is_complete(out: Path) -> bool:
+    """Whether a folder of `write_simulated` has all that it will have."""
+    return (out / _PANEL).is_file()
 
 
 def _placements(out: Path, lot: Lot, painter: Painter, given: Path | None, progress: Progress) -> tuple[Placement, ...]:

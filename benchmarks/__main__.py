@@ -16,10 +16,10 @@ from .measure import Report, machine, machine_text
 
 BENCHMARKS = (
     *("render", "line", "station", "messages", "training", "dst", "engines", "painter"),
-    *("tiles", "camera", "formats", "archive", "calibration", "faults"),
+    *("tiles", "camera", "formats", "archive", "calibration", "augment", "faults"),
 )
-ON_REQUEST = ("faults",)
-"""Not among `all`: it takes as long as it is told to."""
+ON_REQUEST = ("augment", "faults")
+"""Not among `all`: they take as long as they are told to."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         "formats": _formats,
         "archive": _archive,
         "calibration": _calibration,
+        "augment": _augment,
         "faults": _faults,
     }
     # Asked before anything is measured: the benchmarks are a load themselves.
@@ -83,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     line.add_argument("--frames", type=_count, default=60, metavar="N", help="frames of a round, also of camera (60)")
     station = parser.add_argument_group("station")
     station.add_argument("--state", type=Path, metavar="DIR", help="where journal and archive are written (/tmp)")
+    station.add_argument("--fps", type=float, default=5.0, metavar="N", help="parts a second, of augment (5)")
     faults = parser.add_argument_group("faults")
     faults.add_argument("--minutes", type=float, default=10.0, metavar="M", help="how long things go wrong (10)")
     faults.add_argument("--seed", type=int, default=0, metavar="N", help="of what goes wrong when (0)")
@@ -137,6 +139,20 @@ def _station(options: argparse.Namespace) -> Report:
             size=options.size,
             threads=options.threads,
             state_dir=Path(folder),
+        )
+
+
+def _augment(options: argparse.Namespace) -> Report:
+    from .augment import run
+
+    with tempfile.TemporaryDirectory(prefix="inspectd-", dir=options.state) as folder:
+        return run(
+            rounds=options.repeats,
+            frames=options.frames,
+            size=options.size,
+            fps=options.fps,
+            threads=options.threads,
+            folder=Path(folder),
         )
 
 

@@ -17,12 +17,12 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from inspectd.dataset import open_dataset
+from inspectd.simulation.coarse import Exemplar
+from inspectd.simulation.parts import Backgrounds, as_reference, read_exemplars
+from inspectd.simulation.planning import plan
 from inspectd.training.data.buttons import write_buttons
 from inspectd.training.devices import Hardware
-from inspectd.training.style.coarse import Exemplar
 from inspectd.training.style.dst import DstSettings
-from inspectd.training.style.parts import Backgrounds, as_reference, read_exemplars
-from inspectd.training.style.planning import plan
 from inspectd.training.style.simulate import SimulateSettings, Work, simulate
 from inspectd.training.style.train import train_dst
 

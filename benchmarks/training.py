@@ -29,8 +29,8 @@ from torch.optim import optimizer as optimisers
 
 from inspectd.buttons import DEFECTS, LINES, render
 from inspectd.dataset import open_dataset
+from inspectd.dataset_writing import Row, write_png, write_split
 from inspectd.preprocess import Preprocess
-from inspectd.training.data.writing import Row, write_png, write_split
 from inspectd.training.devices import fast_precision
 from inspectd.training.segmentation import train as recipe
 from inspectd.training.segmentation.buttonlab import Buttonlab, Crop

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from inspectd.bundle import ModelCard
 from inspectd.dataset import open_dataset
+from inspectd.simulation.painting import beneath, coarse_scene, needed_region
+from inspectd.simulation.parts import Backgrounds, as_reference
+from inspectd.simulation.planning import plan
+from inspectd.simulation.window import coloured, fit
 from inspectd.training.style.checkpoint import DstCheckpoint
-from inspectd.training.style.painting import beneath, coarse_scene, needed_region, painted_by
-from inspectd.training.style.parts import Backgrounds, as_reference
-from inspectd.training.style.planning import plan
+from inspectd.training.style.painting import painted_by
 from inspectd.training.style.transfernet import GaussianFusion
-from inspectd.training.style.window import coloured, fit
 
 from .graph import exported
 
@@ -103,10 +104,10 @@ def windows_of(checkpoint: DstCheckpoint, data: Path, side: int, count: int) -> 
     for placement in placements:
         good = backgrounds.picture(placement.background)
         region = needed_region(settings.coarse, exemplar, backgrounds, placement)
-        scene, coarse = coarse_scene(good, exemplar, placement, settings, region)
+        scene, coarse = coarse_scene(good, exemplar, placement, settings.brush, region)
         fitted = fit(scene, coarse, side)
         goods.append(fitted.good)
-        inputs["beneath"].append(beneath(settings, fitted.good, fitted.coarse))
+        inputs["beneath"].append(beneath(settings.coarse, fitted.good, fitted.coarse))
         inputs["coarse"].append(fitted.coarse)
         inputs["mask"].append(fitted.label.astype(np.uint8))
         if fitted.size == scene.label.shape == (side, side):

@@ -280,6 +280,11 @@ def ctl(
     ] = None,
     timeout: Annotated[float, typer.Option(min=0.1, metavar="S", help="Give up after S seconds.")] = 10.0,
     keys: ClientKeysFile = None,
+    defect: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="augment: a type to paint; several times for several.")
+    ] = None,
+    count: Annotated[int | None, typer.Option(min=1, metavar="N", help="augment: pictures, of all types.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="augment: show how far it is until it ends.")] = False,
 ) -> None:
     """Ask a station how it is, or tell it what to do. docs/protocol.md lists the operations.
 
@@ -293,10 +298,27 @@ def ctl(
       inspectd ctl set_threshold class=scratch score=0.6
       inspectd ctl ack_alarm alarmId=7-1
       inspectd ctl get_image stream=0 seq=12 --save part.png
+      inspectd ctl augment --defect scratch --defect stain --count 500 --wait
     """  # noqa: D301
+    from inspectd.errors import ConfigError
+
     from .ctl import control, control_endpoint
 
-    control(control_endpoint(at), op, args or [], as_json=json, timeout_s=timeout, save=save, keys=keys)
+    if op != "augment" and (defect or count is not None or wait):
+        raise ConfigError(f"--defect, --count and --wait are of augment, not of {op}")
+    more = {name: value for name, value in (("defects", defect), ("count", count)) if value}
+    done = control(
+        control_endpoint(at),
+        op,
+        args or [],
+        as_json=json,
+        timeout_s=timeout,
+        save=save,
+        keys=keys,
+        more=more,
+        follow=wait,
+    )
+    raise typer.Exit(0 if done else 1)
 
 
 @app.command(short_help="Run archived parts again.")

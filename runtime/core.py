@@ -38,6 +38,7 @@ from inspectd.wire import OPERATIONS, ROLES, Arguments, Recipe, Severity, State
 from .active_model import ActiveModel
 from .alarms import Alarms
 from .archive import ArchiveKeeper
+from .augment import Augmenting
 from .beats import Reporter
 from .control import Client
 from .engine import self_test
@@ -135,6 +136,7 @@ class Core:
             clock=clock,
             utc=utc,
         )
+        self._augmenting = Augmenting(config, self.alarms, self._load)
         self._watching = Watching(
             config.station.name,
             line=self.line,
@@ -145,11 +147,12 @@ class Core:
             journal=journal,
             archive=archive,
             gate=gate,
+            augment=lambda: self._augmenting.body,
             reporter=reporter or Reporter(),
             clock=clock,
             utc=utc,
         )
-        self.line.each_turn = self._watching.turn
+        self.line.each_turn = self._turn
         self.line.swap_failed = self.judging.note_failed_swap
         self._machine = StateMachine()
         self._auto = config.station.start == "automatic"
@@ -202,6 +205,7 @@ class Core:
         """
         self._watching.is_working = True
         self.judging.take_up()
+        self._augmenting.take_up()
         try:
             while not self._terminate:
                 if self._next is not None:
@@ -209,6 +213,7 @@ class Core:
                 elif not (self._auto and self._advance()):
                     self.line.attend(_IDLE_S)
         finally:
+            self._augmenting.close()
             self.line.close()
             self.judging.close(in_order=self._terminate and self.failure is None)
         if self.failure is None and self.state is not State.HALTED:
@@ -306,6 +311,15 @@ class Core:
             self.failure = error
             self._terminate = True
 
+    def _turn(self) -> None:
+        self._watching.turn()
+        self._augmenting.look()
+
+    def _load(self) -> tuple[float, int]:
+        """How long parts were judged in all, ms, and how many were overdue."""
+        stages = (self.line.histograms[stage] for stage in ("pre", "infer", "post"))
+        return sum(stage.sum_ms for stage in stages), self.line.overdue
+
     def _offer(self, sent: Sent) -> None:
         if self._archive is not None:
             self._archive.offer(sent.inspection, sent.message)
@@ -364,6 +378,10 @@ class Core:
                 answer(self.judging.roll_back())
             case "reload_config":
                 answer(self._reload())
+            case "augment":
+                self._augmenting.begin(args, answer)
+            case "augment_cancel":
+                self._augmenting.cancel(answer)
             case "fault.inject":
                 self._inject(args["fault"], answer)
             case _:
@@ -414,6 +432,7 @@ class Core:
                 "loaded": None if standby is None else standby.named,
                 "previous": None if previous is None else previous.named,
             },
+            "augment": None if (augment := self._augmenting.body) is None else augment.model_dump(),
             "acceptance": {}
             if model is None
             else {name: model.rule.rule(name).model_dump() for name in model.bundle.card.classes},

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from inspectd.command import stages
 from inspectd.config import load_config
-from inspectd.errors import ConfigError
+from inspectd.errors import ConfigError, NotReached
 from inspectd.wire import OPERATIONS
 
 from .access import ClientKeys
@@ -19,6 +21,10 @@ from .epoch import default_state_dir
 from .messaging import Requester, local_endpoint
 
 __all__ = ["control", "control_endpoint", "journal_file", "parsed_arguments"]
+
+
+FOLLOW_S = 0.5
+"""Between two looks at what is followed."""
 
 
 def control_endpoint(at: str | None) -> str:
@@ -102,24 +108,47 @@ def control(
     timeout_s: float,
     save: Path | None,
     keys: Path | None,
-) -> None:
-    """Ask, and show the answer.
+    more: Mapping[str, Any] | None = None,
+    follow: bool = False,
+) -> bool:
+    """Ask, and show the answer; `more` are arguments that were given as options.
+
+    Returns:
+        Whether what was followed (`follow`, of an augmentation) came to its end.
 
     Raises:
         InspectdError: it was not done, or nobody answers.
     """
-    args = parsed_arguments(op, words)
+    args = {**parsed_arguments(op, words), **(more or {})}
     secure = None if keys is None else ClientKeys.load(keys).apply
     with Requester(endpoint, secure=secure) as requester:
         answer = requester.ask(op, args, timeout_s=timeout_s)
+        if follow:
+            return _follow(requester, dict(answer.result or {}), timeout_s=timeout_s)
     result = dict(answer.result or {})
     if save is not None and answer.blobs:
         save.write_bytes(answer.blobs[-1])
     if as_json or op not in ("snapshot", "hello"):
         print(json.dumps(result, indent=None if as_json else 2))  # noqa: T201
-        return
+        return True
     console = Console(highlight=False)
     (_show_snapshot if op == "snapshot" else _show_hello)(console, result)
+    return True
+
+
+def _follow(requester: Requester, begun: dict[str, Any], *, timeout_s: float) -> bool:
+    """Show how far an augmentation is until it ends; whether it was done."""
+    with stages() as progress:
+        while True:
+            told = (requester.ask("snapshot", timeout_s=timeout_s).result or {}).get("augment") or {}
+            if told.get("job") != begun["job"]:
+                raise NotReached(f"the station knows nothing of {begun['job']} any more")
+            if told["state"] not in ("starting", "gathering", "placing", "painting"):
+                break
+            progress(told["fault"] or told["state"], told["done"], told["count"])
+            time.sleep(FOLLOW_S)
+    print(json.dumps({**begun, "state": told["state"], "done": told["done"], "fault": told["fault"]}))  # noqa: T201
+    return bool(told["state"] == "done")
 
 
 def _example(op: str) -> str:

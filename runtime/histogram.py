@@ -23,6 +23,11 @@ class Histogram:
         self._counts[bisect_left(UPPER_MS, ms)] += 1
         self._sum_ms += max(0.0, ms)
 
+    @property
+    def sum_ms(self) -> float:
+        """Of all that were counted."""
+        return self._sum_ms
+
     def body(self) -> HistogramBody:
         """As it is published."""
         return HistogramBody(

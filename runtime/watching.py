@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from inspectd.frame import CameraState
 from inspectd.inspection import Verdict
-from inspectd.wire import DeviceHealth, Severity, State, StatsBody, camera_bodies
+from inspectd.wire import AugmentBody, DeviceHealth, Severity, State, StatsBody, camera_bodies
 
 from .alarms import Alarms, Lasting
 from .archive import ArchiveKeeper
@@ -49,6 +49,7 @@ class Watching:
         journal: where results are kept; None for nowhere.
         archive: where pictures are kept; None for nowhere.
         gate: guards the addresses that other machines reach; None where there are none.
+        augment: how far an augmentation is; None where there is none.
         reporter: to the supervisor.
         clock: ns, monotonic.
         utc: ns since the Unix epoch.
@@ -69,6 +70,7 @@ class Watching:
         journal: Journal | None,
         archive: ArchiveKeeper | None,
         gate: Gate | None,
+        augment: Callable[[], AugmentBody | None],
         reporter: Reporter,
         clock: Callable[[], int],
         utc: Callable[[], int],
@@ -82,6 +84,7 @@ class Watching:
         self._journal = journal
         self._archive = archive
         self._gate = gate
+        self._augment = augment
         self._gate_at = 0
         self._refused_keys: Counter[str] = Counter()
         if gate is not None:
@@ -284,6 +287,7 @@ class Watching:
             archived=0 if archive is None else archive.written,
             archive_refused=0 if archive is None else archive.refused,
             alarms=len(self._alarms.open),
+            augment=self._augment(),
             model_digest="" if model is None else model.bundle.digest,
             memory_bytes=_resident_bytes(),
             descriptors=len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0,  # noqa: PTH112, PTH208

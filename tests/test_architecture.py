@@ -254,7 +254,7 @@ def test_every_extra_is_declared_and_names_a_package():
     extras = PROJECT["project"]["optional-dependencies"]
     assert {
         *("train", "baselines", "export", "tensorrt", "cuda-python", "tensorrt-rtx", "openvino", "parquet"),
-        *("signatures", "web", "modbus", "mqtt", "opcua", "dev"),
+        *("augment", "signatures", "web", "modbus", "mqtt", "opcua", "dev"),
     } == set(extras)
     assert all(Requirement(text).name for texts in extras.values() for text in texts)
 

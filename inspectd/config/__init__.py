@@ -1,14 +1,16 @@
 """The configuration of a line: TOML in, validated models out, every error at once.
 
 A configuration is a TOML file with the sections `station`, `cameras.<name>`, `model`, `acceptance`, `publish`,
-`control`, `security`, `journal`, `archive`, `health` and `log`. Paths in it are relative to the file. `load_config`
-refuses what it does not know, and lists everything that is wrong in one go, a line for each fault with the dotted path.
+`control`, `security`, `journal`, `archive`, `augment`, `health` and `log`. Paths in it are relative to the file.
+`load_config` refuses what it does not know, and lists everything that is wrong in one go, a line for each fault with
+the dotted path.
 """
 
 from .load import effective_rule, load_config, parse_config
 from .sections import (
     Acceptance,
     Archive,
+    Augment,
     ButtonsCamera,
     Camera,
     Config,
@@ -29,6 +31,7 @@ from .sections import (
 __all__ = [
     "Acceptance",
     "Archive",
+    "Augment",
     "ButtonsCamera",
     "Camera",
     "Config",

@@ -24,6 +24,7 @@ from inspectd.wire import CAMERA_NAME
 __all__ = [
     "Acceptance",
     "Archive",
+    "Augment",
     "ButtonsCamera",
     "Camera",
     "Config",
@@ -351,6 +352,27 @@ class Archive(_Section):
     """Older parts are deleted, days."""
 
 
+class Augment(_Section):
+    """Labelled defects painted on this station's own good parts, for the next training."""
+
+    bundles: ConfigPath | None = None
+    """Folder of the bundles that paint, some for each defect type (`export-trt` of a DST network)."""
+    out: ConfigPath | None = None
+    """Folder that datasets are written to, a folder each, and defects that somebody marked; without it none are."""
+    backend: Literal["onnxruntime", "openvino", "tensorrt"] = "onnxruntime"
+    """What runs the bundles, as `model.backend`; on a processor one thread."""
+    precision: Literal["fp32", "bf16", "fp16"] | None = None
+    """Its arithmetic; without it the backend's own."""
+    allow_uncertified: bool = False
+    """Paint also by a bundle whose certificate says that it is not the network that was trained."""
+    frames: int = Field(500, ge=1)
+    """Good parts of the archive that are painted on, at most: the latest."""
+    max_gib: float = Field(10.0, gt=0)
+    """While the folder holds as much nothing more is written, GiB; nothing in it is ever deleted."""
+    keep_free_gib: float = Field(2.0, ge=0)
+    """With less free space on the disk nothing more is written, GiB."""
+
+
 class Health(_Section):
     """What monitoring asks by HTTP: `/metrics` for Prometheus, `/healthz`, `/readyz`."""
 
@@ -379,6 +401,7 @@ class Config(_Section):
     security: Security = Security()
     journal: Journal = Journal()
     archive: Archive = Archive()
+    augment: Augment = Augment()
     health: Health = Health()
     log: Log = Log()
 

@@ -7,6 +7,7 @@ Whatever does not follow the format raises `ProtocolError` and nothing else.
 
 from .bodies import (
     AlarmBody,
+    AugmentBody,
     Body,
     CameraBody,
     DefectBody,
@@ -90,6 +91,7 @@ __all__ = [
     "Answer",
     "ArgumentError",
     "Arguments",
+    "AugmentBody",
     "Body",
     "CameraBody",
     "DefectBody",

@@ -14,6 +14,7 @@ from .header import MessageType
 
 __all__ = [
     "AlarmBody",
+    "AugmentBody",
     "Body",
     "DefectBody",
     "DeviceHealth",
@@ -272,6 +273,22 @@ class HistogramBody(_Model):
     sum_ms: float = Field(ge=0)
 
 
+class AugmentBody(_Model):
+    """How far an augmentation is: the latest of this start."""
+
+    job: str
+    """Its name, and that of its folder."""
+    state: Literal["starting", "gathering", "placing", "painting", "done", "cancelled", "failed"]
+    done: int = Field(ge=0)
+    """Pictures that are painted."""
+    count: int = Field(ge=1)
+    """Pictures that were ordered."""
+    out: str
+    """Folder of the dataset, on the station."""
+    fault: str = ""
+    """Why it waits, or why it failed, for people; empty otherwise."""
+
+
 class StatsBody(Body):
     """What the station has done since its start; sent once a second."""
 
@@ -310,3 +327,5 @@ class StatsBody(Body):
     """Resident memory of the process that judges."""
     descriptors: int = Field(ge=0)
     """Files and sockets that it has open."""
+    augment: AugmentBody | None = None
+    """The augmentation that is under way, or was the last; left out where there was none."""

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -139,6 +139,19 @@ class ModelArguments(Arguments):
     """Name of a folder or .zip in `model.models_dir`."""
 
 
+class AugmentArguments(Arguments):
+    """Labelled defects, painted on the station's own good parts."""
+
+    defects: list[Annotated[str, Field(min_length=1, max_length=256)]] = Field(min_length=1, max_length=32)
+    """Defect types, which have their turns."""
+    count: int = Field(ge=1, le=100_000)
+    """Pictures, of all types together."""
+    seed: int | None = Field(None, ge=0, le=_MOST_SEQ)
+    """Of the places; without it another one each time. It is written beside the pictures."""
+    camera: str = Field("", pattern=rf"{CAMERA_NAME}|^$")
+    """Whose good parts are painted on; all cameras' if not given."""
+
+
 class FaultArguments(Arguments):
     """A fault on purpose."""
 
@@ -183,10 +196,12 @@ OPERATIONS: Mapping[str, Operation] = MappingProxyType(
         "activate": Operation("engineer"),
         "rollback": Operation("engineer"),
         "reload_config": Operation("engineer"),
+        "augment": Operation("engineer", AugmentArguments),
+        "augment_cancel": Operation("engineer"),
         "fault.inject": Operation("engineer", FaultArguments),
     }
 )
-"""Every operation of this version. `augment` is reserved."""
+"""Every operation of this version."""
 
 _ID = struct.Struct("<Q")
 

@@ -28,12 +28,12 @@ from inspectd.export.engines import EngineWish, build_engine, certify_engine
 from inspectd.export.painter import windows_of
 from inspectd.runtime.engine import open_engine
 from inspectd.runtime.painter import check_paintings, open_painter
+from inspectd.simulation.parts import Backgrounds, read_exemplars
 from inspectd.training.devices import Hardware
 from inspectd.training.segmentation.checkpoint import load_checkpoint
 from inspectd.training.style.checkpoint import load_dst
 from inspectd.training.style.cyclegan import CycleGanSettings
 from inspectd.training.style.dst import DstSettings
-from inspectd.training.style.parts import Backgrounds, read_exemplars
 from inspectd.training.style.train import train_dst
 
 from ..runtime.simulated_gpu import engine_content  # noqa: TID252 - tests are no package

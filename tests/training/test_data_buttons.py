@@ -12,9 +12,9 @@ import pytest
 from inspectd.buttons import DEFECTS, LINES, render
 from inspectd.dataset import read_image, read_labels
 from inspectd.errors import ConfigError, DatasetError
+from inspectd.sheet import Tile, contact_sheet
 from inspectd.training.data.buttons import plan, write_buttons
 from inspectd.training.data.check import check
-from inspectd.training.data.sheet import Tile, contact_sheet
 
 PAPER = {"ref": 9, "free": 238, "extra": 150, "test": 78, "ok_test": 200, "ok_calibration": 200}
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from inspectd.training.style.bite import is_bite, opened
-from inspectd.training.style.coarse import COARSE, Exemplar, paint, scene_of
-from inspectd.training.style.placement import PlacementSettings
-from inspectd.training.style.planning import plan
-from inspectd.training.style.region import depth_map
-from inspectd.training.style.site import Background, Reference
+from inspectd.simulation.bite import is_bite, opened
+from inspectd.simulation.coarse import COARSE, Exemplar, paint, scene_of
+from inspectd.simulation.placement import PlacementSettings
+from inspectd.simulation.planning import plan
+from inspectd.simulation.region import depth_map
+from inspectd.simulation.site import Background, Reference
 
 SIDE, RADIUS = 160, 55
 ROWS, COLUMNS = np.mgrid[:SIDE, :SIDE]

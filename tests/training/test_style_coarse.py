@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inspectd.errors import DatasetError
-from inspectd.training.style.coarse import COARSE, Exemplar, Light, paint, scene_of, soft, with_gain
-from inspectd.training.style.membrane import membrane
-from inspectd.training.style.placement import Placement
+from inspectd.simulation.coarse import COARSE, Exemplar, Light, paint, scene_of, soft, with_gain
+from inspectd.simulation.membrane import membrane
+from inspectd.simulation.placement import Placement
 
 ROWS, COLUMNS = np.mgrid[:64, :64]
 MASK = np.hypot(ROWS - 30, COLUMNS - 34) <= 8

@@ -13,9 +13,10 @@ from torch import nn
 
 from inspectd.dataset import open_dataset
 from inspectd.errors import DatasetError
+from inspectd.simulation.coarse import Exemplar
+from inspectd.simulation.parts import Backgrounds, as_reference, located, read_exemplars
 from inspectd.training.devices import Hardware, launch
 from inspectd.training.style.checkpoint import load_dst
-from inspectd.training.style.coarse import Exemplar
 from inspectd.training.style.cyclegan import (
     CycleGanLearner,
     CycleGanSettings,
@@ -24,7 +25,6 @@ from inspectd.training.style.cyclegan import (
     ImagePool,
     defect_windows,
 )
-from inspectd.training.style.parts import Backgrounds, as_reference, located, read_exemplars
 from inspectd.training.style.train import train_dst
 from inspectd.training.style.windows import Windows
 

@@ -16,7 +16,8 @@ from skimage.exposure import match_histograms
 
 from inspectd.buttons import DEFECTS, render
 from inspectd.errors import ConfigError, DatasetError
-from inspectd.training.style.histmatch import SortedReference, _sort, match_features, match_pixels, match_values
+from inspectd.simulation.histmatch import match_pixels, match_values
+from inspectd.training.style.histmatch import SortedReference, _sort, match_features
 
 METHODS = ("quantile", "rank", "cdf256")
 SPACES = ("rgb", "lab", "pca")

@@ -14,8 +14,9 @@ from hypothesis.extra import numpy as npst
 from pydantic import ValidationError
 
 from inspectd.errors import DatasetError
+from inspectd.simulation.histmatch import match_values
 from inspectd.training.style.features import LAYERS, STRIDES, VGG19
-from inspectd.training.style.histmatch import SortedReference, match_values
+from inspectd.training.style.histmatch import SortedReference
 from inspectd.training.style.losses import (
     Targets,
     calibrate,

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from inspectd.training.style.coarse import Exemplar, paint, scene_of
-from inspectd.training.style.matte import matte_of
-from inspectd.training.style.placement import in_place, place_mask
+from inspectd.simulation.coarse import Exemplar, paint, scene_of
+from inspectd.simulation.matte import matte_of
+from inspectd.simulation.placement import in_place, place_mask
 
 ROWS, COLUMNS = np.mgrid[:96, :96]
 DISC = np.hypot(ROWS - 46, COLUMNS - 50) <= 16

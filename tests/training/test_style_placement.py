@@ -16,7 +16,7 @@ from inspectd.buttons import DEFECTS, LINES, render
 from inspectd.buttons.shading import make_scene
 from inspectd.buttons.surface import PRODUCTS, hole_distance
 from inspectd.errors import DatasetError
-from inspectd.training.style.placement import (
+from inspectd.simulation.placement import (
     PlacementSettings,
     in_place,
     place_mask,
@@ -24,8 +24,8 @@ from inspectd.training.style.placement import (
     warp,
     write_placements,
 )
-from inspectd.training.style.planning import plan
-from inspectd.training.style.region import (
+from inspectd.simulation.planning import plan
+from inspectd.simulation.region import (
     depth_map,
     filled,
     find_region,
@@ -34,7 +34,7 @@ from inspectd.training.style.region import (
     reference_region,
     uneven_regions,
 )
-from inspectd.training.style.site import Background, Reference
+from inspectd.simulation.site import Background, Reference
 
 SIZE = 96
 ROWS, COLUMNS = np.mgrid[:SIZE, :SIZE]

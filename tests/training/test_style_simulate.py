@@ -17,16 +17,16 @@ import pytest
 
 from inspectd.dataset import open_dataset, read_image, read_labels
 from inspectd.errors import DatasetError
+from inspectd.simulation.parts import Backgrounds, MaskFolders, read_exemplars
+from inspectd.simulation.placement import PlacementSettings, place_mask, read_placements
+from inspectd.simulation.planning import plan
 from inspectd.training.data.check import check
 from inspectd.training.devices import Hardware
 from inspectd.training.segmentation.settings import SegmentSettings
 from inspectd.training.segmentation.train import train
 from inspectd.training.style.cyclegan import CycleGanSettings
 from inspectd.training.style.dst import DstSettings
-from inspectd.training.style.parts import Backgrounds, MaskFolders, read_exemplars
-from inspectd.training.style.placement import PlacementSettings, place_mask, read_placements
-from inspectd.training.style.planning import plan
-from inspectd.training.style.simulate import METHODS, NETWORKS, Painter, SimulateSettings, Work, simulate
+from inspectd.training.style.simulate import METHODS, NETWORKS, SimulateSettings, Work, painter_of, simulate
 from inspectd.training.style.train import train_dst
 
 SIMPLE = [method for method in METHODS if method not in NETWORKS]
@@ -299,7 +299,7 @@ def test_strength_and_hue_are_those_of_what_shows_the_surface(grained, tmp_path)
     placement = PlacementSettings(gain=(0.5, 0.5), hue_deg=180.0)
     settings = SimulateSettings(method="relit", placement=placement, varied=True)
     work = Work(grained, tmp_path / "out")
-    varied, plain = (Painter(work, settings.model_copy(update={"varied": flag})) for flag in (True, False))
+    varied, plain = (painter_of(work, settings.model_copy(update={"varied": flag})) for flag in (True, False))
     assert {name: exemplar.veil for name, exemplar in varied.exemplars.items()} == {
         "images/hole.png": False,
         "images/stain.png": True,

@@ -21,14 +21,15 @@ from safetensors.torch import load_file, save_file
 
 from inspectd.dataset import open_dataset
 from inspectd.errors import ConfigError, DatasetError
+from inspectd.simulation.coarse import Exemplar
+from inspectd.simulation.painting import coarse_scene
+from inspectd.simulation.parts import Backgrounds, file_name, folders_of, read_exemplars
 from inspectd.training.carded import CHECKPOINT
 from inspectd.training.devices import Hardware
 from inspectd.training.files import locked
 from inspectd.training.style.checkpoint import load_dst
-from inspectd.training.style.coarse import Exemplar
 from inspectd.training.style.dst import DST_PRESETS, DstSettings
-from inspectd.training.style.painting import coarse_scene, painted_by
-from inspectd.training.style.parts import Backgrounds, file_name, folders_of, read_exemplars
+from inspectd.training.style.painting import painted_by
 from inspectd.training.style.settings import PRESETS
 from inspectd.training.style.train import train_dst
 from inspectd.training.style.transfernet import TransferNet
@@ -215,7 +216,7 @@ def test_a_thin_defect_gets_one_edge_and_not_two(parts):
     exemplar = Exemplar("r", "scratch", np.full((64, 64, 3), 160, np.uint8), np.zeros((64, 64), bool) | LINE)
     exemplar.image[LINE] = 40
     settings = DstSettings(window=64)
-    scene, coarse = coarse_scene(np.full((64, 64, 3), 160, np.uint8), exemplar, placed(0.0, 0.0), settings)
+    scene, coarse = coarse_scene(np.full((64, 64, 3), 160, np.uint8), exemplar, placed(0.0, 0.0), settings.brush)
     (found,) = painted_by(TransferNet(4, blocks=0).eval(), settings, [(scene, coarse)])
     assert np.abs(found.astype(int) - coarse).max() <= 2
     share = (160 - found[scene.label].mean()) / 120

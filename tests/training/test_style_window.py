@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from inspectd.training.style.coarse import Exemplar, paint, scene_of, soft
+from inspectd.simulation.coarse import Exemplar, paint, scene_of, soft
+from inspectd.simulation.window import fit, put_back
 from inspectd.training.style.transfernet import fuse, gaussian_mask
-from inspectd.training.style.window import fit, put_back, to_tensor
+from inspectd.training.style.window import to_levels, to_tensor
 
 from .test_style_coarse import placed
 
@@ -36,7 +37,7 @@ def test_what_the_network_paints_is_fused_as_it_was_trained():
     scene, coarse = scene_at(80, 9)
     fitted = fit(scene, coarse, 48)
     painted = torch.tanh(torch.randn(3, 48, 48, generator=torch.Generator().manual_seed(0)))
-    result = put_back(scene.good, coarse, fitted, painted, soft(scene.label, 1.5))
+    result = put_back(scene.good, coarse, fitted, to_levels(painted), soft(scene.label, 1.5))
     share = gaussian_mask(torch.from_numpy(scene.label[None, None]), 1.5)
     expected = (fuse(painted[None], to_tensor(scene.good[None]), share)[0].permute(1, 2, 0).numpy() + 1) * 127.5
     assert np.abs(result - expected).max() <= 0.51
@@ -48,7 +49,7 @@ def test_the_identity_gives_the_coarse_defect(side):
     scene, coarse = scene_at(200, 60 if side == 80 else 9)
     fitted = fit(scene, coarse, side)
     painted = torch.from_numpy(fitted.coarse).permute(2, 0, 1) / 127.5 - 1
-    result = put_back(scene.good, coarse, fitted, painted, soft(scene.label, 0.0))
+    result = put_back(scene.good, coarse, fitted, to_levels(painted), soft(scene.label, 0.0))
     assert np.abs(result.astype(int) - np.where(scene.label[..., None], coarse, scene.good)).max() <= 1
 
 
@@ -66,4 +67,4 @@ def test_a_small_picture_is_continued():
     assert fitted.good.shape == (64, 64, 3)
     assert not fitted.label[40:].any()
     painted = torch.zeros(3, 64, 64)
-    assert put_back(scene.good, coarse, fitted, painted, soft(scene.label, 1.0)).shape == scene.good.shape
+    assert put_back(scene.good, coarse, fitted, to_levels(painted), soft(scene.label, 1.0)).shape == scene.good.shape

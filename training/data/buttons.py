@@ -14,11 +14,10 @@ import cv2
 from inspectd import __version__
 from inspectd.buttons import DEFECTS, LINES, render
 from inspectd.dataset import Dataset, open_dataset
+from inspectd.dataset_writing import Row, write_png, write_split
 from inspectd.errors import DatasetError
-
-from .resumable import claim, in_processes, is_whole
-from .sheet import dataset_sheet
-from .writing import Row, write_png, write_split
+from inspectd.resumable import claim, in_processes, is_whole
+from inspectd.sheet import dataset_sheet
 
 __all__ = ["PROTOCOLS", "Part", "plan", "write_buttons"]
 

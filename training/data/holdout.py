@@ -9,9 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from inspectd.dataset_writing import Row
 from inspectd.errors import ConfigError
-
-from .writing import Row
 
 __all__ = ["NO_HOLD_OUT", "HoldOut"]
 

@@ -18,12 +18,12 @@ from pydantic import BaseModel, Field, ValidationError
 
 from inspectd import __version__
 from inspectd.dataset import DEFECT_FREE_ROLES, ROLES, Dataset
+from inspectd.dataset_writing import SplitWriter, write_dataset
 from inspectd.errors import ConfigError, DatasetError
 from inspectd.picture import IMAGE_SUFFIXES
 
 from . import shapes
 from .holdout import NO_HOLD_OUT, HoldOut
-from .writing import SplitWriter, write_dataset
 
 __all__ = ["import_coco", "import_labelme"]
 

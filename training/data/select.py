@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from inspectd.dataset import open_dataset
+from inspectd.dataset_writing import require_new, take
 from inspectd.errors import DatasetError
-
-from .writing import require_new, take
 
 __all__ = ["select"]
 

@@ -84,9 +84,9 @@ def methods(
     require_torch()
     from rich.console import Console
 
+    from inspectd.simulation.placement import PlacementSettings
     from inspectd.training.devices import alone
     from inspectd.training.segmentation.settings import SegmentSettings
-    from inspectd.training.style.placement import PlacementSettings
 
     from .methods import compare_methods
     from .simulation import ExperimentSettings

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from inspectd.dataset import open_dataset
-from inspectd.training.data.resumable import claim
+from inspectd.resumable import claim
+from inspectd.simulation.parts import Backgrounds
 from inspectd.training.files import locked
 from inspectd.training.segmentation.results import Evaluation, read_evaluation
 from inspectd.training.segmentation.settings import SegmentSettings
-from inspectd.training.style.parts import Backgrounds
 
 from .cells import METRICS, Cell
 from .simulation import ExperimentSettings, Report, Simulation

@@ -14,15 +14,16 @@ from rich.console import Console
 from inspectd.bundle import explain
 from inspectd.dataset import SPLIT_FILE, open_dataset
 from inspectd.errors import ConfigError
+from inspectd.simulation.parts import Backgrounds, as_reference, folders_of, read_exemplars
+from inspectd.simulation.placement import VARIED, PlacementSettings, write_placements
+from inspectd.simulation.planning import plan
+from inspectd.simulation.simulate import PLACEMENTS
 from inspectd.training.carded import CHECKPOINT
 from inspectd.training.devices import Hardware, fast_precision
 from inspectd.training.segmentation.settings import SegmentSettings
 from inspectd.training.style.cyclegan import CycleGanSettings
 from inspectd.training.style.dst import DST_PRESETS, DstSettings
-from inspectd.training.style.parts import Backgrounds, as_reference, folders_of, read_exemplars
-from inspectd.training.style.placement import VARIED, PlacementSettings, write_placements
-from inspectd.training.style.planning import plan
-from inspectd.training.style.simulate import NETWORKS, PLACEMENTS, SimulateSettings, Work, simulate
+from inspectd.training.style.simulate import NETWORKS, SimulateSettings, Work, simulate
 from inspectd.training.style.train import train_dst
 
 from .variants import Variant

@@ -16,9 +16,9 @@ from torch import nn
 
 from inspectd.bundle import ModelCard, explain
 from inspectd.errors import ConfigError, DatasetError
+from inspectd.simulation.coarse import Exemplar
 from inspectd.training.carded import read_carded, write_carded
 
-from .coarse import Exemplar
 from .cyclegan import CycleGanSettings, Generator
 from .dst import DstSettings
 from .transfernet import TransferNet

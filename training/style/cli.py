@@ -126,9 +126,9 @@ def dst(
     require_torch()
     from inspectd.dataset import open_dataset
     from inspectd.errors import DatasetError
+    from inspectd.simulation.parts import Backgrounds, MaskFolders, folders_of, read_exemplars
     from inspectd.training.devices import Hardware
 
-    from .parts import Backgrounds, MaskFolders, folders_of, read_exemplars
     from .several import train_side_by_side
     from .train import train_dst
 
@@ -272,10 +272,10 @@ def simulate(
     """
     require_torch()
     from inspectd.errors import DatasetError
+    from inspectd.simulation.parts import MaskFolders
+    from inspectd.simulation.placement import VARIED, PlacementSettings
     from inspectd.training.carded import CHECKPOINT
 
-    from .parts import MaskFolders
-    from .placement import VARIED, PlacementSettings
     from .simulate import SimulateSettings, Work
     from .simulate import simulate as write
 

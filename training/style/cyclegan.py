@@ -26,11 +26,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .coarse import Exemplar
+from inspectd.simulation.coarse import Exemplar
+from inspectd.simulation.window import coloured
+
 from .dst import WindowSettings
 from .learner import require_finite
 from .transfernet import InstanceNorm, ResidualBlock, conv_block, fuse, gaussian_mask
-from .window import coloured, to_tensor
+from .window import to_tensor
 from .windows import WindowsBatch
 
 __all__ = ["CycleGanLearner", "CycleGanSettings", "Discriminator", "Generator", "ImagePool", "defect_windows"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -9,11 +10,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from inspectd.simulation.coarse import Coarse
+from inspectd.simulation.histmatch import Method, Space
+from inspectd.simulation.painting import Brush
+from inspectd.simulation.placement import PlacementSettings
 from inspectd.training.devices import Precision
 
-from .coarse import Coarse
-from .histmatch import Method, Space
-from .placement import PlacementSettings
 from .settings import PRESETS as LOSS_PRESETS
 from .settings import LossSettings, TermWeights
 
@@ -51,6 +53,11 @@ class WindowSettings(BaseModel):
     seed: int = Field(0, ge=0)
     """Of weights, placements and order."""
 
+    @property
+    def brush(self) -> Brush:
+        """What decides its windows and coarse defects."""
+        return Brush(self.coarse, self.window, self.margin_px, self.sigma_px)
+
     def updates(self, backgrounds: int) -> int:
         """Updates of one pass over so many backgrounds."""
         return math.ceil((self.pictures or backgrounds) / self.batch)
@@ -81,6 +88,11 @@ class DstSettings(WindowSettings):
     """Longest gradient of an update, Euclidean norm over all weights; 0 leaves it."""
     vgg: str = "imagenet"
     """Weights of VGG-19: imagenet (torchvision's, downloaded once), or a file with torchvision's names."""
+
+    @property
+    def brush(self) -> Brush:
+        """What decides its windows and coarse defects."""
+        return dataclasses.replace(super().brush, method=self.method, space=self.space)
 
     @model_validator(mode="after")
     def _consistent(self) -> DstSettings:

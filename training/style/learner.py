@@ -12,12 +12,12 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from inspectd.errors import DatasetError
+from inspectd.simulation.coarse import Exemplar
+from inspectd.simulation.painting import beneath
 
-from .coarse import Exemplar
 from .dst import DstSettings
 from .features import load_vgg19
 from .objective import Objective
-from .painting import beneath
 from .settings import TERMS, LossSettings
 from .transfernet import TransferNet, fuse, gaussian_mask
 from .windows import WindowsBatch
@@ -108,7 +108,7 @@ class TransferLearner:
         """See `Learner`."""
         settings = self._settings
         mask = gaussian_mask(batch.label[:, None], settings.sigma_px)
-        painted = fuse(self._module(batch.coarse), beneath(settings, batch.good, batch.coarse), mask)
+        painted = fuse(self._module(batch.coarse), beneath(settings.coarse, batch.good, batch.coarse), mask)
         value = self._losses(painted, batch.good, batch.coarse, batch.label)
         figures = {"loss": float(value.total.detach())} | {name: float(term) for name, term in value.terms.items()}
         require_finite(figures, self._name, number)

@@ -6,12 +6,14 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
-from .coarse import Exemplar, scene_of
+from inspectd.simulation.coarse import Exemplar, scene_of
+from inspectd.simulation.placement import in_place
+from inspectd.simulation.window import Fitted, fit
+
 from .dst import DstSettings
 from .features import VGG19
 from .losses import LossValue, Targets, calibrate, histogram_references, transfer_loss, transfer_terms
-from .placement import in_place
-from .window import Fitted, fit, to_tensor
+from .window import to_tensor
 
 __all__ = ["Objective"]
 

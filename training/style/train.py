@@ -25,22 +25,22 @@ from torch import Tensor
 
 import inspectd
 from inspectd.bundle import ModelCard
+from inspectd.dataset_writing import write_png
 from inspectd.errors import ConfigError, DatasetError
 from inspectd.preprocess import Preprocess
+from inspectd.sheet import Tile, contact_sheet
+from inspectd.simulation.coarse import Exemplar
+from inspectd.simulation.parts import Backgrounds, as_reference, located
+from inspectd.simulation.region import BoolMask
 from inspectd.training.carded import CHECKPOINT
-from inspectd.training.data.sheet import Tile, contact_sheet
-from inspectd.training.data.writing import write_png
 from inspectd.training.devices import Hardware, fast_precision, interruption, launch
 from inspectd.training.files import locked, written_whole
 from inspectd.training.log import training_log
 
 from .checkpoint import save_dst
-from .coarse import Exemplar
 from .cyclegan import CycleGanLearner, CycleGanSettings
 from .dst import DstSettings, WindowSettings
 from .learner import Learner, TransferLearner
-from .parts import Backgrounds, as_reference, located
-from .region import BoolMask
 from .windows import Windows, WindowsBatch
 
 __all__ = ["train_dst"]

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from inspectd.errors import ConfigError
+from inspectd.simulation.coarse import blur_reach
 
 __all__ = [
     "SIZE_STEP",
@@ -31,7 +32,6 @@ __all__ = [
     "InstanceNorm",
     "ResidualBlock",
     "TransferNet",
-    "blur_reach",
     "check_size",
     "conv_block",
     "fuse",
@@ -181,11 +181,6 @@ class TransferNet(nn.Module):
 
 def _twice(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
-
-
-def blur_reach(sigma_px: float) -> int:
-    """How far a blurred mask reaches beyond the mask along rows and columns, px: 3 sigma, rounded up."""
-    return math.ceil(3.0 * sigma_px)
 
 
 def gaussian_taps(sigma_px: float) -> tuple[float, ...]:

@@ -9,14 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .coarse import Exemplar
+from inspectd.simulation.coarse import Exemplar
+from inspectd.simulation.painting import coarse_scene, needed_region
+from inspectd.simulation.parts import Backgrounds
+from inspectd.simulation.placement import Placement
+from inspectd.simulation.planning import plan
+from inspectd.simulation.site import Reference
+from inspectd.simulation.window import fit
+
 from .dst import WindowSettings
-from .painting import coarse_scene, needed_region
-from .parts import Backgrounds
-from .placement import Placement
-from .planning import plan
-from .site import Reference
-from .window import fit, to_tensor
+from .window import to_tensor
 
 __all__ = ["Windows", "WindowsBatch"]
 
@@ -73,7 +75,7 @@ class Windows:
                 self._backgrounds.picture(placement.background),
                 self._exemplar,
                 placement,
-                self._settings,
+                self._settings.brush,
                 needed_region(self._settings.coarse, self._exemplar, self._backgrounds, placement),
             )
             fitted.append(fit(scene, coarse, self._settings.window))

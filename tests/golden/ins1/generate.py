@@ -332,7 +332,7 @@ def requests() -> dict[str, tuple[str, list[bytes], str, str]]:
         "not-json": ("a request cut short", [number, b'{"op":"hello"'], "bad_request", ""),
         "no-op": ("a request for nothing", [number, b'{"args":{}}'], "bad_request", ""),
         "short-id": ("a number of four bytes", [number[:4], b'{"op":"hello"}'], "bad_request", ""),
-        "unknown-operation": ("an operation of tomorrow", asked("augment"), "unknown_operation", "op"),
+        "unknown-operation": ("an operation of tomorrow", asked("learn"), "unknown_operation", "op"),
         "unknown-argument": ("an argument too many", asked("hello", loud=True), "bad_request", "loud"),
         "replay-from-zero": (
             "results count from 1",

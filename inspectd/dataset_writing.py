@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import re
@@ -19,22 +20,27 @@ from numpy.typing import NDArray
 from inspectd.dataset import COLUMNS, SPLIT_FILE, Dataset, open_dataset
 from inspectd.errors import DatasetError
 from inspectd.picture import read_pixels
+from inspectd.resumable import PROVENANCE
 
-from .resumable import PROVENANCE
-
-__all__ = ["Row", "SplitWriter", "require_new", "take", "write_dataset", "write_png", "write_split"]
+__all__ = ["Row", "SplitWriter", "require_new", "split_text", "take", "write_dataset", "write_png", "write_split"]
 
 Row = tuple[str, str, str, str, str]
 """image, mask, defect, role, tile: a row of split.csv."""
 
 
+def split_text(rows: Iterable[Row]) -> str:
+    """The text of a split.csv."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
 def write_split(root: Path, rows: Iterable[Row]) -> None:
     """Write split.csv, whole or not at all."""
     partial = root / f".{SPLIT_FILE}.partial"
-    with partial.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(rows)
+    partial.write_text(split_text(rows), encoding="utf-8", newline="")
     partial.replace(root / SPLIT_FILE)
 
 

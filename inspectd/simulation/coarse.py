@@ -32,9 +32,20 @@ from .matte import EDGE_PX, Matte, matte_of
 from .membrane import membrane
 from .placement import Placement, place_mask, warp
 from .region import BoolMask, grown
-from .transfernet import blur_reach
 
-__all__ = ["COARSE", "EDGED", "Coarse", "Exemplar", "Light", "Scene", "paint", "scene_of", "soft", "with_gain"]
+__all__ = [
+    "COARSE",
+    "EDGED",
+    "Coarse",
+    "Exemplar",
+    "Light",
+    "Scene",
+    "blur_reach",
+    "paint",
+    "scene_of",
+    "soft",
+    "with_gain",
+]
 
 Coarse = Literal["histmatch", "histmatch-gauss", "cutpaste", "poisson", "relit"]
 COARSE: tuple[Coarse, ...] = get_args(Coarse)
@@ -280,6 +291,11 @@ def with_gain(painted: NDArray[np.uint8], good: NDArray[np.uint8], gain: float) 
     if gain == 1.0:
         return painted
     return _levels(good + np.float32(gain) * (painted.astype(np.float32) - good))
+
+
+def blur_reach(sigma_px: float) -> int:
+    """How far a blurred mask reaches beyond the mask along rows and columns, px: 3 sigma, rounded up."""
+    return math.ceil(3.0 * sigma_px)
 
 
 def soft(mask: BoolMask, sigma_px: float, grow_px: int = 0) -> NDArray[np.float32]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
-from scipy.sparse import linalg
+
+from inspectd.optional import require
 
 from .region import BoolMask, Floats
 
@@ -30,7 +30,9 @@ def membrane(values: Floats, unknown: BoolMask, absent: BoolMask | None = None) 
 
     Raises:
         ValueError: no pixel is known.
+        MissingDependencyError: scipy is not installed.
     """
+    sparse, linalg = (require(name, extra="augment") for name in ("scipy.sparse", "scipy.sparse.linalg"))
     if unknown.all():
         raise ValueError("no pixel is known: expected at least one outside of the mask")
     filled = np.array(values, np.float64)

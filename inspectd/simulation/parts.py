@@ -167,8 +167,10 @@ def folders_of(exemplars: Sequence[Exemplar]) -> dict[str, str]:
 class Backgrounds(Sequence[Background]):
     """The defect-free pictures of the role free; read, and their regions found, when they are asked for."""
 
-    def __init__(self, dataset: Dataset, masks: MaskFolders | None = None, *, bits: int = 16) -> None:
-        """List them.
+    def __init__(
+        self, dataset: Dataset, masks: MaskFolders | None = None, *, bits: int = 16, kept_bytes: int = _KEPT_BYTES
+    ) -> None:
+        """List them; `kept_bytes` of memory at most are for those that were read, or four of them.
 
         Raises:
             DatasetError: there is none, or the first cannot be read.
@@ -180,7 +182,7 @@ class Backgrounds(Sequence[Background]):
         self._masks.check(dataset.samples)
         self._numbers = {sample.name: number for number, sample in enumerate(self.samples)}
         height, width = self._read(0).shape[:2]
-        kept = max(4, _KEPT_BYTES // (_BYTES_PER_PIXEL * height * width))
+        kept = max(4, kept_bytes // (_BYTES_PER_PIXEL * height * width))
         self._picture: Callable[[int], NDArray[np.uint8]] = functools.lru_cache(kept)(self._read)
         self._background: Callable[[int], Background] = functools.lru_cache(kept)(self._find)
 

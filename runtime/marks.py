@@ -1,0 +1,239 @@
+"""Defects that the line missed and somebody marked: a dataset of references on the site.
+
+    OUT/marked/split.csv           roles ref, the marked parts, and free, good parts that a defect can be learnt on
+    OUT/marked/images/NAME.png     the archived picture, byte for byte
+    OUT/marked/masks/DEFECT/NAME.png
+    OUT/marked/marks/NAME.DEFECT.json     who marked it, when and how: what split.csv is made of
+    OUT/marked/free/NAME.png
+
+NAME is the part's in the archive: camera, day, epoch and seq.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from inspectd.bundle import encode_png
+from inspectd.dataset import SPLIT_FILE
+from inspectd.dataset_writing import Row, split_text
+from inspectd.durable import replace_file
+from inspectd.errors import RequestError
+from inspectd.resumable import PROVENANCE
+from inspectd.runtime.archive import Part
+from inspectd.simulation.parts import file_name
+
+__all__ = ["MARKED", "Mark", "Marks", "PartKey", "key_of", "marked_parts"]
+
+MARKED = "marked"
+"""Folder of the dataset, in `augment.out`."""
+FREE_PARTS = 50
+"""Good parts that the dataset has beside its references."""
+_MARKS = "marks"
+PartKey = tuple[str, int, int]
+"""Camera, epoch and seq of an archived part."""
+
+
+def key_of(part: Part) -> PartKey:
+    """What tells a part from others."""
+    sidecar = part.sidecar
+    return sidecar.camera, sidecar.epoch, sidecar.seq
+
+
+class Mark(BaseModel):
+    """One defect on one part, and where it comes from."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str
+    """Of the part here."""
+    picture: str
+    """File of the picture, in the dataset."""
+    mask: str
+    """File of the mask, in the dataset."""
+    defect: str
+    camera: str
+    epoch: int
+    stream: int
+    seq: int
+    verdict: str
+    """What the line said of the part."""
+    judged_by: str
+    """Digest of the bundle that judged."""
+    picture_sha256: str
+    lossless: bool
+    marked_by: str
+    """Name of the client."""
+    marked_ns: int
+    """When; UTC, ns."""
+    how: str
+    """How the mask came about, for people."""
+
+
+class Marks:
+    """The dataset of a site; one thread's.
+
+    Args:
+        top: the folder `augment.out`.
+    """
+
+    def __init__(self, top: Path) -> None:
+        self.root = top / MARKED
+
+    def all(self) -> list[Mark]:
+        """What was marked, by name.
+
+        Raises:
+            RequestError: a file of it is damaged.
+            OSError: it cannot be read.
+        """
+        found = []
+        for path in sorted((self.root / _MARKS).glob("*.json")):
+            try:
+                found.append(Mark.model_validate_json(path.read_bytes()))
+            except ValidationError as error:  # noqa: PERF203 - each file is named
+                raise RequestError(f"{path}: is damaged ({error.error_count()} faults); mark the part again") from error
+        return found
+
+    def keep(
+        self, part: Part, defect: str, mask: NDArray[np.bool_], *, by: str, how: str, now_ns: int
+    ) -> tuple[Mark, int]:
+        """Keep a part with the label of a defect that was missed; again with the same label it changes nothing.
+
+        Args:
+            part: of the archive.
+            defect: its type.
+            mask: bool [H, W] of the picture's size.
+            by: who has marked it.
+            how: how the mask came about, for people.
+            now_ns: UTC, ns.
+
+        Returns:
+            The mark, and how many there are.
+
+        Raises:
+            RequestError: the mask does not fit, or the part is marked otherwise already.
+            DatasetError: the picture is not the one that was archived.
+            OSError: the disk does not take it.
+        """
+        _check(part, defect, mask)
+        data, sidecar = part.picture(), part.sidecar
+        name = name_of(part)
+        picture = f"images/{name}{Path(sidecar.picture.name).suffix}"
+        mark = Mark(
+            name=name,
+            picture=picture,
+            mask=f"masks/{file_name(defect)}/{name}.png",
+            defect=defect,
+            camera=sidecar.camera,
+            epoch=sidecar.epoch,
+            stream=sidecar.stream,
+            seq=sidecar.seq,
+            verdict=sidecar.verdict,
+            judged_by=sidecar.bundle_digest,
+            picture_sha256=sidecar.picture.sha256,
+            lossless=sidecar.lossless,
+            marked_by=by,
+            marked_ns=now_ns,
+            how=how,
+        )
+        label = encode_png(mask.astype(np.uint8) * 255)
+        record = self.root / _MARKS / f"{name}.{file_name(defect)}.json"
+        if record.is_file():
+            before = Mark.model_validate_json(record.read_bytes())
+            if before.defect != defect or (self.root / before.mask).read_bytes() != label:
+                raise RequestError(
+                    f"mark: {before.name} is marked with {before.defect!r} already, otherwise; delete {record} to mark "
+                    "it anew"
+                )
+            mark = before
+        else:
+            self._put(picture, data)
+            self._put(mark.mask, label)
+            # What the dataset is made of: with it the mark is there.
+            self._put(str(record.relative_to(self.root)), (mark.model_dump_json(indent=1) + "\n").encode())
+        return mark, self.write()
+
+    def add_free(self, parts: Iterable[Part]) -> None:
+        """Fill up the good parts.
+
+        Raises:
+            OSError: the disk does not take them.
+        """
+        free = self.root / "free"
+        there = {path.stem for path in free.glob("*")} if free.is_dir() else set()
+        for part in parts:
+            if len(there) >= FREE_PARTS:
+                return
+            name = name_of(part)
+            if name not in there:
+                there.add(name)
+                self._put(f"free/{name}{Path(part.sidecar.picture.name).suffix}", part.picture())
+
+    def write(self) -> int:
+        """Write what the dataset consists of anew; how many marks there are.
+
+        Raises:
+            RequestError, OSError: as `all`.
+        """
+        marks = self.all()
+        marked = {mark.name for mark in marks}
+        rows: list[Row] = [(mark.picture, mark.mask, mark.defect, "ref", mark.name) for mark in marks]
+        for path in sorted((self.root / "free").glob("[!.]*")):
+            # What somebody has found a defect on is no good part any more.
+            if path.stem in marked:
+                path.unlink()
+            else:
+                rows.append((f"free/{path.name}", "", "", "free", path.stem))
+        provenance = {"made_by": "inspectd, mark", "simulated": False, "marks": [mark.model_dump() for mark in marks]}
+        self._put(PROVENANCE, (json.dumps(provenance, indent=1) + "\n").encode())
+        self._put(SPLIT_FILE, split_text(rows).encode())
+        return len(marks)
+
+    def _put(self, name: str, data: bytes) -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, data)
+
+
+def name_of(part: Part) -> str:
+    """The name of an archived part in a dataset: camera, day, epoch and seq."""
+    return f"{part.sidecar.camera}-{part.path.parent.parent.name}-{part.path.stem}"
+
+
+def marked_parts(top: Path) -> Collection[PartKey]:
+    """Parts that a defect was marked on: they are no good parts, whatever their verdict was.
+
+    Args:
+        top: the folder `augment.out`.
+
+    Raises:
+        RequestError, OSError: as `Marks.all`.
+    """
+    return frozenset((mark.camera, mark.epoch, mark.seq) for mark in Marks(top).all())
+
+
+def _check(part: Part, defect: str, mask: NDArray[np.bool_]) -> None:
+    facts = part.sidecar.frame
+    if defect != defect.strip() or not re.fullmatch(r"[^+\x00-\x1f]+", defect):
+        raise RequestError(
+            f"mark: a defect named {defect!r}: expected a name without '+' and outer spaces",
+            code="bad_request",
+            field="defect",
+        )
+    if mask.shape != (facts.height, facts.width):
+        raise RequestError(
+            f"mark: the mask is {mask.shape[1]} x {mask.shape[0]} px and the picture {facts.width} x {facts.height} px "
+            "(width x height); expected the same size",
+            code="bad_request",
+            field="mask",
+        )
+    if not mask.any() or mask.all():
+        what = "is empty" if not mask.any() else "covers the whole picture"
+        raise RequestError(f"mark: the mask {what}; mark the pixels of the defect", code="bad_request", field="mask")

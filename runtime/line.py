@@ -440,16 +440,31 @@ class Line:
         self._attend_cameras()
 
     def close(self) -> None:
-        """Let the cameras go; `run` does so too."""
+        """Let the cameras go; `run` does so too. One that hangs is waited for no longer than for a read."""
         self._leave_cameras()
-
-        def let_go() -> None:
-            # Side by side: one that hangs takes seconds to be ended.
-            with ThreadPoolExecutor(max(1, len(self._sources)), thread_name_prefix="close") as workers:
-                list(workers.map(lambda source: source.close(), self._sources))
-
-        self.wait_for(let_go)
+        threads = {
+            source.name: threading.Thread(target=self._let_go, args=(source,), name=f"close-{source.name}", daemon=True)
+            for source in self._sources
+            if source.name not in self._stuck or not self._stuck[source.name].is_alive()
+        }
+        # Side by side: one that hangs takes seconds to be ended.
+        for thread in threads.values():
+            thread.start()
+        deadline_ns = self._clock() + round(HANG_S * 1e9)
+        for camera, thread in threads.items():
+            while thread.is_alive() and self._clock() < deadline_ns:
+                self._tick()
+                thread.join(self._tick_s / 5)
+            if thread.is_alive():
+                self._stuck[camera] = thread
+                _log.error("camera %r could not be let go within %g s; its driver hangs", camera, HANG_S)
         self._is_open = False
+
+    def _let_go(self, source: FrameSource) -> None:
+        try:
+            source.close()
+        except Exception:  # noqa: BLE001 - the others are let go all the same
+            _log.exception("camera %r could not be let go", source.name)
 
     def execute(
         self, *, cameras: Iterable[str] | None = None, limit: int | None = None, trigger: tuple[str, int] | None = None
@@ -895,6 +910,6 @@ def _engine_hangs(seconds: float) -> str:
 
 def _hangs(*cameras: str) -> str:
     return (
-        f"camera {', '.join(map(repr, cameras))}: has not come back from a read within {HANG_S:g} s; its driver hangs. "
+        f"camera {', '.join(map(repr, cameras))}: has not come back within {HANG_S:g} s; its driver hangs. "
         f"Check cable and power, and start the line again"
     )

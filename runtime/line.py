@@ -803,8 +803,9 @@ class Line:
         try:
             while not mailbox.drained:
                 self.models.close_retired()
-                self._do_jobs()
-                got = mailbox.get(READ_S)
+                # One, and then a part: self-tests that are asked for without end keep none waiting.
+                self._do_job()
+                got = mailbox.get(READ_S if self._jobs.empty() else 0.0)
                 if got is not None:
                     number, arrival = got
                     self._inbox.put(self._judge(mailbox, number, arrival))
@@ -816,14 +817,18 @@ class Line:
         self._inbox.put(None)
 
     def _do_jobs(self) -> None:
-        while True:
-            try:
-                job = self._jobs.get_nowait()
-            except queue.Empty:
-                return
-            self._judging_since_ns = self._clock()
-            job()
-            self._judging_since_ns = 0
+        # Those that are there: what they ask for again is done once cameras stand still.
+        for _ in range(self._jobs.qsize()):
+            self._do_job()
+
+    def _do_job(self) -> None:
+        try:
+            job = self._jobs.get_nowait()
+        except queue.Empty:
+            return
+        self._judging_since_ns = self._clock()
+        job()
+        self._judging_since_ns = 0
 
     def _judge(self, mailbox: Mailbox, number: int, arrival: Arrival) -> _Judged:
         model = self.models.current

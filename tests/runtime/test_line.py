@@ -378,6 +378,27 @@ def test_commands_that_never_end_keep_neither_heartbeats_nor_parts_waiting(setup
     assert line.summary().verdicts == 1
 
 
+def test_self_tests_that_never_end_keep_no_part_waiting(setup):
+    over = threading.Event()
+    line = Line(setup.config(), setup.bundle, setup.engine, [Script(frame(1), frame(2))], setup.publisher, frames=2)
+
+    def sample() -> None:
+        time.sleep(0.02)  # the next one is there before this one is done
+        line.post(lambda: None if over.is_set() or line.is_stopped else line.with_engine(sample))
+
+    with setup.publisher:
+        line.open()
+        for _ in range(5):
+            line.post(lambda: line.with_engine(sample))
+        ends = threading.Timer(10, over.set)
+        ends.start()
+        line.run()
+        assert not over.is_set(), "the parts waited for the samples"
+        over.set()
+        ends.cancel()
+    assert line.summary().verdicts == 2
+
+
 def test_stop_drains_what_was_grabbed(setup):
     released = threading.Event()
 

@@ -40,6 +40,7 @@ class CameraStatus:
         late: frames that came more than a second after their exposure, by a camera's clock that is the host's (PTP).
         host_clock: frames whose time is the host's at their arrival, because the camera's clock is not UTC.
         serial: the camera's serial number; empty where it has none, or is not known yet.
+        failing: whether the process that has it crashed or hung too often of late.
     """
 
     state: CameraState
@@ -52,6 +53,7 @@ class CameraStatus:
     late: int = 0
     host_clock: int = 0
     serial: str = ""
+    failing: bool = False
 
 
 STREAMING = CameraStatus(CameraState.STREAMING)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from inspectd.errors import ConfigError
@@ -26,7 +27,7 @@ def check_secret(path: Path) -> None:
 
 
 def check_unshared(path: Path, says: str) -> None:
-    """Whoever can write a file, or the folder that it is in, decides what it says; also where a link leads to it.
+    """Whoever can write a file, or the folder that it is in, decides what it says; so does who can turn a link to it.
 
     Args:
         path: the file.
@@ -35,11 +36,28 @@ def check_unshared(path: Path, says: str) -> None:
     Raises:
         ConfigError: others can, or it cannot be looked at.
     """
-    for each in dict.fromkeys((path, path.parent, path.resolve().parent)):
+    _status(path)  # of a circle of links this says so
+    folders = [path.parent, *(link.parent for link in _links(path)), path.resolve().parent]
+    for each in dict.fromkeys((path, *folders)):
         status = _status(each)
         if stat.S_IMODE(status.st_mode) & 0o022:
             raise ConfigError(f"{each}: others can write to it, and so say {says}: `chmod go-w {each}`")
         _check_owner(each, status)
+
+
+def _links(path: Path) -> Iterator[Path]:
+    """The symbolic links on the way to a file, in the order in which the system follows them."""
+    here, left = Path("/"), [*reversed(path.absolute().parts[1:])]
+    while left:
+        name = left.pop()
+        step = here.parent if name == ".." else here / name
+        if not step.is_symlink():
+            here = step
+            continue
+        yield step
+        target = step.readlink()
+        here = Path("/") if target.is_absolute() else here
+        left += reversed(target.relative_to(target.anchor).parts)
 
 
 def _status(path: Path) -> os.stat_result:

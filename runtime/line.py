@@ -452,16 +452,31 @@ class Line:
         self._attend_cameras()
 
     def close(self) -> None:
-        """Let the cameras go; `run` does so too."""
+        """Let the cameras go; `run` does so too. One that hangs is waited for no longer than for a read."""
         self._leave_cameras()
-
-        def let_go() -> None:
-            # Side by side: one that hangs takes seconds to be ended.
-            with ThreadPoolExecutor(max(1, len(self._sources)), thread_name_prefix="close") as workers:
-                list(workers.map(lambda source: source.close(), self._sources))
-
-        self.wait_for(let_go)
+        threads = {
+            source.name: threading.Thread(target=self._let_go, args=(source,), name=f"close-{source.name}", daemon=True)
+            for source in self._sources
+            if source.name not in self._stuck or not self._stuck[source.name].is_alive()
+        }
+        # Side by side: one that hangs takes seconds to be ended.
+        for thread in threads.values():
+            thread.start()
+        deadline_ns = self._clock() + round(HANG_S * 1e9)
+        for camera, thread in threads.items():
+            while thread.is_alive() and self._clock() < deadline_ns:
+                self._tick()
+                thread.join(self._tick_s / 5)
+            if thread.is_alive():
+                self._stuck[camera] = thread
+                _log.error("camera %r could not be let go within %g s; its driver hangs", camera, HANG_S)
         self._is_open = False
+
+    def _let_go(self, source: FrameSource) -> None:
+        try:
+            source.close()
+        except Exception:  # noqa: BLE001 - the others are let go all the same
+            _log.exception("camera %r could not be let go", source.name)
 
     def execute(
         self, *, cameras: Iterable[str] | None = None, limit: int | None = None, trigger: tuple[str, int] | None = None
@@ -800,8 +815,9 @@ class Line:
         try:
             while not mailbox.drained:
                 self.models.close_retired()
-                self._do_jobs()
-                got = mailbox.get(READ_S)
+                # One, and then a part: self-tests that are asked for without end keep none waiting.
+                self._do_job()
+                got = mailbox.get(READ_S if self._jobs.empty() else 0.0)
                 if got is not None:
                     number, arrival = got
                     self._inbox.put(self._judge(mailbox, number, arrival))
@@ -813,14 +829,18 @@ class Line:
         self._inbox.put(None)
 
     def _do_jobs(self) -> None:
-        while True:
-            try:
-                job = self._jobs.get_nowait()
-            except queue.Empty:
-                return
-            self._judging_since_ns = self._clock()
-            job()
-            self._judging_since_ns = 0
+        # Those that are there: what they ask for again is done once cameras stand still.
+        for _ in range(self._jobs.qsize()):
+            self._do_job()
+
+    def _do_job(self) -> None:
+        try:
+            job = self._jobs.get_nowait()
+        except queue.Empty:
+            return
+        self._judging_since_ns = self._clock()
+        job()
+        self._judging_since_ns = 0
 
     def _judge(self, mailbox: Mailbox, number: int, arrival: Arrival) -> _Judged:
         model = self.models.current
@@ -904,6 +924,6 @@ def _engine_hangs(seconds: float) -> str:
 
 def _hangs(*cameras: str) -> str:
     return (
-        f"camera {', '.join(map(repr, cameras))}: has not come back from a read within {HANG_S:g} s; its driver hangs. "
+        f"camera {', '.join(map(repr, cameras))}: has not come back within {HANG_S:g} s; its driver hangs. "
         f"Check cable and power, and start the line again"
     )

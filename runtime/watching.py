@@ -183,6 +183,16 @@ class Watching:
             if status.state in (CameraState.CONNECTING, CameraState.LOST) and status.reason and self._line.is_open
         }
         self._alarms.hold(away, prefix="camera.away.")
+        failing = {
+            f"process.failing.camera-{name}": (
+                Severity.ERROR,
+                f"the process of camera {name!r} crashed or hung again and again, by its producer or for want of "
+                f"memory; the log says how",
+            )
+            for name, status in self._line.cameras().items()
+            if status.failing
+        }
+        self._alarms.hold(failing, prefix="process.failing.camera-")
         bad = {f"camera.image.{name}": (Severity.ERROR, why) for name, why in self._line.image_watch.bad.items()}
         self._alarms.hold(bad, prefix="camera.image.")
         foreign = {

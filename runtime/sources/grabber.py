@@ -24,6 +24,7 @@ from dataclasses import replace
 from inspectd.config import GenicamCamera
 from inspectd.errors import CameraAway, CameraError, CameraLost, EndOfFrames, FrameTimeout
 from inspectd.frame import CameraState, CameraStatus, Frame
+from inspectd.runtime.restarts import BackOff, History
 from inspectd.runtime.signals import interrupts_held
 
 from .damaged import DamagedFrame, stand_in
@@ -57,6 +58,8 @@ class Grabber:
     Args:
         name: of the camera in the configuration.
         camera: its settings.
+        too_often: how many failures of its processes are too many, and how long in health makes up for them; its pauses
+            are not for cameras, which are looked for at least every 5 s.
         clock: ns, monotonic; the one of its processes too.
         utc: ns since the Unix epoch.
         sleep: seconds.
@@ -67,6 +70,7 @@ class Grabber:
         name: str,
         camera: GenicamCamera,
         *,
+        too_often: BackOff | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
         utc: Callable[[], int] = time.time_ns,
         sleep: Callable[[float], None] = time.sleep,
@@ -81,6 +85,9 @@ class Grabber:
         self._complained = self._device = ""
         self._attempts = 0
         self._next_attempt_ns = 0
+        self._too_often = too_often or BackOff()
+        self._history = History()
+        self._connected_ns = 0
         self._previous: int | None = None
         self._counts_on = False
         self._ready: deque[Frame | DamagedFrame] = deque()
@@ -251,7 +258,7 @@ class Grabber:
         try:
             self._child = GrabProcess(self._name, self._camera, self._clock)
         except OSError as error:
-            raise self._lose(f"no process can be started for it: {error.strerror}") from error
+            raise self._lose(f"no process can be started for it: {error.strerror}", failed=True) from error
 
     def _hear(self, timeout_s: float) -> None:
         """Take what the process tells next.
@@ -264,18 +271,19 @@ class Grabber:
             return
         try:
             packet = child.hear(timeout_s)
+            self._note_health()
             if packet is not None:
                 self._take(child, packet)
                 return
         except LinkClosed:
             # What fails at once fails again: a broken installation is no camera that may come back.
             told, broken = child.how_it_ended(), child.failed and self._status.connections == 0
-            raise self._lose(told, away=not broken) from None
+            raise self._lose(told, away=not broken, failed=True) from None
         except RingDamaged as error:
-            raise self._lose(str(error)) from error
+            raise self._lose(str(error), failed=True) from error
         if child.hangs:
             why = f"its producer hangs: nothing was heard of its process for {child.silent_s:.0f} s"
-            raise self._lose(why, hangs=True)
+            raise self._lose(why, hangs=True, failed=True)
         if self._answer_by_ns and self._clock() > self._answer_by_ns:
             # Whatever came now could be the answer to this one or to the next.
             raise self._lose(f"it did not answer trigger {self._triggers[0]} in {self._camera.trigger_timeout_ms} ms")
@@ -284,6 +292,7 @@ class Grabber:
         match packet.kind:
             case Kind.READY:
                 child.take_ring(packet)
+                self._connected_ns = self._clock()
                 self._device = packet.facts["device"]
                 # What is wrong is over only once it acquires again.
                 reason = self._status.reason if self._wanted else ""
@@ -327,8 +336,22 @@ class Grabber:
             with contextlib.suppress(LinkClosed):
                 self._child.link.tell(Kind.START)
 
-    def _lose(self, reason: str, *, away: bool = True, hangs: bool = False) -> CameraError:
-        """End the process, answer all triggers, and note when to look again; what the caller has to raise."""
+    def _note_health(self) -> None:
+        """A process that has had its camera for long enough makes up for those before."""
+        if self._history != History() and self._status.state in (CameraState.READY, CameraState.STREAMING):
+            healthy_s = (self._clock() - self._connected_ns) / 1e9
+            self._history = self._too_often.after_health(self._history, healthy_s)
+            if self._status.failing != self._history.failing:
+                self._set(failing=self._history.failing)
+
+    def _lose(self, reason: str, *, away: bool = True, hangs: bool = False, failed: bool = False) -> CameraError:
+        """End the process, answer all triggers, and note when to look again; what the caller has to raise.
+
+        `failed` if the process is to blame, and not a camera that is absent.
+        """
+        if failed:
+            self._history, _ = self._too_often.after_failure(self._history, self._clock() / 1e9)
+            self._set(failing=self._history.failing)
         told = reason if reason.startswith("camera ") else f"camera {self._name!r}: {reason}"
         child, self._child = self._child, None
         self._pausing = False

@@ -12,6 +12,7 @@ import pytest
 from inspectd.config import GenicamCamera
 from inspectd.errors import FrameTimeout
 from inspectd.frame import Frame
+from inspectd.runtime.restarts import BackOff
 from inspectd.runtime.simcam.feed import FrameFeed
 from inspectd.runtime.sources.damaged import DamagedFrame
 from inspectd.runtime.sources.grabber import Grabber
@@ -41,10 +42,10 @@ class Site:
             assert self.feed.put(picture(self.put), 5.0)
             self.put += 1
 
-    def camera(self, *, features=None, **settings) -> Grabber:
+    def camera(self, *, features=None, too_often: BackOff | None = None, **settings) -> Grabber:
         rate = {} if "trigger" in settings else {"AcquisitionFrameRate": 200.0}
         camera = GenicamCamera(source="genicam", producer="simulator", features=features or rate, **settings)
-        self.grabbers.append(Grabber("cam1", camera))
+        self.grabbers.append(Grabber("cam1", camera, too_often=too_often))
         return self.grabbers[-1]
 
     def streaming(self, **settings) -> Grabber:

@@ -19,6 +19,7 @@ import pytest
 import zmq
 
 from inspectd.errors import ConfigError
+from inspectd.permissions import check_unshared
 from inspectd.runtime.access import ClientKeys, KeysFolder, write_client_file
 from inspectd.runtime.gate import Gate, needs_curve
 
@@ -412,6 +413,38 @@ def test_a_list_that_lies_where_others_can_write_lets_in_nobody_through_a_link(d
     elsewhere.chmod(0o777)
     with pytest.raises(ConfigError, match=r"elsewhere: others can write to it, and so say who is let in"):
         door.keys.load()
+
+
+@pytest.mark.parametrize("way", ["absolute", "relative", "folder"])
+def test_a_link_that_others_can_turn_lets_in_nobody(door, tmp_path, way):
+    """However proper what it leads to now: it may be an older list by the next start."""
+    door.client("anna")
+    shared, path = tmp_path / "shared", door.keys.path / "clients.toml"
+    shared.mkdir()
+    proper = tmp_path / "proper"
+    proper.mkdir()
+    path.rename(proper / "clients.toml")
+    match way:
+        case "absolute":
+            path.symlink_to(shared / "link")
+            (shared / "link").symlink_to(proper / "clients.toml")
+        case "relative":
+            path.symlink_to("../shared/link")
+            (shared / "link").symlink_to("../proper/../proper/clients.toml")
+        case "folder":
+            path.symlink_to(shared / "folder" / "clients.toml")
+            (shared / "folder").symlink_to(proper)
+    assert len(door.keys.load().clients) == 1
+    shared.chmod(0o777)
+    with pytest.raises(ConfigError, match=r"shared: others can write to it, and so say who is let in"):
+        door.keys.load()
+
+
+def test_a_list_that_is_a_circle_of_links_is_none(door):
+    path = door.keys.path / "clients.toml"
+    path.symlink_to("clients.toml")
+    with pytest.raises(ConfigError, match=r"clients\.toml: cannot be read"):
+        check_unshared(path, "who is let in")
 
 
 def test_a_list_that_others_can_write_lets_in_nobody(door):

@@ -19,6 +19,7 @@ import pytest
 from inspectd.config import GenicamCamera
 from inspectd.errors import CameraAway, CameraError, CameraLost, EndOfFrames, FrameTimeout
 from inspectd.frame import CameraState, Frame
+from inspectd.runtime.restarts import BackOff
 from inspectd.runtime.simcam.faults import Faults
 from inspectd.runtime.sources import grabber as module
 from inspectd.runtime.sources.grabber import Grabber
@@ -120,6 +121,34 @@ def test_a_camera_that_another_holds_is_taken_once_it_is_let_go(site):
     assert "in use by another program" in second.status.reason
     first.close()
     until(lambda: second.status.state is CameraState.STREAMING, second)
+
+
+def test_a_process_that_dies_again_and_again_is_failing_until_it_has_been_well(site, monkeypatch):
+    monkeypatch.setattr(module, "BACK_OFF_S", (0.0,))
+    site.plug_in()
+    grabber = site.camera(too_often=BackOff(healthy_s=5.0))
+    grabber.open()
+    grabber.start()
+    for death in range(1, 6):
+        until(lambda: grabber.status.state is CameraState.STREAMING, grabber)
+        assert not grabber.status.failing
+        os.kill(grabber.process, signal.SIGKILL)
+        until(lambda death=death: grabber.status.connections == death + 1 or grabber.status.failing, grabber)
+    assert grabber.status.failing
+    # That it is there again is not enough.
+    until(lambda: grabber.status.state is CameraState.STREAMING, grabber)
+    assert grabber.status.failing
+    until(lambda: not grabber.status.failing, grabber)
+
+
+def test_a_camera_that_is_absent_is_no_process_that_fails(site, monkeypatch):
+    monkeypatch.setattr(module, "BACK_OFF_S", (0.0,))
+    grabber = site.streaming()
+    for _ in range(8):
+        number = grabber.process
+        until(lambda number=number: grabber.process not in (number, None), grabber)
+    assert grabber.status.state is CameraState.CONNECTING
+    assert not grabber.status.failing
 
 
 def test_a_camera_that_is_not_to_be_looked_for_again_ends_with_its_reason(site):

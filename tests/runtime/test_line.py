@@ -312,6 +312,52 @@ def test_heartbeats_go_on_while_a_camera_takes_its_time_to_let_go(setup):
     assert len([message for message in after if message.header.msg_type == MessageType.HEARTBEAT]) >= 10
 
 
+def test_a_camera_that_hangs_when_it_is_let_go_is_left_alone_until_it_is_back(setup, monkeypatch):
+    monkeypatch.setattr("inspectd.runtime.line.HANG_S", 0.5)
+    back = threading.Event()
+
+    class Hangs(Script):
+        def close(self):
+            back.wait(20)
+            super().close()
+
+    source = Hangs(frame(1), name="cam1")
+    began = time.monotonic()
+    line = setup.run(source, frames=1)
+    line.close()  # it is not asked twice
+    assert not setup.failure
+    assert time.monotonic() - began < 5
+    assert setup.states[-1] == "Halted"
+    assert [thread.name for thread in threading.enumerate()].count("close-cam1") == 1
+    with setup.publisher:
+        with pytest.raises(CameraError, match=r"'cam1': has not come back within 0\.5 s; its driver hangs"):
+            line.connect()
+        back.set()
+        deadline = time.monotonic() + 5
+        while not source.closed:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        line._stuck["cam1"].join(5)
+        line.connect()
+        line.close()
+
+
+def test_a_camera_that_cannot_be_let_go_keeps_no_other_open(setup, caplog):
+    class Broken(Script):
+        def close(self):
+            raise OSError(5, "Input/output error")
+
+    other = Script(name="cam2")
+    text = "[cameras.cam1]\nsource = 'buttons'\n[cameras.cam2]\nsource = 'buttons'\n"
+    config = parse_config(f"{text}[model]\nbundle = '{setup.bundle.path}'\n", setup.config_file)
+    line = Line(config, setup.bundle, setup.engine, [Broken(), other], setup.publisher)
+    with setup.publisher:
+        line.connect()
+        line.close()
+    assert other.closed
+    assert "camera 'cam1' could not be let go" in caplog.text
+
+
 def test_commands_that_never_end_keep_neither_heartbeats_nor_parts_waiting(setup):
     over = threading.Event()
     line = Line(setup.config(), setup.bundle, setup.engine, [Script(frame(1))], setup.publisher, frames=1)
@@ -330,6 +376,27 @@ def test_commands_that_never_end_keep_neither_heartbeats_nor_parts_waiting(setup
         over.set()
         ends.cancel()
     assert line.summary().verdicts == 1
+
+
+def test_self_tests_that_never_end_keep_no_part_waiting(setup):
+    over = threading.Event()
+    line = Line(setup.config(), setup.bundle, setup.engine, [Script(frame(1), frame(2))], setup.publisher, frames=2)
+
+    def sample() -> None:
+        time.sleep(0.02)  # the next one is there before this one is done
+        line.post(lambda: None if over.is_set() or line.is_stopped else line.with_engine(sample))
+
+    with setup.publisher:
+        line.open()
+        for _ in range(5):
+            line.post(lambda: line.with_engine(sample))
+        ends = threading.Timer(10, over.set)
+        ends.start()
+        line.run()
+        assert not over.is_set(), "the parts waited for the samples"
+        over.set()
+        ends.cancel()
+    assert line.summary().verdicts == 2
 
 
 def test_stop_drains_what_was_grabbed(setup):

@@ -14,7 +14,7 @@ from inspectd.inspection import Verdict
 from inspectd.runtime.messaging import Silence, Subscriber
 from inspectd.runtime.simcam import FEED_VARIABLE
 from inspectd.runtime.simcam.feed import FrameFeed
-from inspectd.wire import DeviceHealth, HeartbeatBody, Message, MessageType, read_body
+from inspectd.wire import AlarmBody, DeviceHealth, HeartbeatBody, Message, MessageType, Severity, read_body
 
 from .conftest import children, core_of, finish, inspectd, picture
 
@@ -32,6 +32,7 @@ class Station:
         self.feed: FrameFeed | None = None
         self.verdicts: list[Message] = []
         self.health = (DeviceHealth.NORMAL, "")
+        self.alarms: dict[str, AlarmBody] = {}
 
     def plug_in(self) -> None:
         self.feed = FrameFeed(self.path, 64, 64, slots=32)
@@ -49,6 +50,9 @@ class Station:
                 continue
             if message.header.msg_type == MessageType.VERDICT:
                 self.verdicts.append(message)
+            elif message.header.msg_type == MessageType.ALARM:
+                alarm = read_body(message, AlarmBody)
+                self.alarms[alarm.code] = alarm
             elif message.header.msg_type == MessageType.HEARTBEAT:
                 body = read_body(message, HeartbeatBody)
                 self.health = (body.device_health, body.health_reason)
@@ -102,3 +106,22 @@ def test_a_line_without_its_camera_says_so_and_goes_on_when_it_comes_and_goes(st
     alarms = [line for line in err.splitlines() if "looking for it again" in line]
     assert len(alarms) == 2, err
     assert sum("is back" in line for line in err.splitlines()) == 2
+
+
+def test_a_camera_whose_process_dies_again_and_again_is_an_alarm_and_looked_for_all_the_same(station):
+    station.plug_in()
+    for death in range(5):
+        station.until(lambda: station.health[0] is not DeviceHealth.FAILURE)
+        assert "process.failing.camera-cam1" not in station.alarms, death
+        # A frame that came makes the next try a soon one.
+        station.pass_parts(False)
+        station.until(lambda death=death: len(station.verdicts) == death + 1)
+        os.kill(station.camera_process(), signal.SIGKILL)
+        station.until(lambda: station.health[0] is DeviceHealth.FAILURE)
+    station.until(lambda: "process.failing.camera-cam1" in station.alarms)
+    alarm = station.alarms["process.failing.camera-cam1"]
+    assert (alarm.severity, alarm.active) == (Severity.ERROR, True)
+    station.until(lambda: not station.alarms["camera.away.cam1"].active)
+    station.pass_parts(True)
+    station.until(lambda: len(station.verdicts) == 6)
+    assert station.alarms["process.failing.camera-cam1"].active

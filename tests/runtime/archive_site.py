@@ -42,7 +42,9 @@ def inspected(
 ) -> Inspection:
     """A part with a scratch, unless it is OK or not inspected."""
     pixels = noise() if pixels is None else pixels
-    frame = Frame(camera, frame_id, pixels, acquired_ns=1_800_000_000_000_000_000 + frame_id, source=source)
+    frame = Frame(
+        camera, frame_id, pixels, acquired_ns=1_800_000_000_000_000_000 + frame_id, source=source, serial="A1"
+    )
     if verdict is Verdict.NOT_INSPECTED:
         return Inspection(frame, verdict, (), None, DIGEST, reason="the engine failed")
     labels = np.zeros(pixels.shape[:2], np.uint8)

@@ -51,7 +51,7 @@ def test_a_part_arrives_as_it_was(sender, receiver):
     assert np.array_equal(got.frame.pixels, given.frame.pixels)
     assert np.array_equal(got.mask.labels, given.mask.labels)
     assert got.mask.classes == given.mask.classes
-    facts = ("camera", "frame_id", "acquired_ns", "trigger_id", "source", "camera_clock")
+    facts = ("camera", "frame_id", "acquired_ns", "trigger_id", "source", "camera_clock", "serial")
     assert [getattr(got.frame, name) for name in facts] == [getattr(given.frame, name) for name in facts]
 
 

@@ -34,7 +34,8 @@ def test_a_part_is_read_as_it_was_inspected(shelf, channels):
     part.verify()
     frame = part.frame(received_ns=99)
     assert np.array_equal(frame.pixels, given.frame.pixels)
-    assert (frame.camera, frame.frame_id, frame.source, frame.received_ns) == ("cam1", 5, "lot/a.png", 99)
+    told = (frame.camera, frame.serial, frame.frame_id, frame.source, frame.received_ns)
+    assert told == ("cam1", "A1", 5, "lot/a.png", 99)
     assert np.array_equal(part.mask().labels, given.mask.labels)
     assert part.mask().classes == given.mask.classes
     assert part.verdict is Verdict.NG

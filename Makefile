@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 # One thread for each library: tests run side by side.
 ENV    := OMP_NUM_THREADS=1
 
-.PHONY: demo test test-slow check bench bench-engines demo-bundle clean
+.PHONY: demo test test-slow check bench bench-engines demo-bundle wheelhouse clean
 
 # The demo needs the base install alone.
 $(VENV)/.base: setup.py pyproject.toml $(wildcard runtime/simcam/*.c runtime/simcam/*.h runtime/simcam/*.xml)
@@ -32,6 +32,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/shellcheck deploy/*.sh .ci/run
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
@@ -68,6 +69,12 @@ demo-bundle: $(VENV)/.dev
 	    --peak-weight 0.03
 	$(ENV) $(BIN)/inspectd-train evaluate out/slim out/buttons --out out/slim-evaluation
 	$(ENV) $(BIN)/export-trt out/slim --out runtime/demo/bundle --name "rendered buttons" --calibration out/buttons
+
+# One archive that installs a station of this kind of machine and Python without a network.
+# WITH='cryptography>=41 openvino>=2024.4' packs packages of extras too.
+wheelhouse: OUT ?= dist
+wheelhouse:
+	deploy/wheelhouse.sh --python $(PYTHON) --out $(OUT) $(foreach package,$(WITH),--with '$(package)')
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -249,7 +249,7 @@ def doctor(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """See what this machine has: packages, GPU, cameras and their formats, clock, disk, sockets, each with a remedy.
+    """See what this machine has: packages, GPU, cameras, host settings for them, clock, disk, sockets, with remedies.
 
     Missing is what only some lines need; broken is what every line needs, and makes the exit status 1. Cameras that
     are free are opened for a moment. No line is needed. With a configuration its calibrations are looked at too.

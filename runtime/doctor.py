@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import shutil
 import socket
 import subprocess
@@ -127,6 +128,8 @@ def examine(
         state_dir: folder of a station's state; without it the default one, beside the configuration.
         environment: of the process.
     """
+    from .doctor_host import check_host
+
     packages = list(_guarded("python", check_packages()))
     yield from packages
     yield from _guarded("gpu", check_gpu())
@@ -136,6 +139,7 @@ def examine(
         yield from _guarded("cameras", check_cameras(producers, environment))
         if config is not None:
             yield from _guarded("calibration", check_calibration(config))
+    yield from _guarded("host", check_host())
     yield from _guarded("clock", check_clock(asked))
     yield from _guarded("storage", check_storage(state_dir))
     yield from _guarded("sockets", check_sockets())
@@ -160,7 +164,7 @@ def check_packages() -> Iterator[Check]:
     for module, distribution in _BASE.items():
         fault = faults[module]
         if fault:
-            yield Check("python", distribution, "broken", fault, "pip install --force-reinstall " + distribution)
+            yield Check("python", distribution, "broken", fault, _package_remedy(distribution, fault))
         else:
             yield Check("python", distribution, "ok", _version(distribution))
     for module, (distribution, extra, purpose) in _OPTIONAL.items():
@@ -169,6 +173,12 @@ def check_packages() -> Iterator[Check]:
         else:
             found, remedy = f"not installed; for {purpose}", f"pip install 'inspectd[{extra}]'"
             yield Check("python", distribution, "missing", found, remedy)
+
+
+def _package_remedy(distribution: str, fault: str) -> str:
+    # The genicam package is linked to Python's shared library, without which Debian's Python comes.
+    library = re.search(r"lib(python\d+\.\d+)\.so", fault)
+    return f"sudo apt install lib{library[1]}" if library else f"pip install --force-reinstall {distribution}"
 
 
 def _import_faults(modules: Sequence[str]) -> dict[str, str]:

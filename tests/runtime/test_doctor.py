@@ -24,11 +24,12 @@ from inspectd.runtime.doctor import (
     check_storage,
     examine,
 )
+from inspectd.runtime.doctor_host import check_host
 
 from .conftest import run_inspectd
 from .test_optics import scale
 
-SECTIONS = ("python", "gpu", "cameras", "clock", "storage", "sockets")
+SECTIONS = ("python", "gpu", "cameras", "host", "clock", "storage", "sockets")
 
 
 def examined(*arguments: object) -> tuple[int, dict[str, dict[str, str]]]:
@@ -102,6 +103,15 @@ def test_a_broken_base_package_is_told_and_the_rest_is_looked_at(tmp_path, monke
     assert checks["TCP"]["verdict"] == "ok"
 
 
+def test_a_python_without_its_library_is_told_the_package_of_the_system(tmp_path, monkeypatch):
+    """As genicam ends on a Debian that has `python3` alone."""
+    fault = "libpython3.11.so.1.0: cannot open shared object file: No such file or directory"
+    package(tmp_path, "genicam", f'raise ImportError("{fault}")\n', monkeypatch)
+    checks = {check.name: check for check in check_packages()}
+    for name in ("genicam", "harvesters"):
+        assert (checks[name].verdict, checks[name].remedy) == ("broken", "sudo apt install libpython3.11")
+
+
 def test_a_package_that_ends_its_process_is_named(tmp_path, monkeypatch):
     package(tmp_path, "onnxruntime", "import os\nos.abort()\n", monkeypatch)
     checks = {check.name: check for check in check_packages()}
@@ -147,6 +157,74 @@ def test_a_producer_that_is_no_producer_is_a_warning(tmp_path):
     assert status == 0
     assert checks[str(bad)]["verdict"] == "warning"
     assert "is not a GenTL producer" in checks[str(bad)]["found"]
+
+
+def host(root: Path, files: dict[str, object]) -> dict[str, Check]:
+    """The checks of a machine whose /sys, /proc and /etc have these files; folders end with a slash."""
+    for name, content in files.items():
+        path = root / name
+        (path if name.endswith("/") else path.parent).mkdir(parents=True, exist_ok=True)
+        if not name.endswith("/"):
+            path.write_text(f"{content}\n")
+    return {check.name: check for check in check_host(root)}
+
+
+def port(name: str, *, mtu: int, kind: int = 1, state: str = "up", part: str = "device/") -> dict[str, object]:
+    folder = f"sys/class/net/{name}"
+    return {f"{folder}/type": kind, f"{folder}/mtu": mtu, f"{folder}/operstate": state, f"{folder}/{part}": ""}
+
+
+CAMERA = {
+    "sys/bus/usb/devices/2-1/busnum": 2,
+    "sys/bus/usb/devices/2-1/devnum": 14,
+    "sys/bus/usb/devices/2-1:1.0/bInterfaceClass": "ef",
+    "sys/bus/usb/devices/2-1:1.0/bInterfaceSubClass": "05",
+    "sys/bus/usb/devices/2-1:1.0/bInterfaceProtocol": "00",
+}
+USB_MEMORY = "sys/module/usbcore/parameters/usbfs_memory_mb"
+RULES = "etc/udev/rules.d/60-inspectd-cameras.rules"
+
+
+def test_a_machine_as_it_comes_is_not_fit_for_fast_cameras(tmp_path):
+    files = {"proc/sys/net/core/rmem_max": 212992, USB_MEMORY: 16, **port("enp3s0", mtu=1500)}
+    checks = host(tmp_path, files)
+    assert {check.verdict for check in checks.values()} == {"missing"}
+    assert "net.core.rmem_max=33554432" in checks["socket buffers"].remedy
+    assert checks["port enp3s0"].remedy.startswith("sudo ip link set enp3s0 mtu 9000")
+    assert "usbfs_memory_mb - - - - 1000" in checks["USB memory"].remedy
+    assert "udevadm control --reload" in checks["USB cameras"].remedy
+
+
+def test_a_machine_that_was_tuned_lacks_nothing(tmp_path):
+    files = {"proc/sys/net/core/rmem_max": 33554432, USB_MEMORY: 1000, RULES: "", **port("enp3s0", mtu=9000)}
+    checks = host(tmp_path, files)
+    assert {name: check.verdict for name, check in checks.items()} == dict.fromkeys(
+        ("socket buffers", "port enp3s0", "USB memory", "USB cameras"), "ok"
+    )
+    assert host(tmp_path, {USB_MEMORY: 0})["USB memory"].verdict == "ok"
+
+
+def test_ports_that_lead_to_no_camera_are_passed_over(tmp_path):
+    others = {
+        **port("lo", mtu=1500, kind=772),
+        **port("docker0", mtu=1500, part="bridge/"),
+        **port("enp4s0", mtu=1500, state="down"),
+        **port("wlan0", mtu=1500),
+        "sys/class/net/wlan0/wireless/": "",
+    }
+    assert list(host(tmp_path, others)) == ["socket buffers"]
+
+
+def test_a_usb_camera_that_this_user_may_not_open_is_a_warning(tmp_path):
+    checks = host(tmp_path, {USB_MEMORY: 1000, RULES: "", **CAMERA})
+    assert checks["USB cameras"].verdict == "warning"
+    assert "/dev/bus/usb/002/014" in checks["USB cameras"].found
+    assert host(tmp_path, {"dev/bus/usb/002/014": ""})["USB cameras"].verdict == "ok"
+
+
+def test_the_remedies_name_files_that_there_are():
+    deploy = Path(__file__).parents[2] / "deploy"
+    assert (deploy / "systemd" / Path(RULES).name).is_file()
 
 
 CHRONY = "C0A80001,192.168.0.1,3,1700000000.0,-0.000012,0.0,0.0,1.0,0.0,0.1,0.0,0.0,64.0,"

@@ -59,6 +59,8 @@ DRAIN_S = 2.0
 """So long after it was told to stop a camera is asked for what it still has."""
 JUDGE_S = 30.0
 """An engine that takes longer for one frame hangs."""
+JOB_S = 0.25
+"""While frames wait, the thread that judges does something else once in so long; a line at its limit loses no more."""
 LATENCIES_KEPT = 100_000
 """Frames that the percentiles of the latency are taken over: the latest."""
 STAGES = ("wait", "pre", "infer", "post", "journal", "total")
@@ -215,7 +217,7 @@ class Line:
         self._attendant: threading.Thread | None = None
         self._lost_attendants: list[threading.Thread] = []
         self._reading_since_ns: dict[str, int | None] = dict.fromkeys(config.cameras)
-        self._judging_since_ns = 0
+        self._judging_since_ns = self._job_done_ns = 0
         self._judge_thread: threading.Thread | None = None
         self._hanging: set[str] = set()
         self._stuck: dict[str, threading.Thread] = {}
@@ -270,11 +272,15 @@ class Line:
         return self._failure if self._execution is None else self._execution.mailbox.failure
 
     def with_engine(self, act: Callable[[], None]) -> None:
-        """Have something done by the thread that judges, between two frames; by another where none does."""
+        """Have something short done by the thread that judges, between two frames; by another where none does.
+
+        Best while no frame waits; else once in `JOB_S`.
+        """
         if self._execution is None:
             self.wait_for(act)
         else:
             self._jobs.put(act)
+            self._execution.mailbox.nudge()
 
     # What it has done
 
@@ -770,7 +776,8 @@ class Line:
         try:
             while not mailbox.drained:
                 self.models.close_retired()
-                self._do_jobs()
+                if mailbox.is_empty or self._clock() - self._job_done_ns > JOB_S * 1e9:
+                    self._do_jobs()
                 got = mailbox.get(READ_S)
                 if got is not None:
                     number, arrival = got
@@ -783,14 +790,12 @@ class Line:
         self._inbox.put(None)
 
     def _do_jobs(self) -> None:
-        while True:
-            try:
-                job = self._jobs.get_nowait()
-            except queue.Empty:
-                return
+        """Those that wait now; what they bring about comes after the next frame."""
+        for _ in range(self._jobs.qsize()):
+            job = self._jobs.get_nowait()
             self._judging_since_ns = self._clock()
             job()
-            self._judging_since_ns = 0
+            self._judging_since_ns, self._job_done_ns = 0, self._clock()
 
     def _judge(self, mailbox: Mailbox, number: int, arrival: Arrival) -> _Judged:
         model = self.models.current

@@ -44,6 +44,8 @@ def golden(
 ) -> None:
     """Make a set of master parts: known defects and good parts, with the verdict that each has to have.
 
+    A line with this set ([golden] of its configuration) judges them at its start, at the times that are set and
+    when it is asked (inspectd ctl self_test), between its frames, and tells where a known defect is missed.
     Pictures are as the line takes them: archived parts that were labelled, say.
 
     Example: inspectd-calibrate golden BUNDLE DATA --config line.toml --out master-parts.zip
@@ -80,7 +82,7 @@ def golden(
     dataset = open_dataset(data)
     line = None if config is None else load_config(config)
     rule = rule_for(opened, AcceptanceRule() if line is None else line.acceptance)
-    scale = None if line is None else next(iter(line.cameras.values())).scale_mm_per_px
+    scale = None if line is None else line.cameras[line.golden_camera].scale_mm_per_px
     with open_engine(opened, backend=backend, precision=precision, threads=threads) as engine, stages() as progress:
         made = make_masters(
             opened,

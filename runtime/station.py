@@ -7,6 +7,7 @@ import fcntl
 import logging
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from inspectd.errors import (
     DeviceError,
     IncompatibleEngine,
     InspectdError,
+    MasterPartsError,
     MissingDependencyError,
     RequestError,
 )
@@ -41,9 +43,10 @@ from .gate import Gate, needs_curve
 from .journal import Journal
 from .line import Summary
 from .messaging import CameraStream, Publisher, local_endpoint
-from .models import LoadedBundle, rule_for
+from .models import LoadedBundle, Model, rule_for
 from .optics import load_optics
 from .own_engine import open_own
+from .self_testing import check_masters
 from .signals import stopping
 from .sources import make_source
 
@@ -399,6 +402,9 @@ def check_station(config: Config, *, announce: Callable[[str], None]) -> None:
                 f"model: {found.bundle.card.name!r} ({found.bundle.digest[:12]}) on {found.engine.name}, "
                 "self-test passed"
             )
+        if config.golden.file is not None and found.rule is not None:
+            with _noted(faults):
+                announce(_master_parts(config, LoadedBundle(found.bundle, found.engine)))
         found.engine.close()
     if found.bundle is not None and found.rule is not None:
         for name in found.bundle.card.classes:
@@ -407,6 +413,15 @@ def check_station(config: Config, *, announce: Callable[[str], None]) -> None:
         announce(f"cameras.{name}: {words}")
     if faults:
         raise _all(faults)
+
+
+def _master_parts(config: Config, loaded: LoadedBundle) -> str:
+    scales = {name: camera.scale_mm_per_px for name, camera in config.cameras.items()}
+    result = check_masters(config, Model.make(loaded, config.acceptance, scales=scales, clock=time.monotonic_ns))
+    if not result.passed:
+        raise MasterPartsError(f"{config.golden.file}: {result.told_missed()}")
+    found = f"{result.known - len(result.missed)} of {result.known} known defects found"
+    return f"golden: {found}, {result.good - len(result.rejected)} of {result.good} good parts accepted"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,8 +1,9 @@
 """The configuration of a line: TOML in, validated models out, every error at once.
 
-A configuration is a TOML file with the sections `station`, `cameras.<name>`, `model`, `acceptance`, `publish`,
-`control`, `security`, `journal`, `archive`, `health` and `log`. Paths in it are relative to the file. `load_config`
-refuses what it does not know, and lists everything that is wrong in one go, a line for each fault with the dotted path.
+A configuration is a TOML file with the sections `station`, `cameras.<name>`, `model`, `acceptance`, `golden`,
+`publish`, `control`, `security`, `journal`, `archive`, `health` and `log`. Paths in it are relative to the file.
+`load_config` refuses what it does not know, and lists everything that is wrong in one go, a line for each fault with
+the dotted path.
 """
 
 from .load import effective_rule, load_config, parse_config
@@ -15,6 +16,7 @@ from .sections import (
     Feature,
     FolderCamera,
     GenicamCamera,
+    Golden,
     Health,
     Journal,
     Log,
@@ -34,6 +36,7 @@ __all__ = [
     "Feature",
     "FolderCamera",
     "GenicamCamera",
+    "Golden",
     "Health",
     "Journal",
     "Log",

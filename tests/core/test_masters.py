@@ -171,6 +171,13 @@ def _without(name: str, data: bytes) -> bytes:
     return buffer.getvalue()
 
 
+def another_of_its_size() -> bytes:
+    """A sound PNG with other pixels than the third part's, and as many bytes."""
+    whole = a_set()[1]["parts/2.png"]
+    others = (encode_png(np.full((SIDE, SIDE, 3), (200, 50, value), np.uint8)) for value in range(3, 256))
+    return next(other for other in others if len(other) == len(whole))
+
+
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
@@ -179,7 +186,7 @@ def _without(name: str, data: bytes) -> bytes:
         (lambda data: data.replace(b'"seed": 0', b'"seed": 1'), "damaged, or no master parts"),
         (lambda data: _without("parts/2.png", data), "parts/2.png"),
         (lambda data: _without("masters.json", data), "masters.json"),
-        (lambda _data: encode_masters(a_set()[0], {**a_set()[1], "parts/2.png": a_set()[1]["parts/1.png"]}), "parts/2"),
+        (lambda _data: encode_masters(a_set()[0], {**a_set()[1], "parts/2.png": another_of_its_size()}), "parts/2.png"),
     ],
 )
 def test_what_is_damaged_is_refused(tmp_path, damage, told):

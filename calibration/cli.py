@@ -9,6 +9,7 @@ import typer
 from inspectd.command import CONTEXT, VERSION_HELP, run_command, version_of
 
 from .flat_cli import correct, flat_field
+from .golden_cli import golden
 from .image_cli import image
 from .lens_cli import lens, scale, target
 from .threshold_cli import threshold
@@ -18,7 +19,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
     context_settings=CONTEXT,
-    help="Calibrate what a station measures with: lens, scale, flat field, thresholds, good pictures.\n\n"
+    help="Calibrate what a station measures with: lens, scale, flat field, thresholds, good pictures, master parts.\n\n"
     "Each command writes a record for the line, and a page about it that opens in any browser.",
 )
 
@@ -29,6 +30,7 @@ app.command()(flat_field)
 app.command()(correct)
 app.command()(threshold)
 app.command()(image)
+app.command()(golden)
 
 
 @app.callback()

@@ -15,7 +15,7 @@ from inspectd.errors import ConfigError
 
 from .files import write_whole
 
-__all__ = ["CameraId", "Source", "header", "read_source", "save_record", "utc_now"]
+__all__ = ["CameraId", "Source", "entry_of", "header", "read_source", "save_record", "utc_now"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,12 @@ def read_source(path: Path) -> Source:
         data = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    return Source(path, data, InputFile(name=path.name, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data)))
+    return Source(path, data, entry_of(path.name, data))
+
+
+def entry_of(name: str, data: bytes) -> InputFile:
+    """What a record says of a file with these contents."""
+    return InputFile(name=name, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
 
 
 def utc_now() -> datetime:

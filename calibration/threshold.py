@@ -29,7 +29,7 @@ from .threshold_choice import Cuts, Path, cut, cuts_allowed, even_path, recall_p
 from .threshold_levels import Levels, Prober, labelled_areas, reached
 from .threshold_settings import Digest, Pictures, ThresholdSettings, select_pictures, unit
 
-__all__ = ["calibrate_thresholds"]
+__all__ = ["calibrate_thresholds", "class_of", "graph_entry"]
 
 Progress = Callable[[str, int, int], None]
 _Ints = NDArray[np.int64]
@@ -119,7 +119,7 @@ def calibrate_thresholds(
     digest = Digest()
     digest.add((*pictures.good, *pictures.defects))
     values = {
-        **header([_graph_entry(bundle), digest.entry(pictures.root)], made=made),
+        **header([graph_entry(bundle), digest.entry(pictures.root)], made=made),
         "bundle_sha256": bundle.digest,
         "engine": engine_name,
         "max_false_reject": settings.max_false_reject,
@@ -173,7 +173,7 @@ def _measure(
     regions: dict[int, list[int]] = defaultdict(list)
     for index, sample in enumerate(pictures.defects):
         for name, path in sample.masks:
-            label = _class_of(name, classes, sample)
+            label = class_of(name, classes, sample)
             own[label].append(index)
             regions[label] += labelled_areas(read_mask(path))
     areas, dropped = _areas(len(classes), regions, settings, len(pictures.names))
@@ -195,7 +195,12 @@ def _measure(
     return _Scores(areas, good, parts, scored(pictures.defects, "defects"), types, own), dropped
 
 
-def _class_of(defect: str, classes: ClassMap, sample: Sample) -> int:
+def class_of(defect: str, classes: ClassMap, sample: Sample) -> int:
+    """The index of the class that finds a type of defects: of a network with one class, that one.
+
+    Raises:
+        DatasetError: the network has none of its name.
+    """
     if len(classes) == 1:
         return 0
     if defect not in classes.names:
@@ -307,7 +312,8 @@ def _nearest(
     return tuple(nearest)
 
 
-def _graph_entry(bundle: Bundle) -> InputFile:
+def graph_entry(bundle: Bundle) -> InputFile:
+    """The graph of a bundle, as a file that a calibration was made from."""
     return InputFile(name=MODEL, sha256=bundle.sha256(MODEL), size_bytes=len(bundle.read(MODEL)))
 
 

@@ -20,7 +20,7 @@ from .bounds import interval
 from .threshold_levels import counting
 from .threshold_settings import Pictures, unit
 
-__all__ = ["SIZES_PX", "Judge", "Outcome", "run_rule"]
+__all__ = ["SIZES_PX", "Judge", "Outcome", "run_rule", "size_of"]
 
 Judge = Callable[[NDArray[np.uint8]], Inspection]
 """What the line makes of pixels uint8 [h, w, 1 or 3]; raises nothing (`inspectd.runtime.inspector.Inspector`)."""
@@ -108,7 +108,7 @@ def run_rule(
         types.add(sample.defect, sample, inspection.verdict is not Verdict.OK)
         _regions(sample, inspection, classes, areas, sizes)
         progress("checking", index, total)
-    names = [_size(lower) for lower in SIZES_PX]
+    names = [size_of(lower) for lower in SIZES_PX]
     return Outcome(frozenset(rejected), types.found(types.names), sizes.found(names))
 
 
@@ -128,10 +128,11 @@ def _regions(sample: Sample, inspection: Inspection, classes: ClassMap, areas: S
     components, stats = cv2.connectedComponentsWithStats((labels > 0).astype(np.uint8), connectivity=8)[1:3]
     touched = np.bincount(components[hit], minlength=len(stats)) > 0
     for area, found in zip(stats[1:, cv2.CC_STAT_AREA], touched[1:], strict=True):
-        lower = max(size for size in SIZES_PX if size <= area)
-        sizes.add(_size(lower), sample, bool(found))
+        sizes.add(size_of(int(area)), sample, bool(found))
 
 
-def _size(lower: int) -> str:
+def size_of(area_px: int) -> str:
+    """The name of the size class of a region, of 1 px at least."""
+    lower = max(size for size in SIZES_PX if size <= area_px)
     index = SIZES_PX.index(lower) + 1
     return f"{lower}-{SIZES_PX[index] - 1} px" if index < len(SIZES_PX) else f"{lower} px or more"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from .threshold_settings import ThresholdSettings
 
-__all__ = ["inspector_of", "threshold"]
+__all__ = ["inspector_of", "roles_of", "threshold"]
 
 _CAMERA = "calibration"
 
@@ -79,8 +79,8 @@ def threshold(
     settings = ThresholdSettings(
         max_false_reject=percentage("--max-false-reject", max_false_reject),
         confidence=percentage("--confidence", confidence),
-        roles=_roles(roles),
-        defect_roles=_roles(defects or ""),
+        roles=roles_of(roles),
+        defect_roles=roles_of(defects or ""),
         minimum_area_px=minimum_area_px,
         lowest_score=lowest_score,
         bits=bits,
@@ -111,18 +111,23 @@ def threshold(
     print(f"written: {out}, {out.with_suffix('.html').name}, {out.with_suffix('.toml').name}", file=sys.stderr)
 
 
-def _roles(text: str) -> tuple[str, ...]:
+def roles_of(text: str) -> tuple[str, ...]:
+    """Roles of a dataset that were written with commas."""
     return tuple(role for each in text.split(",") if (role := each.strip()))
 
 
-def inspector_of(bundle: Bundle, engine: Engine, rule: AcceptanceRule) -> Callable[[NDArray[np.uint8]], Inspection]:
+def inspector_of(
+    bundle: Bundle, engine: Engine, rule: AcceptanceRule, *, scale_mm_per_px: float | None = None
+) -> Callable[[NDArray[np.uint8]], Inspection]:
     """What the line makes of pixels by a rule: its own inspector."""
     import numpy as np
 
+    from inspectd.calibrated import EvenScale
     from inspectd.frame import Frame
     from inspectd.runtime.inspector import Inspector
 
-    inspector = Inspector(bundle, engine, rule, scales={_CAMERA: None})
+    scale = None if scale_mm_per_px is None else EvenScale(scale_mm_per_px)
+    inspector = Inspector(bundle, engine, rule, scales={_CAMERA: scale})
 
     def judge(pixels: NDArray[np.uint8]) -> Inspection:
         return inspector.inspect(Frame(_CAMERA, 0, np.ascontiguousarray(pixels), acquired_ns=0))
@@ -144,7 +149,7 @@ def _sheet(
     files = {sample.name: sample.image for sample in dataset.samples}
     pictures = []
     for part in record.nearest:
-        pixels = read_image(files[part.picture], bits=picture_bits(settings, bundle.card.provenance))
+        pixels = read_image(files[part.picture], bits=picture_bits(settings.bits, bundle.card.provenance))
         seen = levels.map(engine, bundle.card.preprocess, pixels, len(bundle.class_map)).max(axis=0)
         pictures.append((pixels, seen / len(levels), part.rejected))
     return contact_sheet(pictures)

@@ -156,13 +156,13 @@ def select_pictures(dataset: Dataset, settings: ThresholdSettings, provenance: d
         tuple(name for _, name in units),
         all(named for named, _ in units),
         defects,
-        picture_bits(settings, provenance),
+        picture_bits(settings.bits, provenance),
     )
 
 
-def picture_bits(settings: ThresholdSettings, provenance: dict[str, Any]) -> int:
+def picture_bits(told: int | None, provenance: dict[str, Any]) -> int:
     """Significant bits of 16-bit files: as told, else as in the training."""
-    return settings.bits or int(provenance.get("settings", {}).get("bits", 16))
+    return told or int(provenance.get("settings", {}).get("bits", 16))
 
 
 def _too_few(dataset: Dataset, parts: int, pictures: int, settings: ThresholdSettings) -> str:

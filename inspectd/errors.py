@@ -13,6 +13,7 @@
     │   │   └── CameraLost        the device is gone; it has to be opened anew
     │   └── EndOfFrames           a finite source (a folder) has delivered everything
     ├── InferenceError            the network failed on a frame, or gave an impossible result
+    ├── MasterPartsError          known defects are not found, or the parts that show them cannot be used
     ├── DeviceError               a GPU cannot be used, or failed
     ├── DatasetError              a dataset or a checkpoint is unusable
     ├── ProtocolError             a message does not follow INS1
@@ -42,6 +43,7 @@ __all__ = [
     "IncompleteFrame",
     "InferenceError",
     "InspectdError",
+    "MasterPartsError",
     "MissingDependencyError",
     "NotReached",
     "ProtocolError",
@@ -101,6 +103,10 @@ class EndOfFrames(CameraError):
 
 class InferenceError(InspectdError):
     """The network failed on a frame, or gave an impossible result."""
+
+
+class MasterPartsError(InspectdError):
+    """Known defects are not found, or the parts that show them cannot be used."""
 
 
 class DeviceError(InspectdError):

@@ -36,6 +36,7 @@ __all__ = [
     "BeatLink",
     "Bye",
     "LinkClosed",
+    "MastersBeat",
     "PacketRefused",
     "ProcessState",
     "ProcessStatus",
@@ -78,6 +79,29 @@ class Stage(_Packet):
     """After so long at one piece of work it hangs, and the process is replaced."""
 
 
+class MastersBeat(_Packet):
+    """How the master parts came out the last time."""
+
+    begun: str
+    """When, UTC."""
+    seconds: float = Field(ge=0)
+    """How long it took."""
+    passed: bool
+    """Whether as many known defects were found as have to be."""
+    known: int = Field(ge=0)
+    """Defective ones; 0 where they could not be judged."""
+    missed: int = Field(ge=0)
+    """Those of them that were not found."""
+    good: int = Field(ge=0)
+    """Good ones."""
+    rejected: int = Field(ge=0)
+    """Those of them that were not OK."""
+    names: tuple[str, ...] = ()
+    """Of the first that were missed."""
+    fault: str = ""
+    """Why they could not be judged; empty otherwise."""
+
+
 class Beat(_Packet):
     """That a process is alive, and how it is."""
 
@@ -97,6 +121,8 @@ class Beat(_Packet):
     cameras: tuple[CameraBody, ...] = ()
     facts: dict[str, JsonValue] = {}
     """What else `inspectd status` may show, such as the size of an archive."""
+    masters: MastersBeat | None = None
+    """Of the core, where there are master parts."""
     reloading: bool = False
     """Whether a new configuration is being taken up."""
 

@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from inspectd.errors import (
     DeviceError,
     InferenceError,
     InspectdError,
+    MasterPartsError,
     MissingDependencyError,
     ProtocolError,
     RequestError,
@@ -41,7 +41,6 @@ from .archive import ArchiveKeeper
 from .augment import Augmenting
 from .beats import Reporter
 from .control import Client
-from .engine import self_test
 from .gate import Gate
 from .journal import Journal
 from .judging import Answering, Judging, OpenBundle
@@ -49,6 +48,7 @@ from .line import Line, Summary
 from .messaging import Publisher, Sent
 from .models import LoadedBundle, Model, Models
 from .optics import Optics, scales_of
+from .self_testing import SelfTests
 from .states import EXECUTING, Event, StateMachine
 from .watching import Watching
 
@@ -121,7 +121,6 @@ class Core:
             scales=scales_of(optics),
             alarms=self.alarms,
             post=self.post,
-            with_engine=self._with_engine,
             clock=clock,
         )
         self.line = Line(
@@ -137,10 +136,26 @@ class Core:
             utc=utc,
         )
         self._augmenting = Augmenting(config, self.alarms, self._load)
+        self.self_tests = SelfTests(
+            config,
+            models=self.models,
+            alarms=self.alarms,
+            post=self.post,
+            with_engine=self.line.with_engine,
+            wait_for=self.line.wait_for,
+            state=lambda: self.state,
+            fail=self._fail,
+            keep=(lambda _entry: None) if journal is None else journal.submit,
+            epoch=self.epoch,
+            clock=clock,
+            utc=utc,
+        )
+        self.judging.prove = self.self_tests.refuse
         self._watching = Watching(
             config.station.name,
             line=self.line,
             judging=self.judging,
+            self_tests=self.self_tests,
             publisher=publisher,
             alarms=self.alarms,
             state=lambda: self.state,
@@ -161,6 +176,8 @@ class Core:
         self.failure: Exception | None = None
         self._next: dict[str, Any] | None = None
         self._ending: Event | None = None
+        self._broken: InspectdError | None = None
+        self._error: InspectdError | None = None
         self._answer_at_end: list[Answering] = []
 
     # From the start to the end
@@ -183,9 +200,6 @@ class Core:
     def post(self, act: Callable[[], None]) -> None:
         """Have something done in the line's thread between two frames; from any thread."""
         self.line.post(act)
-
-    def _with_engine(self, act: Callable[[], None]) -> None:
-        self.line.with_engine(act)
 
     def stop(self) -> None:
         """Drain and end. Takes no lock, so that a signal handler can call it."""
@@ -256,8 +270,7 @@ class Core:
         if self._terminate:
             self.line.stop()
         try:
-            model = self.judging.usable()
-            self.line.wait_for(partial(self_test, model.engine, model.bundle))
+            self.self_tests.at_start(self.judging.usable())
             self.line.connect()
         except InspectdError as error:
             self._fault(error)
@@ -272,7 +285,7 @@ class Core:
     def _execute(self, how: dict[str, Any]) -> None:
         self._next = None
         self.line.rearm()
-        if self._terminate or self._ending is not None:
+        if self._terminate or self._ending is not None or self._broken is not None:
             self.line.stop()
         try:
             if not self.line.is_stopped:
@@ -286,6 +299,9 @@ class Core:
             answer({"state": self.state.label})
 
     def _end_of_execution(self, *, single: bool) -> None:
+        if self._broken is not None and not self._terminate:
+            self._fault(self._broken)
+            return
         by_itself = self._ending is None and not self._terminate
         if self._ending is Event.HALT or self._terminate or (by_itself and not single):
             self.line.close()
@@ -296,12 +312,23 @@ class Core:
             self._take(self._ending or Event.DONE)
         self._ending = None
 
+    def _fail(self, error: InspectdError) -> None:
+        """Lead to Error from whatever is done now: what was grabbed must not pass."""
+        if self.state in EXECUTING:
+            self._broken = error
+            self.line.abort()
+        else:
+            self._fault(error)
+
     def _fault(self, error: InspectdError) -> None:
+        self._broken = self._ending = None
+        self._error = error
         code = _FAULTS.get(type(error)) or next(
             (code for kind, code in _FAULTS.items() if isinstance(error, kind)), "station.fault"
         )
         self.line.close()
-        if self._stays:
+        # Who judged the master parts has told of them, and will take it back.
+        if self._stays and not isinstance(error, MasterPartsError):
             self.alarms.set(code, Severity.ERROR, str(error))
         self._machine.take(Event.FAULT)
         self.publisher.change_state(self.state, str(error))
@@ -367,7 +394,7 @@ class Core:
                 self.alarms.acknowledge(args["alarm_id"], client.name)
                 answer({"alarms": len(self.alarms.open)})
             case "self_test":
-                self.judging.self_test(answer)
+                self.self_tests.ask(answer)
             case "set_threshold":
                 answer(self.judging.set_threshold(args))
             case "load_model":
@@ -433,6 +460,7 @@ class Core:
                 "previous": None if previous is None else previous.named,
             },
             "augment": None if (augment := self._augmenting.body) is None else augment.model_dump(),
+            "self_test": None if self.self_tests.last is None else self.self_tests.last.body(),
             "acceptance": {}
             if model is None
             else {name: model.rule.rule(name).model_dump() for name in model.bundle.card.classes},
@@ -451,9 +479,7 @@ class Core:
         else:
             self._prepare()
         if self.state is State.ERROR:
-            raise RequestError(
-                f"prepare_recipe: {self.line.standing[1] or self.judging.unusable or self.failure}", code="failed"
-            )
+            raise RequestError(f"prepare_recipe: {self._error}", code="failed")
         answer({"state": self.state.label})
 
     def _start_single(self, args: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from inspectd.command import stages
 from inspectd.config import load_config
@@ -110,11 +111,12 @@ def control(
     keys: Path | None,
     more: Mapping[str, Any] | None = None,
     follow: bool = False,
-) -> bool:
+) -> int:
     """Ask, and show the answer; `more` are arguments that were given as options.
 
     Returns:
-        Whether what was followed (`follow`, of an augmentation) came to its end.
+        The exit status: 1 for a self-test that was not passed, or where an augmentation that was followed (`follow`)
+        did not come to its end; else 0.
 
     Raises:
         InspectdError: it was not done, or nobody answers.
@@ -124,16 +126,16 @@ def control(
     with Requester(endpoint, secure=secure) as requester:
         answer = requester.ask(op, args, timeout_s=timeout_s)
         if follow:
-            return _follow(requester, dict(answer.result or {}), timeout_s=timeout_s)
+            return 0 if _follow(requester, dict(answer.result or {}), timeout_s=timeout_s) else 1
     result = dict(answer.result or {})
     if save is not None and answer.blobs:
         save.write_bytes(answer.blobs[-1])
-    if as_json or op not in ("snapshot", "hello"):
+    show = None if as_json else _SHOWN.get(op)
+    if show is None:
         print(json.dumps(result, indent=None if as_json else 2))  # noqa: T201
-        return True
-    console = Console(highlight=False)
-    (_show_snapshot if op == "snapshot" else _show_hello)(console, result)
-    return True
+    else:
+        show(Console(highlight=False), result)
+    return 1 if op == "self_test" and result.get("passed") is not True else 0
 
 
 def _follow(requester: Requester, begun: dict[str, Any], *, timeout_s: float) -> bool:
@@ -191,3 +193,28 @@ def _show_snapshot(console: Console, result: dict[str, Any]) -> None:
         )
     if not result["alarms"]:
         console.print("no alarms")
+
+
+def _show_self_test(console: Console, result: dict[str, Any]) -> None:
+    console.print(f"self-test {'passed' if result['passed'] else 'NOT PASSED'}")
+    console.print(f"bundle: {result['samples']} samples come out as at export")
+    masters = result.get("masters")
+    if masters is None:
+        return
+    console.print(
+        f"master parts: {masters['found']} of {masters['known']} known defects found, "
+        f"{masters['accepted']} of {masters['good']} good parts accepted, in {result['seconds']:.1f} s",
+        soft_wrap=True,
+    )
+    table = Table("", "found", "of", "at least", box=None)
+    for recall in (*masters["types"], *masters["sizes"]):
+        least = f"{100 * recall['least']:g} %"
+        table.add_row(Text(recall["name"]), str(recall["found"]), str(recall["total"]), least)
+    console.print(table)
+    for kind in ("missed", "rejected"):
+        for part in masters[kind]:
+            about = f" ({part['defect']}, {part['size']})" if part["defect"] else ""
+            console.print(f"{kind}: {part['name']}{about}: {part['why']}", markup=False, soft_wrap=True)
+
+
+_SHOWN = {"snapshot": _show_snapshot, "hello": _show_hello, "self_test": _show_self_test}

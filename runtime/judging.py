@@ -25,7 +25,7 @@ from inspectd.wire import Severity
 from .active_model import ActiveModel
 from .alarms import Alarms
 from .control import Outcome
-from .engine import golden_samples, self_test
+from .engine import self_test
 from .models import LoadedBundle, Model, Models, rule_for, thresholds_of
 
 __all__ = ["Answering", "Judging", "OpenBundle"]
@@ -46,12 +46,12 @@ class Judging:
         scales: what measures each camera's pictures in mm; None where it is not known.
         alarms: of the station.
         post: has something done in the line's thread; from any thread.
-        with_engine: has something done by the thread that judges, between two frames.
         clock: ns, monotonic.
 
     Attributes:
         models: the models.
         unusable: why nothing can judge; None where something can.
+        prove: raises an InspectdError for a model that must not judge; from the thread that loads it.
     """
 
     def __init__(
@@ -64,7 +64,6 @@ class Judging:
         scales: Mapping[str, Scale | None],
         alarms: Alarms,
         post: Callable[[Callable[[], None]], None],
-        with_engine: Callable[[Callable[[], None]], None],
         clock: Callable[[], int],
     ) -> None:
         self._config = config
@@ -72,13 +71,13 @@ class Judging:
         self._active = active
         self._alarms = alarms
         self._post = post
-        self._with_engine = with_engine
         self._clock = clock
         self._base = config.acceptance
         self._thresholds: ThresholdRecord | None = None
         self._set: dict[str, ClassRule] = {}
         self._scales = scales
         self._loading = False
+        self.prove: Callable[[Model], None] = lambda _model: None
         self.unusable = loaded if isinstance(loaded, InspectdError) else None
         model = None
         if isinstance(loaded, LoadedBundle):
@@ -192,37 +191,6 @@ class Judging:
             raise RequestError(f"{op}: the station has no model", code="wrong_state")
         return self.models.current
 
-    # Self-test
-
-    def self_test(self, answer: Answering) -> None:
-        """Have the golden samples judged, one between two frames, so that no part has to wait for all of them.
-
-        Raises:
-            RequestError: there is no model.
-        """
-        model = self._current("self_test")
-        samples = golden_samples(model.engine, model.bundle)
-
-        def test() -> None:
-            outcome: Outcome
-            try:
-                next(samples)
-            except StopIteration:
-                outcome = {"samples": len(model.bundle.golden().samples), "passed": True}
-            except InspectdError as error:
-                outcome = RequestError(f"self_test: {error}", code="failed")
-            else:
-                self._post(lambda: self._with_engine(test))
-                return
-            self._post(lambda: self._note_self_test(outcome, answer))
-
-        self._with_engine(test)
-
-    def _note_self_test(self, outcome: Outcome, answer: Answering) -> None:
-        told = str(outcome) if isinstance(outcome, RequestError) else ""
-        self._alarms.show("model.self_test", Severity.ERROR, told)
-        answer(outcome)
-
     # The rule
 
     def set_threshold(self, args: dict[str, Any]) -> dict[str, Any]:
@@ -314,6 +282,8 @@ class Judging:
             loaded = self._open_bundle(path, self._config)
             try:
                 self_test(loaded.engine, loaded.bundle)
+                # By the rule of now; by one that is set later it is tested once it judges.
+                self.prove(self._model(loaded))
             except InspectdError:
                 loaded.engine.close()
                 raise

@@ -63,6 +63,8 @@ BUILD_S = 3600.0
 """The same where an engine may have to be built, which takes a small computer long."""
 JUDGE_S = 30.0
 """An engine that takes longer for one frame hangs."""
+JOB_S = 0.25
+"""While frames wait, the thread that judges does something else once in so long; a line at its limit loses no more."""
 LATENCIES_KEPT = 100_000
 """Frames that the percentiles of the latency are taken over: the latest."""
 STAGES = ("wait", "pre", "infer", "post", "journal", "total")
@@ -223,7 +225,7 @@ class Line:
         self._attendant: threading.Thread | None = None
         self._lost_attendants: list[threading.Thread] = []
         self._reading_since_ns: dict[str, int | None] = dict.fromkeys(config.cameras)
-        self._judging_since_ns = 0
+        self._judging_since_ns = self._job_done_ns = 0
         self._opened = self._opening_since_ns = 0
         self._open_limit_s = open_limit_s(config)
         self._judge_thread: threading.Thread | None = None
@@ -280,11 +282,15 @@ class Line:
         return self._failure if self._execution is None else self._execution.mailbox.failure
 
     def with_engine(self, act: Callable[[], None]) -> None:
-        """Have something done by the thread that judges, between two frames; by another where none does."""
+        """Have something short done by the thread that judges, between two frames; by another where none does.
+
+        Best while no frame waits; else once in `JOB_S`.
+        """
         if self._execution is None:
             self.wait_for(act)
         else:
             self._jobs.put(act)
+            self._execution.mailbox.nudge()
 
     # What it has done
 
@@ -815,8 +821,9 @@ class Line:
         try:
             while not mailbox.drained:
                 self.models.close_retired()
-                # One, and then a part: self-tests that are asked for without end keep none waiting.
-                self._do_job()
+                # One, and then a look for a part: what is asked for without end keeps none waiting.
+                if mailbox.is_empty or self._clock() - self._job_done_ns > JOB_S * 1e9:
+                    self._do_job()
                 got = mailbox.get(READ_S if self._jobs.empty() else 0.0)
                 if got is not None:
                     number, arrival = got
@@ -840,7 +847,7 @@ class Line:
             return
         self._judging_since_ns = self._clock()
         job()
-        self._judging_since_ns = 0
+        self._judging_since_ns, self._job_done_ns = 0, self._clock()
 
     def _judge(self, mailbox: Mailbox, number: int, arrival: Arrival) -> _Judged:
         model = self.models.current

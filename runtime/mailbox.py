@@ -60,7 +60,7 @@ class Mailbox:
         self._open: dict[int, Arrival] = {}
         self._due_ns: dict[int, int] = {}
         self._running = set(slots)
-        self._closed = False
+        self._closed = self._nudged = False
         self._arrivals = 0
         self._failure: Exception | None = None
         self._changed = threading.Condition()
@@ -81,6 +81,12 @@ class Mailbox:
     def failure(self) -> Exception | None:
         """Why a camera ended, if it did not end as it should."""
         return self._failure
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no frame waits."""
+        with self._changed:
+            return not any(self._waiting.values())
 
     @property
     def drained(self) -> bool:
@@ -131,15 +137,22 @@ class Mailbox:
             return True
 
     def get(self, timeout_s: float) -> tuple[int, Arrival] | None:
-        """The frame that has waited longest, with its number; None: nothing came in time, or nothing will."""
+        """The frame that has waited longest, with its number; None: none came in time, none will, or `nudge`."""
         with self._changed:
-            self._changed.wait_for(lambda: self._ended() or self._oldest() is not None, timeout_s)
+            self._changed.wait_for(lambda: self._nudged or self._ended() or self._oldest() is not None, timeout_s)
+            self._nudged = False
             camera = self._oldest()
             if camera is None:
                 return None
             number = self._waiting[camera].popleft()
             self._changed.notify_all()
             return number, self._open[number]
+
+    def nudge(self) -> None:
+        """Have whoever waits in `get`, or comes there next, return at once: there is something else to do."""
+        with self._changed:
+            self._nudged = True
+            self._changed.notify_all()
 
     def settle(self, number: int) -> bool:
         """Claim a frame that was judged.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any, TypeAlias
 
 from prometheus_client.core import (
@@ -18,7 +19,7 @@ from prometheus_client.registry import Collector
 from inspectd.frame import CameraState
 from inspectd.wire import DeviceHealth, HistogramBody, State, StatsBody
 
-from .beats import Beat, ProcessStatus
+from .beats import Beat, MastersBeat, ProcessStatus
 from .report import Report
 
 __all__ = ["CONTENT_TYPE", "metrics"]
@@ -59,6 +60,8 @@ def _all(report: Report) -> Iterator[Metric]:
         return
     yield from _state(beat)
     yield from _cameras(beat)
+    if beat.masters is not None:
+        yield from _masters(beat.masters)
     core = report.core
     if core is not None and core.stats is not None:
         yield from _stats(core.stats)
@@ -140,6 +143,22 @@ def _stats(stats: StatsBody) -> Iterator[Metric]:
         yield _gauge(name, text, {(): getattr(stats, field)})
     yield _gauge("model_info", "sha256 of the bundle that judges.", {(stats.model_digest,): 1}, ("digest",))
     yield _latency(stats.latency)
+
+
+def _masters(masters: MastersBeat) -> Iterator[Metric]:
+    for name, text, value in (
+        ("passed", "Whether as many known defects were found as have to be.", masters.passed),
+        ("known_defects", "Master parts with a known defect; 0 where they could not be judged.", masters.known),
+        ("missed_defects", "Those of them that were not found the last time.", masters.missed),
+        ("rejected_good_parts", "Good master parts that were not OK the last time.", masters.rejected),
+        ("test_time_seconds", "When they were last judged, since 1970.", _seconds(masters.begun)),
+        ("test_duration_seconds", "How long that took.", masters.seconds),
+    ):
+        yield _gauge(f"golden_{name}", text, {(): value})
+
+
+def _seconds(utc: str) -> float:
+    return datetime.strptime(utc, "%Y-%m-%dT%H:%M:%S%z").timestamp()
 
 
 def _latency(stages: Mapping[str, HistogramBody]) -> Metric:

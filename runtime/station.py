@@ -7,6 +7,7 @@ import fcntl
 import logging
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from inspectd.errors import (
     DeviceError,
     IncompatibleEngine,
     InspectdError,
+    MasterPartsError,
     MissingDependencyError,
     RequestError,
 )
@@ -42,9 +44,10 @@ from .gate import Gate, needs_curve
 from .journal import Journal
 from .line import Summary, open_limit_s
 from .messaging import CameraStream, Publisher, local_endpoint
-from .models import LoadedBundle, rule_for, thresholds_of
-from .optics import Optics, load_optics
+from .models import LoadedBundle, Model, rule_for, thresholds_of
+from .optics import Optics, load_optics, scales_of
 from .own_engine import open_own
+from .self_testing import check_masters
 from .signals import stopping
 from .sources import make_source
 
@@ -420,6 +423,9 @@ def check_station(config: Config, *, announce: Callable[[str], None]) -> None:
                 f"model: {found.bundle.card.name!r} ({found.bundle.digest[:12]}) on {found.engine.name}, "
                 "self-test passed"
             )
+        if config.golden.file is not None and found.rule is not None and found.optics:
+            with _noted(faults):
+                announce(_master_parts(config, LoadedBundle(found.bundle, found.engine), found.optics))
         found.engine.close()
     if found.bundle is not None and found.rule is not None:
         for name in found.bundle.card.classes:
@@ -434,6 +440,15 @@ def check_station(config: Config, *, announce: Callable[[str], None]) -> None:
             announce(f"cameras.{name}: calibrated: {words}")
     if faults:
         raise _all(faults)
+
+
+def _master_parts(config: Config, loaded: LoadedBundle, optics: Mapping[str, Optics]) -> str:
+    model = Model.make(loaded, config.acceptance, scales=scales_of(optics), clock=time.monotonic_ns)
+    result = check_masters(config, model)
+    if not result.passed:
+        raise MasterPartsError(f"{config.golden.file}: {result.told_missed()}")
+    found = f"{result.known - len(result.missed)} of {result.known} known defects found"
+    return f"golden: {found}, {result.good - len(result.rejected)} of {result.good} good parts accepted"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,7 +13,7 @@ from rich.text import Text
 from inspectd.frame import CameraState
 from inspectd.wire import CameraBody, DeviceHealth, HistogramBody, Severity, StatsBody
 
-from .beats import ProcessStatus
+from .beats import MastersBeat, ProcessStatus
 from .report import Report
 
 __all__ = ["quantile_ms", "show"]
@@ -73,6 +73,8 @@ def _parts(report: Report) -> Iterator[RenderableType]:
         if beat is None:
             yield Text("what follows was told before the core ended", "yellow")
         yield from _numbers(core.stats)
+        if core.beat is not None and core.beat.masters is not None:
+            yield _masters(core.beat.masters)
         yield _latencies(core.stats.latency)
     for name, process in report.processes.items():
         if process.beat is not None and process.beat.facts:
@@ -136,6 +138,17 @@ def _numbers(stats: StatsBody) -> Iterator[Text]:
     )
     if stats.alarms:
         yield Text(f"{stats.alarms} alarms are active or not acknowledged", "bold yellow")
+
+
+def _masters(masters: MastersBeat) -> Text:
+    when = f"{masters.begun}, in {masters.seconds:.1f} s"
+    if masters.fault:
+        return _plain(f"golden    {when}: {masters.fault}", "bold red")
+    found = f"{masters.known - masters.missed} of {masters.known} known defects found"
+    good = f"{masters.good - masters.rejected} of {masters.good} good parts accepted"
+    missed = f"; missed: {', '.join(masters.names)}" if masters.names else ""
+    style = "bold red" if not masters.passed else "yellow" if masters.missed or masters.rejected else ""
+    return _plain(f"golden    {when}: {found}, {good}{missed}", style)
 
 
 def _latencies(latency: Mapping[str, HistogramBody]) -> Table:

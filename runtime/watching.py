@@ -24,6 +24,7 @@ from .journal import Journal, JournalFault
 from .judging import Judging
 from .line import Line
 from .messaging import Publisher
+from .self_testing import SelfTests
 
 __all__ = ["Watching"]
 
@@ -43,6 +44,7 @@ class Watching:
         station: name of the station.
         line: the line.
         judging: what judges.
+        self_tests: whether it does so well.
         publisher: of the line.
         alarms: to raise.
         state: what the station is doing.
@@ -64,6 +66,7 @@ class Watching:
         *,
         line: Line,
         judging: Judging,
+        self_tests: SelfTests,
         publisher: Publisher,
         alarms: Alarms,
         state: Callable[[], State],
@@ -78,6 +81,7 @@ class Watching:
         self._station = station
         self._line = line
         self._judging = judging
+        self._self_tests = self_tests
         self._publisher = publisher
         self._alarms = alarms
         self._state = state
@@ -118,6 +122,7 @@ class Watching:
             self._next_stats_ns = now_ns + round(STATS_S * 1e9)
             self._stats = self.stats()
             self._publisher.stats(self._stats)
+        self._self_tests.look()
         if self._archive is not None:
             self._archive.look_after()
         self._reporter.tick(self._beat)
@@ -142,6 +147,7 @@ class Watching:
             reason=publisher.health_reason,
             cameras=camera_bodies(publisher.camera_status),
             facts=self._facts(),
+            masters=self._self_tests.beat,
         )
 
     def _facts(self) -> dict[str, JsonValue]:

@@ -50,7 +50,7 @@ COMMANDS = {
         *("import coco", "import labelme"),
     ),
     "export-trt": (),
-    "inspectd-calibrate": ("target", "lens", "scale", "flat-field", "correct", "threshold", "image"),
+    "inspectd-calibrate": ("target", "lens", "scale", "flat-field", "correct", "threshold", "image", "golden"),
 }
 HEAVY = {
     "torch",

@@ -1,7 +1,8 @@
 """The configuration of a line: TOML in, validated models out, every error at once.
 
-A configuration is a TOML file with the sections `station`, `cameras.<name>`, `model`, `acceptance`, `publish`,
-`control`, `security`, `journal`, `archive`, `augment`, `health` and `log`. Paths in it are relative to the file.
+A configuration is a TOML file with the sections `station`, `cameras.<name>`, `model`, `acceptance`, `golden`,
+`publish`, `control`, `security`, `journal`, `archive`, `augment`, `health` and `log`. Paths in it are relative to the
+file.
 `load_config` refuses what it does not know, and lists everything that is wrong in one go, a line for each fault with
 the dotted path.
 """
@@ -18,6 +19,7 @@ from .sections import (
     Feature,
     FolderCamera,
     GenicamCamera,
+    Golden,
     Health,
     Journal,
     Log,
@@ -39,6 +41,7 @@ __all__ = [
     "Feature",
     "FolderCamera",
     "GenicamCamera",
+    "Golden",
     "Health",
     "Journal",
     "Log",

@@ -32,6 +32,7 @@ __all__ = [
     "Feature",
     "FolderCamera",
     "GenicamCamera",
+    "Golden",
     "Health",
     "Journal",
     "Log",
@@ -265,6 +266,28 @@ class Acceptance(AcceptanceRule):
     """What `inspectd-calibrate threshold` wrote: the line does not judge by another bundle or by other rules."""
 
 
+class Golden(_Section):
+    """Master parts: known defects that the line has to find again and again."""
+
+    file: ConfigPath | None = None
+    """The set, as `inspectd-calibrate golden` writes it; judged at every start, after every change of model or rule."""
+    on_failure: Literal["error", "alarm"] = "error"
+    """What it costs where too few are found, or the set cannot be used: the state Error, or an alarm alone."""
+    at: list[Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]] = Field(default_factory=list, max_length=48)
+    """Times of day at which they are judged too, such as the starts of shifts: `["06:00", "14:00"]`, local time."""
+    every_h: float | None = Field(None, ge=0.001, le=1000, allow_inf_nan=False)
+    """So long after they were last judged they are judged again, hours."""
+    camera: str | None = None
+    """Camera that the pictures are of, for its scale; without it the first."""
+
+    @model_validator(mode="after")
+    def _has_a_file(self) -> Golden:
+        # A section that does nothing would be taken for one that does.
+        if self.file is None and self.model_fields_set:
+            raise ValueError("file is missing: the set of `inspectd-calibrate golden`")
+        return self
+
+
 class Publish(_Section):
     """Where the results go: INS1 messages on a ZeroMQ XPUB socket."""
 
@@ -396,6 +419,7 @@ class Config(_Section):
     cameras: dict[str, Camera] = Field(min_length=1, max_length=64)
     model: ModelSettings
     acceptance: Acceptance = Acceptance()
+    golden: Golden = Golden()
     publish: Publish = Publish()
     control: Control = Control()
     security: Security = Security()
@@ -412,6 +436,17 @@ class Config(_Section):
             if not re.fullmatch(CAMERA_NAME, name):
                 raise ValueError(f"camera name {name!r}: expected up to 64 letters, digits, '_', '-' or '.'")
         return cameras
+
+    @property
+    def golden_camera(self) -> str:
+        """The camera that the master parts are of."""
+        return self.golden.camera or next(iter(self.cameras))
+
+    @model_validator(mode="after")
+    def _the_master_parts_have_a_camera(self) -> Config:
+        if self.golden_camera not in self.cameras:
+            raise ValueError(f"golden.camera {self.golden.camera!r}: expected one of {', '.join(self.cameras)}")
+        return self
 
     @model_validator(mode="after")
     def _areas_have_a_scale(self) -> Config:

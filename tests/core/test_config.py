@@ -16,6 +16,7 @@ from inspectd.config import (
     Control,
     FolderCamera,
     GenicamCamera,
+    Golden,
     Health,
     Journal,
     Log,
@@ -33,7 +34,7 @@ from inspectd.mask import ClassMap
 
 ROOT = Path(__file__).parents[2]
 SECTIONS = (
-    *(Station, GenicamCamera, FolderCamera, ButtonsCamera, ModelSettings, Acceptance, Publish),
+    *(Station, GenicamCamera, FolderCamera, ButtonsCamera, ModelSettings, Acceptance, Golden, Publish),
     *(Control, Security, Journal, Archive, Health, Log),
 )
 MINIMAL = '[cameras.cam1]\nsource = "folder"\npath = "pictures"\n[model]\nbundle = "bundle"\n'
@@ -105,8 +106,8 @@ def test_every_fault_is_told_at_once_with_its_path():
         "acceptance.classes.scratch.min_area_px: unknown setting; did you mean 'minimum_area_px'?; "
         "known: score, review_score, minimum_area_px, minimum_area_mm2, maximum_count",
         "publish.endpoint: expected tcp://HOST:PORT (tcp://*:5560 for every interface) or ipc://PATH, got '5560'",
-        "extra: unknown setting; known: station, cameras, model, acceptance, publish, control, security, journal, "
-        "archive, health, log",
+        "extra: unknown setting; known: station, cameras, model, acceptance, golden, publish, control, security, "
+        "journal, archive, health, log",
     ]
 
 
@@ -129,6 +130,10 @@ def test_every_fault_is_told_at_once_with_its_path():
             MINIMAL + "[acceptance.default]\nscore = 0.8\nreview_score = 0.9\n",
             "acceptance.default: review_score 0.9 must be below",
         ),
+        (MINIMAL + '[golden]\nat = ["06:00"]\n', "golden: file is missing: the set of `inspectd-calibrate golden`"),
+        (MINIMAL + '[golden]\non_failure = "alarm"\n', "golden: file is missing"),
+        (MINIMAL + '[golden]\nfile = "set.zip"\nat = ["06:00", "24:00"]\n', "golden.at.1: expected"),
+        (MINIMAL + '[golden]\nfile = "set.zip"\ncamera = "cam2"\n', "golden.camera 'cam2': expected one of cam1"),
     ],
 )
 def test_one_fault(text, fault):

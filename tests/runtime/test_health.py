@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from inspectd.errors import ConfigError
 from inspectd.frame import CameraState
 from inspectd.runtime import health
-from inspectd.runtime.beats import Beat, ProcessStatus, Stage
+from inspectd.runtime.beats import Beat, MastersBeat, ProcessStatus, Stage
 from inspectd.runtime.health import HealthServer
 from inspectd.runtime.metrics import CONTENT_TYPE, metrics
 from inspectd.runtime.report import Report
@@ -67,6 +67,9 @@ def report(core: dict | None = None, beat: dict | None = None, **changes) -> Rep
     )
 
 
+MASTERS = MastersBeat(
+    begun="2026-03-01T06:00:00Z", seconds=1.5, passed=False, known=36, missed=2, good=4, rejected=1, names=("a", "b")
+)
 DEAD = {"state": "waiting", "pid": None, "beat_age_s": None, "last_end": "ended by SIGSEGV", "restarts": 2}
 
 
@@ -145,6 +148,19 @@ def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in families
         for sample in family.samples
+    }
+
+
+def test_metrics_tell_how_the_master_parts_came_out():
+    assert not [name for name, _ in samples(metrics(report()).decode()) if "golden" in name]
+    got = samples(metrics(report(beat={"masters": MASTERS})).decode())
+    assert {name.removeprefix("inspectd_golden_"): value for (name, _), value in got.items() if "golden" in name} == {
+        "passed": 0,
+        "known_defects": 36,
+        "missed_defects": 2,
+        "rejected_good_parts": 1,
+        "test_time_seconds": 1772344800,
+        "test_duration_seconds": 1.5,
     }
 
 

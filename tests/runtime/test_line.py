@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from inspectd.errors import (
     CameraError,
     CameraLost,
     EndOfFrames,
+    FrameTimeout,
     IncompleteFrame,
     InferenceError,
     ProtocolError,
@@ -656,3 +658,66 @@ def test_a_late_result_says_nothing_of_the_next_execution(setup, monkeypatch):
         setup.messages = setup._received()
     seen = [(message.header.frame_id, Verdict(message.header.verdict)) for message in setup.of(MessageType.VERDICT)]
     assert seen == [(1, Verdict.NOT_INSPECTED), (2, Verdict.OK)]
+
+
+# Other work of the engine's, between frames
+
+
+class Silent(Script):
+    """A camera that delivers nothing for two seconds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._until = time.monotonic() + 2.0
+
+    def read(self, timeout_s: float) -> Frame:
+        time.sleep(timeout_s)
+        raise FrameTimeout if time.monotonic() < self._until else EndOfFrames
+
+
+def chain(setup, source, engine, count: int) -> tuple[list[int], list[float]]:
+    """Has so many jobs done, each asked for by the one before; frames inferred before each, and when it was, s."""
+    line = Line(setup.config(), setup.bundle, engine, [source], setup.publisher)
+    judged, times = [], []
+
+    def job() -> None:
+        judged.append(len(engine.seen))
+        times.append(time.monotonic())
+        if len(judged) < count:
+            line.post(lambda: line.with_engine(job))
+
+    with setup.publisher:
+        line.connect()
+        line.post(lambda: line.with_engine(job))
+        line.execute()
+        line.close()
+    return judged, times
+
+
+class Counting(Slow):
+    """Counts what it has inferred."""
+
+    def __init__(self, engine, *seconds: float) -> None:
+        super().__init__(engine, *seconds)
+        self.seen = []
+
+    def infer(self, images, thresholds) -> EngineResult:
+        self.seen.append(time.monotonic())
+        return super().infer(images, thresholds)
+
+
+def test_while_frames_wait_other_work_is_done_once_in_a_while(setup):
+    engine = Counting(setup.engine, *[0.02] * 80)
+    judged, times = chain(setup, Arriving(*range(80)), engine, 1000)
+    # The last frames wait for none.
+    while_waiting = [number for number in judged if number < 74]
+    assert 3 <= len(while_waiting) <= 8, judged
+    assert len(set(while_waiting)) == len(while_waiting), "two were done between the same frames"
+    apart = [later - earlier for earlier, later in pairwise(times)][1 : len(while_waiting) - 1]
+    assert min(apart) > 0.25
+
+
+def test_while_none_waits_other_work_does_not_wait_either(setup):
+    judged, times = chain(setup, Silent(), Counting(setup.engine), 30)
+    assert len(judged) == 30
+    assert times[-1] - times[0] < 1.0

@@ -17,7 +17,7 @@ from inspectd.wire import DeviceHealth, HistogramBody
 
 from .conftest import run_inspectd
 from .station_site import StationSite
-from .test_health import DEAD, report
+from .test_health import DEAD, MASTERS, report
 
 FOLDER = 'source = "folder"\npath = "pictures"'
 
@@ -55,6 +55,21 @@ def test_a_station_that_does_not_is_1_and_says_why(now, why):
     assert "not ready: " in out
     assert why in out.replace("\n", " ")
     assert "\x1b" not in out
+
+
+@pytest.mark.parametrize(
+    ("masters", "told_so"),
+    [
+        (MASTERS, "in 1.5 s: 34 of 36 known defects found, 3 of 4 good parts accepted; missed: a, b"),
+        (
+            MASTERS.model_copy(update={"known": 0, "fault": "cannot be judged: no file"}),
+            "golden 2026-03-01T06:00:00Z, in 1.5 s: cannot be judged: no file",
+        ),
+    ],
+)
+def test_how_the_master_parts_came_out(masters, told_so):
+    _, out, _ = told(report(beat={"masters": masters}))
+    assert told_so in " ".join(out.split())
 
 
 def test_json_is_the_report():

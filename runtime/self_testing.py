@@ -1,0 +1,405 @@
+"""The self-test: is the engine still the network that was exported, and does what judges still find known defects?
+
+    the bundle's golden samples     masks and scores as at export; when somebody asks
+    master parts ([golden])         verdicts as expected, by the inspector and rule of every part; at each start, after
+                                    each change of model or rule, at the times that are set, and when somebody asks
+
+While parts are judged a test is a thread of its own that reads and unpacks its pictures, and has each of them judged
+between two frames, where no part waits or after a while: no part waits for more than one of them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import partial
+from typing import Any, TypeVar
+
+from inspectd.config import Config
+from inspectd.errors import BundleError, InferenceError, InspectdError, MasterPartsError, RequestError
+from inspectd.frame import Frame
+from inspectd.inspection import AcceptanceRule, Inspection
+from inspectd.masters import MastersResult, open_masters, run_masters
+from inspectd.wire import Severity, State
+
+from .alarms import Alarms
+from .beats import MastersBeat
+from .control import Outcome
+from .engine import golden_samples
+from .journal import Entry
+from .models import Model, Models
+from .schedule import Schedule
+from .states import EXECUTING
+
+__all__ = ["SelfTest", "SelfTests", "check_masters"]
+
+LOOK_S = 0.25
+STEP_S = 60.0
+"""So long a picture of a test may take: longer than a camera may hold up the line."""
+TEST_S = 900.0
+"""A test that has not ended by then hangs, on a disk for example."""
+_TOLD, _MOST_TEXT = 20, 200
+"""So many missed parts are told to monitoring by their names, and so much of each: a beat must not become too long."""
+_T = TypeVar("_T")
+_log = logging.getLogger("inspectd.station")
+
+
+class _Changed(Exception):
+    """Something else judges than when the test began."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SelfTest:
+    """What came of one test.
+
+    Attributes:
+        why: what it was done for.
+        begun: when, UTC, as a label.
+        seconds: how long it took.
+        digest: of the bundle that judged.
+        samples: golden samples of the bundle that were compared.
+        engine_fault: how the engine differs from its export; empty where it does not.
+        masters: how the master parts came out; None where there are none, or they could not be judged.
+        masters_fault: why they could not be judged; empty otherwise.
+    """
+
+    why: str
+    begun: str
+    seconds: float
+    digest: str
+    samples: int = 0
+    engine_fault: str = ""
+    masters: MastersResult | None = None
+    masters_fault: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything is as it should."""
+        is_found = not self.masters_fault and (self.masters is None or self.masters.passed)
+        return is_found and not self.engine_fault
+
+    def body(self) -> dict[str, Any]:
+        """As JSON values."""
+        masters = None if self.masters is None else self.masters.body()
+        about = {"why": self.why, "begun": self.begun, "seconds": self.seconds, "digest": self.digest}
+        fault = {"fault": self.masters_fault} if self.masters_fault else {}
+        return {"samples": self.samples, "passed": self.passed, **about, "masters": masters, **fault}
+
+
+def check_masters(config: Config, model: Model, judge: Callable[[Frame], Inspection] | None = None) -> MastersResult:
+    """Judge the master parts of a configuration.
+
+    Args:
+        config: with a set.
+        model: what judges, by its own inspector.
+        judge: has a frame judged by it elsewhere; None here and now.
+
+    Raises:
+        ConfigError: there is no set, it cannot be used, or the model does not have its classes.
+        InspectdError: what `judge` raises.
+    """
+    if config.golden.file is None:
+        raise ValueError("no master parts are configured")
+    judge = judge or model.inspector.inspect
+    return run_masters(open_masters(config.golden.file), model.bundle.class_map, judge, camera=config.golden_camera)
+
+
+class SelfTests:
+    """The self-tests of a station; the line's thread, but for `refuse`.
+
+    Args:
+        config: the configuration.
+        models: what judges.
+        alarms: of the station.
+        post: has something done in the line's thread; from any thread.
+        with_engine: has something done by the thread that judges, between two frames.
+        wait_for: does something that takes seconds in a thread of its own, and waits for it; heartbeats go on.
+        state: what the station is doing.
+        fail: leads the station to Error.
+        keep: has something written to the journal.
+        clock: ns, monotonic.
+        utc: ns since the Unix epoch.
+
+    Attributes:
+        last: the latest test of the master parts; None before the first.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        models: Models,
+        alarms: Alarms,
+        post: Callable[[Callable[[], None]], None],
+        with_engine: Callable[[Callable[[], None]], None],
+        wait_for: Callable[[Callable[[], None]], None],
+        state: Callable[[], State],
+        fail: Callable[[InspectdError], None],
+        keep: Callable[[Entry], object],
+        epoch: int,
+        clock: Callable[[], int],
+        utc: Callable[[], int],
+    ) -> None:
+        self._config = config
+        self._models = models
+        self._alarms = alarms
+        self._post = post
+        self._with_engine = with_engine
+        self._wait_for = wait_for
+        self._state = state
+        self._fail = fail
+        self._keep = keep
+        self._epoch = epoch
+        self._clock = clock
+        self._utc = utc
+        golden = config.golden
+        every_s = None if golden.every_h is None else golden.every_h * 3600
+        self._schedule = Schedule(golden.at, every_s, clock=clock, utc=utc)
+        self._has_masters = golden.file is not None
+        self._is_fatal = golden.on_failure == "error"
+        self._tested: tuple[str, AcceptanceRule] | None = None
+        self._running: object | None = None
+        self._running_since_ns = self._next_look_ns = 0
+        self._answers: list[Callable[[Outcome], None]] = []
+        self._count = 0
+        self.last: SelfTest | None = None
+
+    # When
+
+    def at_start(self, model: Model) -> None:
+        """Test before the first part; heartbeats go on meanwhile.
+
+        Raises:
+            BundleError: the engine is not the network that was exported.
+            MasterPartsError: too few known defects are found, or the parts cannot be used, and that is no mere alarm.
+        """
+        self._schedule.due()  # times that have passed are done with now
+        self._running = None  # and so is a test that was under way
+        tests: list[SelfTest] = []
+        self._wait_for(lambda: tests.append(self._test(model, "at the start", lambda act: act())))
+        fault = self._note(tests[0], model)
+        self._answer(self._told(tests[0]))
+        if tests[0].engine_fault:
+            raise BundleError(tests[0].engine_fault)
+        if fault is not None:
+            raise fault
+
+    def look(self) -> None:
+        """At every turn of the line: begin a test if it is time."""
+        now_ns = self._clock()
+        if not self._has_masters or now_ns < self._next_look_ns:
+            return
+        self._next_look_ns = now_ns + round(LOOK_S * 1e9)
+        if self._running is not None:
+            if now_ns - self._running_since_ns > TEST_S * 1e9:
+                self._give_up(self._running)
+            return
+        why, model = self._schedule.due(), self._models.current
+        # Before a station is ready, and after an error, it is tested anyway.
+        if model is None or (self._state() not in EXECUTING and self._state() is not State.READY):
+            return
+        if self._tested != _what_judges(model):
+            why = "another model or rule judges"
+        if why:
+            self._begin(why)
+
+    def ask(self, answer: Callable[[Outcome], None]) -> None:
+        """Somebody wants to know. Whoever asks while a test is under way is told how that one comes out.
+
+        Raises:
+            RequestError: there is no model.
+        """
+        if self._models.current is None:
+            raise RequestError("self_test: the station has no model", code="wrong_state")
+        self._answers.append(answer)
+        if self._running is None:
+            self._begin("asked for")
+
+    def refuse(self, model: Model) -> None:
+        """Hold a model that may judge later against the master parts; from any thread.
+
+        Raises:
+            MasterPartsError: it does not find them, and the station must not judge by such a one.
+            ConfigError: they cannot be used, or it does not have their classes.
+        """
+        if self._has_masters and self._is_fatal:
+            result = check_masters(self._config, model)
+            if not result.passed:
+                raise MasterPartsError(result.told_missed())
+
+    # A test
+
+    def _begin(self, why: str) -> None:
+        mark = self._running = object()
+        self._running_since_ns = self._clock()
+        threading.Thread(target=self._run, args=(mark, why), name="self-test", daemon=True).start()
+
+    def _run(self, mark: object, why: str) -> None:
+        outcome = None
+        while outcome is None:
+            outcome = self._once(why)
+        self._post(partial(self._end, mark, outcome))
+
+    def _once(self, why: str) -> tuple[SelfTest, Model] | RequestError | None:
+        """What came of it; None where something else judges now."""
+        model = self._models.current
+        if model is None:
+            return RequestError("self_test: the station has no model", code="failed")
+        try:
+            return self._test(model, why, partial(self._between_frames, model)), model
+        except _Changed:
+            return None
+
+    def _between_frames(self, model: Model, act: Callable[[], _T]) -> _T:
+        done: Future[_T] = Future()
+
+        def do() -> None:
+            # In the thread that judges, which alone closes engines.
+            if self._models.current is not model:
+                done.set_exception(_Changed())
+                return
+            try:
+                done.set_result(act())
+            except BaseException as error:  # noqa: BLE001 - it must not take the thread along; it is raised below
+                done.set_exception(error)
+
+        self._post(lambda: self._with_engine(do))
+        try:
+            return done.result(STEP_S)
+        except FutureTimeoutError:
+            raise InferenceError(f"a picture of the self-test was not judged within {STEP_S:g} s") from None
+
+    def _test(self, model: Model, why: str, between: Callable[[Callable[[], Any]], Any]) -> SelfTest:
+        """Everything; what goes wrong is part of it."""
+        begun, begun_ns = self._label(), self._clock()
+        samples, engine_fault, masters, masters_fault = 0, "", None, ""
+        try:
+            each = golden_samples(model.engine, model.bundle)
+            while between(lambda: next(each, None)) is not None:
+                samples += 1
+        except _Changed:
+            raise
+        except Exception as error:  # noqa: BLE001 - see `_words`
+            engine_fault = _words(error)
+        if self._has_masters:
+            try:
+                masters = check_masters(
+                    self._config, model, lambda frame: between(lambda: model.inspector.inspect(frame))
+                )
+            except _Changed:
+                raise
+            except Exception as error:  # noqa: BLE001 - see `_words`
+                masters_fault = f"master parts cannot be judged: {_words(error)}"
+        seconds = round((self._clock() - begun_ns) / 1e9, 3)
+        digest = model.bundle.digest
+        return SelfTest(why, begun, seconds, digest, samples, engine_fault, masters, masters_fault)
+
+    def _label(self) -> str:
+        return datetime.fromtimestamp(self._utc() // 10**9, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    def _end(self, mark: object, outcome: tuple[SelfTest, Model] | RequestError) -> None:
+        if mark is not self._running:
+            return  # given up
+        if not isinstance(outcome, RequestError) and outcome[1] is not self._models.current:
+            # Whoever asks after a change wants to know of what judges now.
+            self._begin(outcome[0].why)
+            return
+        self._running = None
+        if isinstance(outcome, RequestError):
+            self._answer(outcome)
+            return
+        test, model = outcome
+        engine_fault = f"self_test: {test.engine_fault}" if test.engine_fault else ""
+        self._alarms.show("model.self_test", Severity.ERROR, engine_fault)
+        fault = self._note(test, model)
+        self._answer(self._told(test))
+        if fault is not None:
+            self._fail(fault)
+
+    def _answer(self, outcome: Outcome) -> None:
+        answers, self._answers = self._answers, []
+        for answer in answers:
+            answer(outcome)
+
+    def _told(self, test: SelfTest) -> Outcome:
+        if faults := [each for each in (test.engine_fault, test.masters_fault) if each]:
+            return RequestError(f"self_test: {'; '.join(faults)}", code="failed")
+        return test.body() if self._has_masters else {"samples": test.samples, "passed": True}
+
+    def _give_up(self, mark: object) -> None:
+        why, model = f"the self-test has not ended within {TEST_S:g} s; it hangs", self._models.current
+        if model is None:
+            self._end(mark, RequestError(f"self_test: {why}", code="failed"))
+        else:
+            self._end(mark, (SelfTest("hangs", self._label(), TEST_S, model.bundle.digest, masters_fault=why), model))
+
+    # What follows from it
+
+    def _note(self, test: SelfTest, model: Model) -> MasterPartsError | None:
+        """Alarms and journal; what leads the station to Error, if anything does."""
+        if not self._has_masters:
+            return None
+        self.last = test
+        self._schedule.done()
+        self._tested = _what_judges(model)
+        self._count += 1
+        row = f"self_test-{self._epoch}-{self._count}"
+        # As a command that the station gave itself: who asked for one has an entry of his own.
+        args, answer = json.dumps({"why": test.why}), json.dumps({"ok": True, "result": test.body()})
+        begun = ("station", row, self._utc(), self._epoch, "station", "operator", "self_test", args)
+        self._keep(Entry(begun=begun, ended=("station", row, answer)))
+        missed = rejected = ""
+        if test.masters is not None:
+            missed, rejected = test.masters.told_missed(), test.masters.told_rejected()
+            found = test.masters.known - len(test.masters.missed)
+            _log.log(
+                logging.WARNING if missed or rejected else logging.INFO,
+                "self-test (%s): %d of %d known defects found, %d of %d good parts accepted, in %.1f s",
+                *(test.why, found, test.masters.known),
+                *(test.masters.good - len(test.masters.rejected), test.masters.good, test.seconds),
+            )
+        # Where they could not be judged, nobody knows that what was missed is found again.
+        if test.masters is not None:
+            severity = Severity.WARNING if test.masters.passed else Severity.ERROR
+            self._alarms.show("golden.missed", severity, missed)
+            self._alarms.show("golden.rejected", Severity.WARNING, rejected)
+        self._alarms.show("golden.unusable", Severity.ERROR, test.masters_fault)
+        is_found = test.masters is not None and test.masters.passed
+        return None if is_found or not self._is_fatal else MasterPartsError(test.masters_fault or missed)
+
+    @property
+    def beat(self) -> MastersBeat | None:
+        """The latest test of the master parts, for monitoring."""
+        test = self.last
+        if test is None:
+            return None
+        result = test.masters
+        return MastersBeat(
+            begun=test.begun,
+            seconds=test.seconds,
+            passed=not test.masters_fault and result is not None and result.passed,
+            known=0 if result is None else result.known,
+            missed=0 if result is None else len(result.missed),
+            good=0 if result is None else result.good,
+            rejected=0 if result is None else len(result.rejected),
+            names=() if result is None else tuple(each.part.name[-_MOST_TEXT:] for each in result.missed[:_TOLD]),
+            fault=test.masters_fault[:_MOST_TEXT],
+        )
+
+
+def _words(error: Exception) -> str:
+    """Whatever it is: nobody knows that defects are found, and that has to be told."""
+    if isinstance(error, InspectdError):
+        return str(error)
+    _log.error("self-test: unexpected failure", exc_info=error)
+    return f"{type(error).__name__}: {error}"
+
+
+def _what_judges(model: Model) -> tuple[str, AcceptanceRule]:
+    return model.bundle.digest, model.rule

@@ -181,7 +181,8 @@ with Subscriber("tcp://10.213.77.1:5560") as subscriber, Requester("tcp://10.213
         message = subscriber.receive(0.1)
         if isinstance(message, Silence):
             continue
-        quiet, heard = max(quiet, time.monotonic() - heard), time.monotonic()
+        # How long the station takes to start is no black hole.
+        quiet, heard = max(quiet, time.monotonic() - heard if got else 0.0), time.monotonic()
         if quiet > 2 and not back:
             back = True
             print("back", flush=True)

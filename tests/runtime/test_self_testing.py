@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import json
+import queue
 import shutil
 import threading
 import time
@@ -384,52 +386,125 @@ def test_check_tells_of_them_too(write_config, pictures, golden):
 
 
 class _Swaps:
-    """An inspector after whose third frame another model judges."""
+    """An inspector after one of whose frames another model judges."""
 
-    def __init__(self, models: Models, model: Model, other: Model) -> None:
-        self._models, self._model, self._other, self.frames = models, model, other, 0
+    def __init__(self, models: Models, model: Model, other: Model, *, after: int) -> None:
+        self._models, self._model, self._other, self._after, self.frames = models, model, other, after, 0
 
     def inspect(self, frame):
         self.frames += 1
-        if self.frames == 3:
+        if self.frames == self._after:
             self._models.current = self._other
         return self._model.inspector.inspect(frame)
 
 
-def test_a_test_that_a_change_overtakes_is_begun_anew(write_config, pictures, golden, bundle_path):
-    config = load_config(write_config(FOLDER, golden))
-    bundle = load_bundle(bundle_path)
-    with open_engine(bundle, threads=1) as engine:
-        scales = {"cam1": None}
-        make_model = lambda rule: Model.make(  # noqa: E731
-            LoadedBundle(bundle, engine), rule, scales=scales, clock=time.monotonic_ns
-        )
-        strict = AcceptanceRule.model_validate({"default": {"minimum_area_px": 200}})
-        models = Models(None)
-        models.current = make_model(AcceptanceRule())
-        swaps = _Swaps(models, models.current, make_model(strict))
-        models.replace_rule(replace(models.current, inspector=swaps))
-        failures, answers = [], []
-        tests = SelfTests(
+class Bench:
+    """Self-tests of a model, with a clock that goes on by hand and a line whose turns are taken here."""
+
+    def __init__(self, config, models: Models) -> None:
+        self.ns, self.failures, self.answers, self.alarms = 10**9, [], [], Alarms("test", epoch=1, publish=print)
+        self.line: queue.SimpleQueue = queue.SimpleQueue()
+        self.judges = True
+        self.tests = SelfTests(
             config,
             models=models,
-            alarms=Alarms("test", epoch=1, publish=lambda _alarm: None),
-            post=lambda act: act(),
-            with_engine=lambda act: act(),
+            alarms=self.alarms,
+            post=self.line.put,
+            with_engine=lambda act: act() if self.judges else None,
             wait_for=lambda act: act(),
             state=lambda: State.READY,
-            fail=failures.append,
+            fail=self.failures.append,
             keep=lambda _entry: None,
             epoch=1,
-            clock=time.monotonic_ns,
+            clock=lambda: self.ns,
             utc=time.time_ns,
         )
-        tests.ask(answers.append)
-        until(lambda: answers)
+
+    def turn_until(self, condition) -> None:
+        deadline = time.monotonic() + 20
+        while not condition():
+            assert time.monotonic() < deadline
+            with contextlib.suppress(queue.Empty):
+                self.line.get(timeout=0.05)()
+
+    def told(self) -> list[tuple[str, str]]:
+        return [(alarm.code, alarm.message) for alarm in self.alarms.active]
+
+
+@pytest.fixture
+def models(bundle_path):
+    bundle = load_bundle(bundle_path)
+    with open_engine(bundle, threads=1) as engine:
+        models = Models(None)
+        models.current = model_of(bundle, engine)
+        yield models
+
+
+def model_of(bundle, engine, **rule) -> Model:
+    acceptance = AcceptanceRule.model_validate({"default": rule})
+    return Model.make(LoadedBundle(bundle, engine), acceptance, scales={"cam1": None}, clock=time.monotonic_ns)
+
+
+@pytest.fixture
+def bench(write_config, pictures, golden, models):
+    return lambda more="": Bench(load_config(write_config(FOLDER, golden + more)), models)
+
+
+@pytest.mark.parametrize("after", [3, 32])
+def test_a_test_that_a_change_overtakes_is_begun_anew(bench, models, after):
+    current = models.current
+    swaps = _Swaps(models, current, model_of(current.bundle, current.engine, minimum_area_px=200), after=after)
+    models.replace_rule(replace(current, inspector=swaps))
+    bench = bench()
+    bench.tests.ask(bench.answers.append)
+    bench.turn_until(lambda: bench.answers)
     # Its engine may be closed by now.
-    assert swaps.frames == 3
+    assert swaps.frames == after
     # None of the figures is of the first rule.
-    assert (answers[0]["masters"]["found"], len(failures)) == (8, 1)
+    assert (bench.answers[0]["masters"]["found"], len(bench.failures)) == (8, 1)
+
+
+def test_who_asks_meanwhile_is_told_how_that_test_comes_out(bench):
+    bench = bench()
+    bench.tests.ask(bench.answers.append)
+    bench.tests.ask(bench.answers.append)
+    bench.turn_until(lambda: bench.answers)
+    assert bench.answers[0] is bench.answers[1]
+    assert bench.answers[0]["passed"]
+
+
+@pytest.mark.parametrize("on_failure", ["error", "alarm"])
+def test_a_line_that_judges_none_of_them_in_time_is_told(bench, monkeypatch, on_failure):
+    monkeypatch.setattr("inspectd.runtime.self_testing.STEP_S", 0.3)
+    bench = bench(f'on_failure = "{on_failure}"')
+    bench.judges = False
+    bench.tests.ask(bench.answers.append)
+    bench.turn_until(lambda: bench.answers)
+    fault = "master parts cannot be judged: a picture of the self-test was not judged within 0.3 s"
+    assert fault in str(bench.answers[0])
+    assert ("golden.unusable", fault) in bench.told()
+    assert [str(each) for each in bench.failures] == [fault] * (on_failure == "error")
+
+
+def test_a_test_that_hangs_is_given_up_and_told(bench):
+    bench = bench()
+    # Nobody takes what it posts: as on a disk that does not answer.
+    bench.tests.look()
+    bench.tests.ask(bench.answers.append)
+    bench.ns += 899 * 10**9
+    bench.tests.look()
+    assert not bench.told()
+    bench.ns += 2 * 10**9
+    bench.tests.look()
+    fault = "the self-test has not ended within 900 s; it hangs"
+    assert bench.told() == [("golden.unusable", fault)]
+    assert [str(each) for each in bench.failures] == [fault]
+    assert fault in str(bench.answers[0])
+    # What it says after all is of no interest any more.
+    bench.turn_until(lambda: not any(thread.name == "self-test" for thread in threading.enumerate()))
+    bench.turn_until(bench.line.empty)
+    assert len(bench.answers) == len(bench.failures) == 1
+    assert bench.tests.beat.fault == fault
 
 
 # What becomes of pictures

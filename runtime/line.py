@@ -235,6 +235,7 @@ class Line:
         self._failure: Exception | None = None
         self._verdicts: Counter[Verdict] = Counter()
         self._late_in_a_row = 0
+        self._late_engine: Engine | None = None
         self._judged = self._overdue = self._too_late = self._not_durable = 0
         self._histograms = {stage: Histogram() for stage in STAGES}
         self._latencies_ms: deque[float] = deque(maxlen=LATENCIES_KEPT)
@@ -734,7 +735,10 @@ class Line:
             return
         if judged.model.engine is not current.engine or not judged.was_inferred:
             return
-        self._late_in_a_row = 0 if is_in_time else self._late_in_a_row + 1
+        # Those of the model before are its own: it may have been too slow itself.
+        if is_in_time or self._late_engine is not current.engine:
+            self._late_in_a_row, self._late_engine = 0, current.engine
+        self._late_in_a_row += not is_in_time
         why = judged.inspection.reason if judged.is_our_fault else ""
         if self._late_in_a_row >= _LATE_IN_A_ROW:
             why = f"{_LATE_IN_A_ROW} results in a row came after their deadline"

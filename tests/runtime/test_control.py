@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import queue
 import socket
 import struct
-from collections.abc import Callable
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -175,3 +181,95 @@ def test_a_client_that_asks_without_end_is_told_to_wait(tmp_path):
             assert len(station.clients) == 32
         finally:
             client.close()
+
+
+FLOOD = """
+import sys, zmq
+from inspectd.wire import Request
+dealer = zmq.Context().socket(zmq.DEALER)
+dealer.sndhwm = 0  # nothing of the flood waits on this side
+dealer.connect(sys.argv[1])
+request = Request(1, "snapshot", {}).to_parts()
+print("begins", flush=True)
+while True:
+    dealer.send_multipart(request)
+"""
+
+
+@contextlib.contextmanager
+def flood(local: str) -> Iterator[None]:
+    """A process that asks as fast as it can and takes no answer; at the end it is killed at it."""
+    process = subprocess.Popen([sys.executable, "-c", FLOOD, local], stdout=subprocess.PIPE)
+    with process:
+        assert process.stdout.readline() == b"begins\n"
+        yield
+        process.kill()
+
+
+class InTurn(Records):
+    """A station with a thread of its own, as the line has one: it does one thing after another, 5 ms each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.acts: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self.over = False
+        self.thread = threading.Thread(target=self._work)
+        self.thread.start()
+
+    def post(self, act: Callable[[], None]) -> None:
+        self.acts.put(act)
+
+    def _work(self) -> None:
+        while not self.over:
+            time.sleep(0.005)
+            with contextlib.suppress(queue.Empty):
+                self.acts.get(timeout=0.1)()
+
+
+def test_a_flood_of_one_client_keeps_no_other_waiting(tmp_path):
+    station = InTurn()
+    local = f"ipc://{tmp_path / 'ctl'}"
+    try:
+        with ControlServer(station, local=local), Requester(local) as requester, flood(local):
+            until(lambda: len(station.clients) > 32)
+            for _ in range(10):
+                requester.ask("hello", timeout_s=2.0)
+                # What is being done of the flood, and nothing else, was before it.
+                assert station.acts.qsize() <= 33
+    finally:
+        station.over = True
+        station.thread.join()
+
+
+KILLED = """
+import sys, time
+from inspectd.runtime.control import ControlServer
+from inspectd.runtime.messaging import Requester
+from tests.runtime.test_control import Records, flood
+
+class Stalls(Records):
+    def post(self, act):
+        if not self.clients:
+            time.sleep(3)
+        super().post(act)
+
+with ControlServer(Stalls(), local=sys.argv[1]):
+    with flood(sys.argv[1]):
+        time.sleep(1)
+    time.sleep(1)
+    with Requester(sys.argv[1]) as requester:
+        print(requester.ask("hello", timeout_s=20).ok)
+"""
+
+
+def test_a_client_that_is_killed_while_its_flood_waits_does_not_take_the_station_along(tmp_path):
+    """In a process of its own, for libzmq would abort it."""
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, f"ipc://{tmp_path / 'ctl'}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=Path(__file__).parents[2],
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr

@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 # One thread for each library: tests run side by side.
 ENV    := OMP_NUM_THREADS=1
 
-.PHONY: demo test test-slow check bench bench-engines demo-bundle wheelhouse clean
+.PHONY: demo test test-slow check bench bench-engines demo-bundle wheelhouse sbom clean
 
 # The demo needs the base install alone.
 $(VENV)/.base: setup.py pyproject.toml $(wildcard runtime/simcam/*.c runtime/simcam/*.h runtime/simcam/*.xml)
@@ -72,9 +72,15 @@ demo-bundle: $(VENV)/.dev
 
 # One archive that installs a station of this kind of machine and Python without a network.
 # WITH='cryptography>=41 openvino>=2024.4' packs packages of extras too.
-wheelhouse: OUT ?= dist
+OUT ?= dist
+WHEELHOUSE := deploy/wheelhouse.sh --python $(PYTHON) --out $(OUT) $(foreach package,$(WITH),--with '$(package)')
+
 wheelhouse:
-	deploy/wheelhouse.sh --python $(PYTHON) --out $(OUT) $(foreach package,$(WITH),--with '$(package)')
+	$(WHEELHOUSE)
+
+# The archive, a bill of materials (CycloneDX) of all that it installs, and a report of licences.
+sbom:
+	archive=$$($(WHEELHOUSE)) && deploy/sbom.sh --python $(PYTHON) "$$archive"
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -19,6 +19,7 @@ from inspectd.runtime.sources.producers import producer_file
 
 CHECKOUT = Path(__file__).parents[2]
 EXAMPLES = sorted((CHECKOUT / "deploy" / "config").iterdir())
+COMPOSED = CHECKOUT / "deploy" / "docker" / "line.toml"
 PRODUCER = "/opt/mvIMPACT_Acquire/lib/x86_64/mvGenTLProducer.cti"
 STATE = "/var/lib/inspectd"
 
@@ -32,7 +33,7 @@ def inspectd(*arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+@pytest.mark.parametrize("example", [*EXAMPLES, COMPOSED], ids=lambda path: path.name)
 def test_it_passes_check(example, tmp_path):
     text = example.read_text()
     if 'producer = "simulator"' in text:

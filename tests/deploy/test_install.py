@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -41,20 +40,6 @@ def test_its_help_names_every_option():
     named = {option for options in accepted for option in options.split(" | ")} - {"-h", "--help"}
     assert len(named) == 7
     assert all(option in text for option in named)
-
-
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory):
-    out = tmp_path_factory.mktemp("wheelhouse")
-    done = subprocess.run(
-        ["make", "wheelhouse", f"PYTHON={sys.executable}", f"OUT={out}"], cwd=CHECKOUT, capture_output=True, text=True
-    )
-    if "No matching distribution" in done.stderr or "NewConnectionError" in done.stderr:
-        pytest.skip(f"pip's index cannot be reached: {done.stderr.splitlines()[-1]}")
-    assert done.returncode == 0, done.stderr
-    (path,) = out.glob("*.tar")
-    yield path
-    shutil.rmtree(out)
 
 
 @pytest.fixture(scope="module")

@@ -46,6 +46,7 @@ from .gate import Gate
 from .journal import Journal
 from .judging import Answering, Judging, OpenBundle
 from .line import Line, Summary
+from .marking import Marking
 from .messaging import Publisher, Sent
 from .models import LoadedBundle, Model, Models
 from .states import EXECUTING, Event, StateMachine
@@ -124,6 +125,7 @@ class Core:
             config, None, None, list(sources), publisher, models=self.models, archive=self._offer, clock=clock, utc=utc
         )
         self._augmenting = Augmenting(config, self.alarms, self._load)
+        self._marking = Marking(config, self.post)
         self._watching = Watching(
             config.station.name,
             line=self.line,
@@ -140,6 +142,7 @@ class Core:
             utc=utc,
         )
         self.line.each_turn = self._turn
+        self.line.judges = self._augmenting.hold
         self.line.swap_failed = self.judging.note_failed_swap
         self._machine = StateMachine()
         self._auto = config.station.start == "automatic"
@@ -368,6 +371,8 @@ class Core:
                 self._augmenting.begin(args, answer)
             case "augment_cancel":
                 self._augmenting.cancel(answer)
+            case "mark":
+                self._marking.begin(args, client.name, self.epoch, answer)
             case "fault.inject":
                 self._inject(args["fault"], answer)
             case _:

@@ -284,10 +284,20 @@ def ctl(
     ] = None,
     keys: ClientKeysFile = None,
     defect: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="augment: a type to paint; several times for several.")
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="augment: a type to paint, several times for several; mark: what was missed."
+        ),
     ] = None,
     count: Annotated[int | None, typer.Option(min=1, metavar="N", help="augment: pictures, of all types.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="augment: show how far it is until it ends.")] = False,
+    box: Annotated[
+        str | None, typer.Option(metavar="X,Y,W,H", help="mark: a box around the defect, in px of the picture.")
+    ] = None,
+    mask: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="mark: a mask of the defect, of the picture's size.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="mark: keep it without asking.")] = False,
 ) -> None:
     """Ask a station how it is, or tell it what to do. docs/protocol.md lists the operations.
 
@@ -302,16 +312,38 @@ def ctl(
       inspectd ctl ack_alarm alarmId=7-1
       inspectd ctl get_image stream=0 seq=12 --save part.png
       inspectd ctl augment --defect scratch --defect stain --count 500 --wait
+      inspectd ctl mark 7-0-1042 --box 120,80,40,25 --defect scratch
     """  # noqa: D301
     from inspectd.errors import ConfigError
 
     from .ctl import control, control_endpoint
 
-    if op != "augment" and (defect or count is not None or wait):
-        raise ConfigError(f"--defect, --count and --wait are of augment, not of {op}")
-    more = {name: value for name, value in (("defects", defect), ("count", count)) if value}
+    if op != "augment" and (count is not None or wait):
+        raise ConfigError(f"--count and --wait are of augment, not of {op}")
+    if op != "mark" and (box is not None or mask is not None or yes):
+        raise ConfigError(f"--box, --mask and --yes are of mark, not of {op}")
+    if op not in ("augment", "mark") and defect:
+        raise ConfigError(f"--defect is of augment and mark, not of {op}")
     # Master parts are judged between frames, which takes a while where frames always wait.
     timeout_s = timeout if timeout is not None else 120.0 if op == "self_test" else 10.0
+    if op == "mark" and (box is not None or mask is not None or defect):
+        from .ctl import mark_part
+
+        if len(args or []) != 1 or len(defect or []) != 1 or (box is None) == (mask is None):
+            raise ConfigError("mark: expected one RESULT_ID, one --defect NAME, and --box X,Y,W,H or --mask FILE")
+        kept = mark_part(
+            control_endpoint(at),
+            (args or [""])[0],
+            defect=(defect or [""])[0],
+            box=box,
+            mask=mask,
+            save=save,
+            agree=lambda told: yes or typer.confirm(f"{told}; keep it?", err=True),
+            timeout_s=timeout_s,
+            keys=keys,
+        )
+        raise typer.Exit(0 if kept else 1)
+    more = {name: value for name, value in (("defects", defect), ("count", count)) if value}
     status = control(
         control_endpoint(at),
         op,

@@ -45,6 +45,7 @@ from .gate import Gate
 from .journal import Journal
 from .judging import Answering, Judging, OpenBundle
 from .line import Line, Summary
+from .marking import Marking
 from .messaging import Publisher, Sent
 from .models import LoadedBundle, Model, Models
 from .optics import Optics, scales_of
@@ -151,6 +152,7 @@ class Core:
             utc=utc,
         )
         self.judging.prove = self.self_tests.refuse
+        self._marking = Marking(config, self.post)
         self._watching = Watching(
             config.station.name,
             line=self.line,
@@ -168,6 +170,7 @@ class Core:
             utc=utc,
         )
         self.line.each_turn = self._turn
+        self.line.judges = self._augmenting.hold
         self.line.swap_failed = self.judging.note_failed_swap
         self._machine = StateMachine()
         self._auto = config.station.start == "automatic"
@@ -409,6 +412,8 @@ class Core:
                 self._augmenting.begin(args, answer)
             case "augment_cancel":
                 self._augmenting.cancel(answer)
+            case "mark":
+                self._marking.begin(args, client.name, self.epoch, answer)
             case "fault.inject":
                 self._inject(args["fault"], answer)
             case _:

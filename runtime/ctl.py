@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from .access import ClientKeys
 from .epoch import default_state_dir
 from .messaging import Requester, local_endpoint
 
-__all__ = ["control", "control_endpoint", "journal_file", "parsed_arguments"]
+__all__ = ["control", "control_endpoint", "journal_file", "mark_part", "parsed_arguments"]
 
 
 FOLLOW_S = 0.5
@@ -136,6 +136,37 @@ def control(
     else:
         show(Console(highlight=False), result)
     return 1 if op == "self_test" and result.get("passed") is not True else 0
+
+
+def mark_part(
+    endpoint: str,
+    result_id: str,
+    *,
+    defect: str,
+    box: str | None,
+    mask: Path | None,
+    save: Path | None,
+    agree: Callable[[str], bool],
+    timeout_s: float,
+    keys: Path | None,
+) -> bool:
+    """Have a missed defect kept, and show what was; whether it was kept.
+
+    Raises:
+        InspectdError: it cannot be done.
+    """
+    from .mark_ctl import mark as keep
+    from .mark_ctl import parse_box
+
+    where = None if box is None else parse_box(box)
+    secure = None if keys is None else ClientKeys.load(keys).apply
+    with Requester(endpoint, secure=secure) as requester:
+        kept = keep(
+            requester, result_id, defect=defect, mask=mask, box=where, save=save, agree=agree, timeout_s=timeout_s
+        )
+    if kept is not None:
+        print(json.dumps(kept, indent=2))  # noqa: T201
+    return kept is not None
 
 
 def _follow(requester: Requester, begun: dict[str, Any], *, timeout_s: float) -> bool:

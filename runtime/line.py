@@ -171,6 +171,7 @@ class Line:
         image_watch: which cameras give bad pictures.
         standing: how the station is apart from cameras and engine, and why; heartbeats tell the worst.
         each_turn: called several times in each period of the heartbeat, also while cameras are waited for.
+        judges: told by the thread that judges when it begins with a part (True) and is done with it (False).
         swap_failed: told why, where a model failed soon after a swap and the one before judges again.
     """
 
@@ -202,6 +203,7 @@ class Line:
         self.models = models
         self.standing = (publisher.health, publisher.health_reason)
         self.each_turn: Callable[[], None] = lambda: None
+        self.judges: Callable[[bool], None] = lambda _is_judging: None
         self.swap_failed: Callable[[str], None] = lambda _why: None
         self._cameras = tuple(sources)
         self._sources = list(sources)
@@ -831,7 +833,11 @@ class Line:
                 got = mailbox.get(READ_S if self._jobs.empty() else 0.0)
                 if got is not None:
                     number, arrival = got
-                    self._inbox.put(self._judge(mailbox, number, arrival))
+                    self.judges(True)
+                    try:
+                        self._inbox.put(self._judge(mailbox, number, arrival))
+                    finally:
+                        self.judges(False)
         except BaseException as error:  # noqa: BLE001 - a thread that dies unseen would leave a line that inspects nothing
             failure = InferenceError(f"the thread that judges died of {type(error).__name__}: {error}")
             failure.__cause__ = error

@@ -11,6 +11,7 @@ NAME is the part's in the archive: camera, day, epoch and seq.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Collection, Iterable
@@ -29,21 +30,13 @@ from inspectd.resumable import PROVENANCE
 from inspectd.runtime.archive import Part
 from inspectd.simulation.parts import file_name
 
-__all__ = ["MARKED", "Mark", "Marks", "PartKey", "key_of", "marked_parts"]
+__all__ = ["MARKED", "Mark", "Marks", "marked_pictures"]
 
 MARKED = "marked"
 """Folder of the dataset, in `augment.out`."""
 FREE_PARTS = 50
 """Good parts that the dataset has beside its references."""
 _MARKS = "marks"
-PartKey = tuple[str, int, int]
-"""Camera, epoch and seq of an archived part."""
-
-
-def key_of(part: Part) -> PartKey:
-    """What tells a part from others."""
-    sidecar = part.sidecar
-    return sidecar.camera, sidecar.epoch, sidecar.seq
 
 
 class Mark(BaseModel):
@@ -183,11 +176,11 @@ class Marks:
             RequestError, OSError: as `all`.
         """
         marks = self.all()
-        marked = {mark.name for mark in marks}
+        marked = {mark.picture_sha256 for mark in marks}
         rows: list[Row] = [(mark.picture, mark.mask, mark.defect, "ref", mark.name) for mark in marks]
         for path in sorted((self.root / "free").glob("[!.]*")):
             # What somebody has found a defect on is no good part any more.
-            if path.stem in marked:
+            if hashlib.sha256(path.read_bytes()).hexdigest() in marked:
                 path.unlink()
             else:
                 rows.append((f"free/{path.name}", "", "", "free", path.stem))
@@ -207,8 +200,8 @@ def name_of(part: Part) -> str:
     return f"{part.sidecar.camera}-{part.path.parent.parent.name}-{part.path.stem}"
 
 
-def marked_parts(top: Path) -> Collection[PartKey]:
-    """Parts that a defect was marked on: they are no good parts, whatever their verdict was.
+def marked_pictures(top: Path) -> Collection[str]:
+    """sha256 of the pictures that a defect was marked on: they show no good parts, whatever their verdict was.
 
     Args:
         top: the folder `augment.out`.
@@ -216,7 +209,7 @@ def marked_parts(top: Path) -> Collection[PartKey]:
     Raises:
         RequestError, OSError: as `Marks.all`.
     """
-    return frozenset((mark.camera, mark.epoch, mark.seq) for mark in Marks(top).all())
+    return frozenset(mark.picture_sha256 for mark in Marks(top).all())
 
 
 def _check(part: Part, defect: str, mask: NDArray[np.bool_]) -> None:

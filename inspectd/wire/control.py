@@ -152,6 +152,17 @@ class AugmentArguments(Arguments):
     """Whose good parts are painted on; all cameras' if not given."""
 
 
+class MarkArguments(ResultArguments):
+    """A defect that was missed on an archived part."""
+
+    defect: str = Field(min_length=1, max_length=256)
+    """Its type."""
+    mask: str = Field(min_length=1)
+    """PNG of the picture's size in base64: above 0 where the defect is."""
+    how: str = Field("", max_length=256)
+    """How the mask came about, for people."""
+
+
 class FaultArguments(Arguments):
     """A fault on purpose."""
 
@@ -198,6 +209,7 @@ OPERATIONS: Mapping[str, Operation] = MappingProxyType(
         "reload_config": Operation("engineer"),
         "augment": Operation("engineer", AugmentArguments),
         "augment_cancel": Operation("engineer"),
+        "mark": Operation("engineer", MarkArguments),
         "fault.inject": Operation("engineer", FaultArguments),
     }
 )

@@ -19,7 +19,6 @@ from inspectd.errors import DatasetError
 from inspectd.inspection import Verdict
 from inspectd.resumable import PROVENANCE
 from inspectd.runtime.archive import Archive, Part
-from inspectd.runtime.marks import PartKey, key_of
 
 from .painting import PaintingBundle
 
@@ -28,9 +27,7 @@ __all__ = ["gather", "good_parts"]
 _log = logging.getLogger("inspectd.augment")
 
 
-def good_parts(
-    archive: Archive, *, channels: int, camera: str = "", without: Collection[PartKey] = ()
-) -> Iterator[Part]:
+def good_parts(archive: Archive, *, channels: int, camera: str = "", without: Collection[str] = ()) -> Iterator[Part]:
     """Parts in which nothing was found, the latest first; those that cannot be read are told and passed over.
 
     OK alone is not enough: a rule may let small or few defects pass, and they would be taught as good surface.
@@ -39,10 +36,12 @@ def good_parts(
         archive: of the station.
         channels: of the pictures that are wanted, 1 or 3.
         camera: only of this one; empty for all.
-        without: parts that are left out, such as those in which somebody has marked a defect.
+        without: sha256 of pictures that are left out, such as those in which somebody has marked a defect.
     """
+    seen = set(without)
     for part in archive.parts(camera=camera or None, verdict=Verdict.OK, newest_first=True):
-        if part.sidecar.frame.channels != channels or key_of(part) in without:
+        # The same picture again, of a folder that goes round and round, shows nothing new.
+        if part.sidecar.frame.channels != channels or part.sidecar.picture.sha256 in seen:
             continue
         try:
             mask = part.mask()
@@ -50,6 +49,7 @@ def good_parts(
             _log.warning("%s", error)
             continue
         if mask is not None and not mask.labels.any():
+            seen.add(part.sidecar.picture.sha256)
             yield part
 
 
@@ -60,7 +60,7 @@ def gather(
     *,
     frames: int,
     camera: str,
-    without: Collection[PartKey],
+    without: Collection[str],
     step: Callable[[int], None],
 ) -> Dataset:
     """Write a dataset of good parts (role free) and references (role ref), or find the one that was written before.
@@ -71,7 +71,7 @@ def gather(
         bundles: whose references are taken.
         frames: good parts at most, the latest.
         camera: only parts of this one; empty for all.
-        without: parts that are left out.
+        without: sha256 of pictures that are left out.
         step: called with the number of parts that are there, after each.
 
     Raises:

@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -19,6 +18,7 @@ from pydantic import ValidationError
 from inspectd.config import Config
 from inspectd.errors import RequestError
 from inspectd.runtime.alarms import Alarms
+from inspectd.runtime.last import command
 from inspectd.runtime.restarts import BackOff, History
 from inspectd.runtime.signals import interrupts_held
 from inspectd.wire import AugmentBody, Severity
@@ -179,12 +179,12 @@ class Augmenting:
         try:
             with interrupts_held(signal.SIGINT, signal.SIGTERM):
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "inspectd.runtime.augment", task.model_dump_json(), str(theirs.fileno())],
+                    command("inspectd.runtime.augment.process", task.model_dump_json(), str(theirs.fileno())),
                     pass_fds=(theirs.fileno(),),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
-                    # Modules of the folder that the line was started in are not its own; and one thread is enough.
-                    env={**os.environ, "PYTHONSAFEPATH": "1", **dict.fromkeys(_THREADS, "1")},
+                    # Modules of the folder that the line was started in are not its own.
+                    env={**os.environ, "PYTHONSAFEPATH": "1"},
                 )
         except OSError as error:
             ours.close()
@@ -220,6 +220,16 @@ class Augmenting:
         else:
             self._history = self._back_off.after_health(self._history, now_s - self._started_s)
             self._alarms.show("augment.failing", Severity.WARNING, self._report.fault)
+
+    def hold(self, is_held: bool) -> None:
+        """Stop the process while a part is judged; from the thread that judges.
+
+        Whatever runs beside it slows it down, by the caches and the memory that they share, however low its priority.
+        """
+        process = self._process
+        if process is not None:
+            with contextlib.suppress(OSError):
+                process.send_signal(signal.SIGSTOP if is_held else signal.SIGCONT)
 
     def _tell(self) -> None:
         told = CANCEL if self._is_cancelled else f"{self._slack.share(*self._load()):.3f}"
@@ -295,6 +305,8 @@ class Augmenting:
             self._link = None
         if process is not None:
             # It ends by itself, when it gets to it: the line does not wait for that.
+            with contextlib.suppress(OSError):
+                process.send_signal(signal.SIGCONT)
             self._leaving.append(process)
 
     def close(self) -> None:
@@ -307,6 +319,3 @@ class Augmenting:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(STOP_S)
         self._leaving.clear()
-
-
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")

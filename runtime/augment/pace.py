@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import os
-import platform
 import time
 from collections.abc import Callable
 
-import cv2
-
-__all__ = ["Pace", "Slack", "go_last"]
+__all__ = ["Pace", "Slack"]
 
 AFTER_OVERDUE_S = 10.0
 """Nothing is painted for so long after a part missed its deadline."""
 _ONE_PIECE_S = 0.5
 """At least once in so long it is asked whether to go on."""
-_IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
-"""Number of the system call ioprio_set, which the C library does not wrap."""
-_IOPRIO_WHO_PROCESS, _IOPRIO_CLASS_IDLE = 1, 3 << 13
 
 
 class Slack:
@@ -76,17 +67,3 @@ class Pace:
         while share <= 0.0 or (left_s := worked_s * (1.0 / share - 1.0) - (self._clock() - since_s)) > 0.0:
             share = self._ask(_ONE_PIECE_S if share <= 0.0 else min(left_s, _ONE_PIECE_S))
         self._used_s = self._used()
-
-
-def go_last() -> None:
-    """Let everything else on this machine go first: processor, disk, and one thread. Where that is not allowed, not.
-
-    Only what runs when nobody else wants to: niceness alone would leave a process that is never out of work its share.
-    """
-    cv2.setNumThreads(1)
-    os.setpriority(os.PRIO_PROCESS, 0, 19)
-    with contextlib.suppress(OSError):  # a service may be shut off from it; niceness is left
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    number = _IOPRIO_SET.get(platform.machine())
-    if number is not None:
-        ctypes.CDLL(None).syscall(number, _IOPRIO_WHO_PROCESS, 0, _IOPRIO_CLASS_IDLE)

@@ -21,13 +21,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
+
 from inspectd import __version__
 from inspectd.durable import replace_file, sync_folder
 from inspectd.errors import InspectdError, RequestError
 from inspectd.optional import require
 from inspectd.resumable import PROVENANCE
 from inspectd.runtime.archive import Archive
-from inspectd.runtime.marks import marked_parts
+from inspectd.runtime.marks import marked_pictures
 from inspectd.signature import TrustList
 from inspectd.simulation.parts import Backgrounds
 from inspectd.simulation.placement import VARIED
@@ -35,7 +37,7 @@ from inspectd.simulation.simulate import Lot, Painter, is_complete, write_simula
 
 from .gathering import gather
 from .order import CANCEL, Report, Task
-from .pace import Pace, go_last
+from .pace import Pace
 from .painting import Brushes, PaintingBundle, find_bundles
 from .room import Room
 
@@ -65,7 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="inspectd: %(message)s")
-    go_last()
+    cv2.setNumThreads(1)
     link = socket.socket(fileno=int(number))
     with contextlib.suppress(_LineGoneError):
         Augmenter(Task.model_validate_json(text), link).run()
@@ -195,7 +197,7 @@ class Augmenter:
                 bundles,
                 frames=settings.frames,
                 camera=order.camera,
-                without=marked_parts(self._top),
+                without=marked_pictures(self._top),
                 step=step,
             )
         except InspectdError as error:

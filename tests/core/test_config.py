@@ -107,7 +107,7 @@ def test_every_fault_is_told_at_once_with_its_path():
         "known: score, review_score, minimum_area_px, minimum_area_mm2, maximum_count",
         "publish.endpoint: expected tcp://HOST:PORT (tcp://*:5560 for every interface) or ipc://PATH, got '5560'",
         "extra: unknown setting; known: station, cameras, model, acceptance, golden, publish, control, security, "
-        "journal, archive, health, log",
+        "journal, archive, augment, health, log",
     ]
 
 

@@ -18,10 +18,13 @@ import numpy as np
 import pytest
 
 from inspectd.bundle import load_bundle, write_bundle
+from inspectd.config import load_config
 from inspectd.dataset import open_dataset, read_image, read_labels
 from inspectd.errors import BundleError, NotReached, RequestError
 from inspectd.inspection import Verdict
+from inspectd.runtime.alarms import Alarms
 from inspectd.runtime.archive import Archive
+from inspectd.runtime.augment import Augmenting
 from inspectd.runtime.augment.gathering import good_parts
 from inspectd.runtime.augment.pace import Pace, Slack
 from inspectd.runtime.augment.painting import Brushes, PaintingBundle, reference_of
@@ -33,7 +36,7 @@ from inspectd.wire import MessageType, StatsBody, read_body
 from .archive_site import Shelf, inspected, noise
 from .conftest import children, finish, inspectd, run_inspectd
 from .painting_site import make_bundles
-from .station_site import until
+from .station_site import is_running, until
 from .test_station import Running
 
 DEFECTS = ("stain", "scratch")
@@ -127,7 +130,7 @@ def test_a_station_paints_on_its_own_good_parts(site, tmp_path):
         until(lambda: kept(tmp_path) >= 8)
         begun = running.ask("augment", defects=list(DEFECTS), count=12, seed=5)
         assert (begun["count"], begun["seed"], begun["references"]) == (12, 5, 2)
-        assert begun["frames"] >= 8
+        assert begun["frames"] == 6, "each picture of the folder once"
         progress = []
 
         def is_done(message) -> bool:
@@ -204,7 +207,13 @@ def test_it_goes_on_after_its_process_and_the_whole_core_were_killed(site, tmp_p
         running.open_alarm("process.restarted.augment")
         done = until_told(running, "painting", 20)["done"]
         assert done < 150, "too quick to be killed again"
+        painter = painter_process(running)
+        assert os.sched_getscheduler(painter) == os.SCHED_IDLE
+        assert os.getpriority(os.PRIO_PROCESS, painter) == 19
+        # As while a part is judged: then it sees nothing, and must not be left behind all the same.
+        os.kill(painter, signal.SIGSTOP)
         os.kill(running.core, signal.SIGKILL)
+        until(lambda: not is_running(painter), "outlives its core")
         until_told(running, "done", within_s=180)
         assert told(running)["job"] == begun["job"]
     check_dataset(Path(begun["out"]), 150)
@@ -309,8 +318,7 @@ def test_good_parts_are_those_in_which_nothing_was_found(tmp_path):
     assert [part.sidecar.frame.frame_id for part in good_parts(archive, channels=3)] == [1]
     assert [part.sidecar.frame.frame_id for part in good_parts(archive, channels=1)] == [4]
     part = next(good_parts(archive, channels=3))
-    key = (part.sidecar.camera, part.sidecar.epoch, part.sidecar.seq)
-    assert not list(good_parts(archive, channels=3, without={key}))
+    assert not list(good_parts(archive, channels=3, without={part.sidecar.picture.sha256}))
     assert not list(good_parts(archive, channels=3, camera="cam2"))
 
 
@@ -366,3 +374,37 @@ def test_work_takes_no_more_than_its_share():
     used.now = 9.0
     pace.step()
     assert clock.now == pytest.approx(1.8)
+
+
+def test_it_stands_still_while_a_part_is_judged(tmp_path):
+    """By the real signals to a real process, and not longer."""
+
+    def state(number: int) -> str:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0]
+
+    config = load_config_of(tmp_path)
+    augmenting = Augmenting(config, Alarms("test", epoch=1, publish=lambda _body: None), lambda: (0.0, 0))
+    augmenting.hold(True)  # nothing is under way
+    augmenting.begin({"defects": ["stain"], "count": 1, "seed": 1, "camera": ""}, lambda _outcome: None)
+    try:
+        number = augmenting.number
+        augmenting.hold(True)
+        until(lambda: state(number) == "T")
+        augmenting.hold(False)
+        until(lambda: state(number) != "T")
+        augmenting.hold(True)
+    finally:
+        began_s = time.monotonic()
+        augmenting.close()
+    assert time.monotonic() - began_s < 5
+    assert not is_running(number)
+
+
+def load_config_of(folder: Path):
+    path = folder / "line.toml"
+    path.write_text(
+        '[cameras.cam1]\nsource = "buttons"\n[model]\nbundle = "demo"\n[archive]\npath = "archive"\n'
+        '[augment]\nbundles = "bundles"\nout = "site"\n'
+    )
+    (folder / "state").mkdir()
+    return load_config(path)

@@ -54,6 +54,10 @@ _SUBSCRIPTIONS_A_TICK = 200
 _MOST_SUBSCRIPTIONS = 10_000
 """Of all clients together."""
 _MOST_FULL_TICKS = 20
+_LONGEST_SUBSCRIPTION = 128
+"""Bytes, the first of which says that it is one; no topic is so long. libzmq takes some fifty times as much memory."""
+_RECEIVE_HIGH_WATER_MARK = 200
+"""Subscriptions on their way. With more libzmq comes to no end of taking them up; with none it takes all memory."""
 _SUBSCRIPTION_BYTES = 1024  # the handshake of CURVE has to come through too
 
 
@@ -210,6 +214,7 @@ class Publisher:
     def _bind(self) -> None:
         link = Link(zmq.XPUB, self.endpoint, context=self._context)
         link.socket.sndhwm = _SEND_HIGH_WATER_MARK
+        link.socket.rcvhwm = _RECEIVE_HIGH_WATER_MARK
         link.socket.maxmsgsize = _SUBSCRIPTION_BYTES
         try:
             if self._local:
@@ -482,6 +487,9 @@ class Publisher:
                 self._full_ticks = 0
                 return
             frame = self._socket.recv(copy=False)
+            if len(frame.buffer) > _LONGEST_SUBSCRIPTION:
+                self._cut_flood("subscribes to what is longer than any topic", frame)
+                return
             match bytes(frame.buffer[:1]):
                 case b"\x01":
                     self._subscriptions += 1

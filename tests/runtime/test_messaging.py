@@ -244,6 +244,26 @@ def test_an_address_that_cannot_be_bound_again_is_tried_until_it_can_and_nobody_
             assert publisher.publish(inspection(2)) == 2
 
 
+def test_a_subscription_that_is_longer_than_any_topic_cuts_its_client_off(tmp_path: Path):
+    """A thousand bytes cost fifty thousand of memory: thousands of them would be the end of the process."""
+    context = zmq.Context()
+    with Publisher(f"ipc://{tmp_path}/pub", epoch=1, cameras=CAMERAS) as publisher, context:
+        client = context.socket(zmq.SUB)
+        client.linger = 0
+        client.connect(publisher.endpoint)
+        client.subscribe(b"ins1/verdict/" + b"x" * 64 + b"/")
+        assert publisher.wait_for_subscriber(WAIT_S)
+        publisher.tick()
+        assert not publisher.flood
+        client.subscribe(b"x" * 128)
+        deadline = time.monotonic() + WAIT_S
+        while not publisher.flood:
+            assert time.monotonic() < deadline, "nobody noticed"
+            publisher.tick()
+        client.close()
+    assert "longer than any topic" in publisher.flood
+
+
 def test_what_waits_is_told_of_although_nobody_can_be_sent_it(tmp_path: Path):
     journal = Journal(tmp_path / "journal.db", epoch=1)
     journal.open()

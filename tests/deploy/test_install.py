@@ -162,6 +162,27 @@ class TestInDebian:
         assert release() == second
         shutil.rmtree(new)
 
+    def test_a_checkout_is_built_with_what_pip_finds(self, station):
+        """Wheels in a folder in the place of an index."""
+        before = (station.path / "opt/inspectd/current").readlink()
+        checkout = station.path / "srv/checkout"
+        checkout.mkdir()
+        folders = ("inspectd", "training", "export", "runtime", "calibration", "deploy", "docs")
+        files = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md")
+        for name in folders:
+            shutil.copytree(
+                CHECKOUT / name, checkout / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", "*.cti")
+            )
+        for name in files:
+            shutil.copy(CHECKOUT / name, checkout)
+        found = ("env", "PIP_NO_INDEX=1", "PIP_FIND_LINKS=/srv/unpacked/wheels")
+        station.output(*found, "/srv/checkout/deploy/install.sh", "--with", "setuptools>=77")
+        shutil.rmtree(checkout)
+        assert (station.path / "opt/inspectd/current").readlink() != before
+        assert "inspectd" in station.output("inspectd", "--version", user="inspectd")
+        left = [path.name for path in (station.path / "var/tmp").iterdir() if path.name.startswith("inspectd")]
+        assert left == []
+
     def test_an_interrupted_installation_is_made_good(self, station):
         (station.path / "opt/inspectd/current/complete").unlink()
         (station.path / "opt/inspectd/current/bin/inspectd").unlink()

@@ -214,9 +214,9 @@ def marked_pictures(top: Path) -> Collection[str]:
 
 def _check(part: Part, defect: str, mask: NDArray[np.bool_]) -> None:
     facts = part.sidecar.frame
-    if defect != defect.strip() or not re.fullmatch(r"[^+\x00-\x1f]+", defect):
+    if defect != defect.strip() or not re.fullmatch(r"[^.+\x00-\x1f][^+\x00-\x1f]*", defect):
         raise RequestError(
-            f"mark: a defect named {defect!r}: expected a name without '+' and outer spaces",
+            f"mark: a defect named {defect!r}: expected a name without '+', outer spaces and a dot in front",
             code="bad_request",
             field="defect",
         )

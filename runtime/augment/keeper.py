@@ -202,6 +202,9 @@ class Augmenting:
             return
         self._look_s = now_s + LOOK_S
         self._leaving = [process for process in self._leaving if process.poll() is None]
+        for each in self._leaving:
+            # The thread that judges may have stopped it at the last moment.
+            each.send_signal(signal.SIGCONT)
         if not self.is_busy:
             return
         process = self._process
@@ -254,7 +257,7 @@ class Augmenting:
 
     def _answer_begun(self) -> None:
         report, order, body = self._report, self._order, self.body
-        if order is None or body is None or report.state not in ("placing", "painting", "done"):
+        if order is None or body is None or report.state not in ("gathering", "placing", "painting", "done"):
             return
         self._was_begun = True
         answer, self._answer = self._answer, None
@@ -265,7 +268,6 @@ class Augmenting:
                     "out": body.out,
                     "count": order.count,
                     "seed": order.seed,
-                    "frames": report.frames,
                     "references": report.references,
                 }
             )

@@ -25,7 +25,7 @@ import cv2
 
 from inspectd import __version__
 from inspectd.durable import replace_file, sync_folder
-from inspectd.errors import InspectdError, RequestError
+from inspectd.errors import DatasetError, InspectdError, RequestError
 from inspectd.optional import require
 from inspectd.resumable import PROVENANCE
 from inspectd.runtime.archive import Archive
@@ -124,6 +124,7 @@ class Augmenter:
     def _work(self) -> None:
         if not is_complete(self._out):
             bundles = self._find()
+            self._say(references=len(bundles))
             settings = self._task.settings
             with Brushes(
                 bundles,
@@ -132,7 +133,6 @@ class Augmenter:
                 allow_uncertified=settings.allow_uncertified,
             ) as brushes:
                 dataset = self._patiently(lambda: self._gather(bundles))
-                self._begun = True
                 exemplars = {each.reference.name: each.reference for each in bundles}
                 backgrounds = Backgrounds(dataset, kept_bytes=_MEMORY_BYTES)
                 digests = {each.reference.name: each.bundle.digest for each in bundles}
@@ -140,7 +140,7 @@ class Augmenter:
                 order = self._order
                 lot = Lot("dst", order.count, VARIED, order.seed, ("ref", "free"))
                 provenance = self._provenance(painter, brushes)
-                self._say(state="placing", references=len(bundles), frames=len(backgrounds))
+                self._say(state="placing", frames=len(backgrounds))
                 self._patiently(lambda: write_simulated(self._out, painter, lot, provenance, progress=self._progress))
         self._patiently(lambda: self._sync(self._out))
         shutil.rmtree(self._parts, ignore_errors=True)
@@ -187,9 +187,12 @@ class Augmenter:
             replace_file(self._task.state_file, order.model_dump_json().encode())
 
         def step(count: int) -> None:
+            # All that it could be refused for is known by now.
+            self._begun = True
             self._say(state="gathering", frames=count)
             self._between()
 
+        without = marked_pictures(self._top)
         try:
             return gather(
                 self._parts,
@@ -197,10 +200,10 @@ class Augmenter:
                 bundles,
                 frames=settings.frames,
                 camera=order.camera,
-                without=marked_pictures(self._top),
+                without=without,
                 step=step,
             )
-        except InspectdError as error:
+        except DatasetError as error:
             if not (self._parts / PROVENANCE).is_file() and not self._report.frames:
                 channels = "colour" if bundles[0].reference.image.shape[2] == 3 else "grey"
                 of = f" of camera {order.camera!r}" if order.camera else ""

@@ -189,6 +189,7 @@ def test_what_nobody_agrees_to_or_cannot_be_is_not_kept(running, tmp_path):
         (("part0.png?", "--box", "1,1,9,9", "--defect", "spot"), "expected the id of a result"),
         (("cam9/1-2", "--box", "1,1,9,9", "--defect", "spot"), "no camera 'cam9'"),
         ((result, "--box", "20,14,20,20", "--defect", "a+b"), "a name without '+'"),
+        ((result, "--box", "20,14,20,20", "--defect", ".."), "a dot in front"),
     ):
         status, _, err = run_inspectd("ctl", "mark", *more, "--yes", *at)
         assert (status, words in err) == (2, True), err

@@ -9,12 +9,18 @@ from pathlib import Path
 
 import cv2
 import pytest
+from hypothesis import settings
 
 # A shell script that starts the tests in the background makes them deaf to SIGINT, and all programs that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before torch and OpenBLAS are loaded: tests that run side by side must not fight for the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+# How long an example takes says how busy the machine is, and nothing of the code.
+settings.register_profile("inspectd", settings.default, deadline=None)
+settings.load_profile("inspectd")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

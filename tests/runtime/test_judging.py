@@ -44,9 +44,9 @@ class Site:
             opened(bundle_path),
             open_bundle=slowly,
             active=ActiveModel(folder / "model.json", str(bundle_path)),
+            scales=dict.fromkeys(config.cameras),
             alarms=Alarms("test", epoch=1, publish=lambda _: None),
             post=self.posted.put,
-            with_engine=lambda act: act(),
             clock=time.monotonic_ns,
         )
 

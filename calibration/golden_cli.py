@@ -58,6 +58,7 @@ def golden(
     from inspectd.masters import encode_masters
     from inspectd.runtime.engine import open_engine
     from inspectd.runtime.models import rule_for
+    from inspectd.runtime.optics import Optics
     from inspectd.runtime.station import demo_bundle
 
     from .files import write_whole
@@ -82,14 +83,15 @@ def golden(
     dataset = open_dataset(data)
     line = None if config is None else load_config(config)
     rule = rule_for(opened, AcceptanceRule() if line is None else line.acceptance)
-    scale = None if line is None else line.cameras[line.golden_camera].scale_mm_per_px
+    # As the line measures: by the calibrated scale where there is one.
+    scale = None if line is None else Optics.load(line.golden_camera, line.cameras[line.golden_camera]).scale
     with open_engine(opened, backend=backend, precision=precision, threads=threads) as engine, stages() as progress:
         made = make_masters(
             opened,
             dataset,
             settings,
             rule=rule,
-            judge=inspector_of(opened, engine, rule, scale_mm_per_px=scale),
+            judge=inspector_of(opened, engine, rule, scale=scale),
             engine_name=engine.name,
             made=utc_now(),
             progress=progress,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from inspectd.bundle import Bundle
+    from inspectd.calibrated import Scale
     from inspectd.calibrated.threshold import ThresholdRecord
     from inspectd.dataset import Dataset
     from inspectd.inspection import AcceptanceRule, Inspection
@@ -117,16 +118,14 @@ def roles_of(text: str) -> tuple[str, ...]:
 
 
 def inspector_of(
-    bundle: Bundle, engine: Engine, rule: AcceptanceRule, *, scale_mm_per_px: float | None = None
+    bundle: Bundle, engine: Engine, rule: AcceptanceRule, *, scale: Scale | None = None
 ) -> Callable[[NDArray[np.uint8]], Inspection]:
     """What the line makes of pixels by a rule: its own inspector."""
     import numpy as np
 
-    from inspectd.calibrated import EvenScale
     from inspectd.frame import Frame
     from inspectd.runtime.inspector import Inspector
 
-    scale = None if scale_mm_per_px is None else EvenScale(scale_mm_per_px)
     inspector = Inspector(bundle, engine, rule, scales={_CAMERA: scale})
 
     def judge(pixels: NDArray[np.uint8]) -> Inspection:

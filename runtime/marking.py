@@ -95,11 +95,11 @@ class Marking:
         if lack := Room(self._config.augment).lack():
             raise RequestError(f"mark: {lack}")
         marks = Marks(out)
-        mark, count = marks.keep(part, args["defect"], mask, by=client, how=args["how"], now_ns=self._utc_ns())
+        mark = marks.keep(part, args["defect"], mask, by=client, how=args["how"], now_ns=self._utc_ns())
         # Good parts, so that the defect can be learnt from this dataset alone.
         camera, channels = part.sidecar.camera, part.sidecar.frame.channels
         marks.add_free(good_parts(found, channels=channels, camera=camera, without=marked_pictures(out)))
-        marks.write()
+        count = marks.write()
         return {
             "name": mark.name,
             "dataset": str(marks.root),

@@ -94,10 +94,10 @@ class Marks:
                 raise RequestError(f"{path}: is damaged ({error.error_count()} faults); mark the part again") from error
         return found
 
-    def keep(
-        self, part: Part, defect: str, mask: NDArray[np.bool_], *, by: str, how: str, now_ns: int
-    ) -> tuple[Mark, int]:
+    def keep(self, part: Part, defect: str, mask: NDArray[np.bool_], *, by: str, how: str, now_ns: int) -> Mark:
         """Keep a part with the label of a defect that was missed; again with the same label it changes nothing.
+
+        It is in the dataset once that is written (`write`).
 
         Args:
             part: of the archive.
@@ -106,9 +106,6 @@ class Marks:
             by: who has marked it.
             how: how the mask came about, for people.
             now_ns: UTC, ns.
-
-        Returns:
-            The mark, and how many there are.
 
         Raises:
             RequestError: the mask does not fit, or the part is marked otherwise already.
@@ -151,7 +148,7 @@ class Marks:
             self._put(mark.mask, label)
             # What the dataset is made of: with it the mark is there.
             self._put(str(record.relative_to(self.root)), (mark.model_dump_json(indent=1) + "\n").encode())
-        return mark, self.write()
+        return mark
 
     def add_free(self, parts: Iterable[Part]) -> None:
         """Fill up the good parts.

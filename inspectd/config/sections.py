@@ -318,7 +318,7 @@ class Control(_Section):
     enabled: bool = True
     """Whether clients can ask and command anything; without it nothing lost can be fetched again either."""
     socket_mode: int = Field(0o660, ge=0, le=0o777)
-    """Permissions of the `ipc://` sockets, such as 0o660: who may connect to a file that he may write."""
+    """Permissions of the sockets in the state folder, such as 0o660: who may connect to a file that he may write."""
     local_role: Role = "engineer"
     """What clients without a key may do: those on `ipc://`, and on addresses of this machine alone."""
     fault_injection: bool = False

@@ -10,11 +10,13 @@ import pytest
 
 from inspectd.bundle import load_bundle
 from inspectd.calibration import cli
+from inspectd.calibration.record import save_record
 from inspectd.calibration.threshold_cli import inspector_of
 from inspectd.inspection import AcceptanceRule, ClassRule
 from inspectd.masters import open_masters, run_masters
 from inspectd.runtime.engine import open_engine
 from inspectd.runtime.models import rule_for
+from tests.runtime.test_optics import scale
 
 from .test_threshold import defective, write_data
 from .toy_bundle import write_toy_bundle
@@ -131,6 +133,20 @@ def test_the_rule_of_the_line_decides(golden, tmp_path):
     )
     status, _, said = golden("--per-class", "6", "--config", str(config), data=data)
     # 9 px are 0.09 mm2. Two of them come by their turns, and a third one in the place of the first.
+    assert status == 2
+    assert "3 parts come out otherwise than they should" in said.err
+
+
+def test_a_calibrated_scale_measures_as_it_does_in_the_line(golden, tmp_path):
+    size = {"width_px": 32, "height_px": 32}
+    even = scale(**size, homography=(0.1, 0, 0, 0, 0.1, 0, 0, 0, 1))
+    save_record(tmp_path / "scale.json", even)
+    config = tmp_path / "line.toml"
+    config.write_text(
+        f'[cameras.cam1]\nsource = "buttons"\nscale = "{tmp_path}/scale.json"\n[model]\nbundle = "demo"\n'
+        "[acceptance.classes.dent]\nminimum_area_mm2 = 0.2\n"
+    )
+    status, _, said = golden("--per-class", "6", "--config", str(config), data=write_data(tmp_path / "data", rows()))
     assert status == 2
     assert "3 parts come out otherwise than they should" in said.err
 

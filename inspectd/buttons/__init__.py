@@ -11,7 +11,7 @@ byte, on one machine and one version of NumPy and OpenCV; another processor may 
 
 from __future__ import annotations
 
-from .defects import DEFECTS
+from .defects import DEFECTS, UNSEEN
 from .render import LINES, Rendered, line_part, render
 
-__all__ = ["DEFECTS", "LINES", "Rendered", "line_part", "render"]
+__all__ = ["DEFECTS", "LINES", "UNSEEN", "Rendered", "line_part", "render"]

@@ -1,4 +1,7 @@
-"""The nine defects: each changes colour, height, gloss or outline of a part, and knows its exact footprint."""
+"""The nine defects: each changes colour, height, gloss or outline of a part, and knows its exact footprint.
+
+A tenth kind is in no dataset: what a line does with a defect that its network was never shown is tried with it.
+"""
 
 from __future__ import annotations
 
@@ -414,6 +417,25 @@ def _scuff(site: Site) -> Flaw:
     return Flaw(window, cover, edit)
 
 
+def _imprint(site: Site) -> Flaw:
+    """The weave of a cloth that the part lay on before it was hard."""
+    rng = site.rng
+    radius = site.length(0.11, 0.20)
+    outline = blob(rng, radius, 0.3, rng.uniform(1.0, 1.6)) + site.place(radius)
+    window, at = site.local(outline, 0.09)
+    cover = at.draw([outline]) * site.flesh(window)
+    heading = rng.uniform(0.0, np.pi)
+    cos, sin = np.cos(heading), np.sin(heading)
+    threads = np.float32(2.0 * np.pi / (0.055 * site.enlarge))
+    weave = np.cos(threads * (at.x * cos + at.y * sin)) * np.cos(threads * (at.y * cos - at.x * sin))
+    pressed = as_f32(soften(cover, 0.03 * at.unit) * weave * min(0.45 * site.strength, 0.75))
+
+    def edit(layers: Layers) -> None:
+        layers.albedo *= 1.0 + pressed
+
+    return Flaw(window, cover, edit)
+
+
 _MAKERS: dict[str, Callable[[Site], Flaw]] = {
     "stain": _stain,
     "scratch": _scratch,
@@ -425,13 +447,16 @@ _MAKERS: dict[str, Callable[[Site], Flaw]] = {
     "discolour": _discolour,
     "scuff": _scuff,
 }
+_UNSEEN_MAKERS: dict[str, Callable[[Site], Flaw]] = {"imprint": _imprint}
 
 DEFECTS: tuple[str, ...] = tuple(_MAKERS)
 """The defect types, in order of class."""
+UNSEEN: tuple[str, ...] = tuple(_UNSEEN_MAKERS)
+"""Types that no dataset of this project has, and no network of it was shown."""
 
 
 def make_flaw(
     defect: str, rng: np.random.Generator, scene: Scene, layers: Layers, *, enlarge: float, strength: float
 ) -> Flaw:
     """Draw a defect of a type for a part: place, form and severity from `rng`, contrast times `strength`."""
-    return _MAKERS[defect](Site(rng, scene.product, scene.plane, layers, enlarge, strength))
+    return (_MAKERS | _UNSEEN_MAKERS)[defect](Site(rng, scene.product, scene.plane, layers, enlarge, strength))

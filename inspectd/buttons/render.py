@@ -10,7 +10,7 @@ import numpy as np
 
 from inspectd.errors import ConfigError
 
-from .defects import DEFECTS, Flaw, make_flaw
+from .defects import DEFECTS, UNSEEN, Flaw, make_flaw
 from .fields import F32, U8, Window, as_f32, soften, stream
 from .shading import WINDOW_STEP, Scene, expose, make_scene, sensor_noise, shade
 from .surface import PRODUCTS, Layers, build
@@ -46,7 +46,7 @@ class Rendered:
 
 
 def render(line: str, defect: str | None, seed: int, size: int = 256) -> Rendered:
-    """Render one part of `line` with `defect`, or a flawless one where that is None.
+    """Render one part of `line` with `defect`, of `DEFECTS` or `UNSEEN`, or a flawless one where that is None.
 
     The part, its pose, light, dust and noise follow from `line` and `seed` alone, the defect from these and its type.
     `size` is the picture's height and width in pixels, a multiple of 16 from 64 to 1024. Geometry scales with it, but
@@ -73,7 +73,7 @@ def render(line: str, defect: str | None, seed: int, size: int = 256) -> Rendere
     best_contrast, image, mask = -1.0, twin, np.zeros((size, size), np.uint8)
     for attempt in range(_ATTEMPTS):
         # Each place is tried as drawn, then stronger; then another place.
-        rng = stream(*key, 6, DEFECTS.index(defect), attempt // 2)
+        rng = stream(*key, 6, (*DEFECTS, *UNSEEN).index(defect), attempt // 2)
         flaw = make_flaw(defect, rng, scene, layers, enlarge=enlarge, strength=1.0 + 0.6 * (attempt % 2))
         changed = expose(scene, _with_flaw(scene, layers, flaw, flawless, supersample))
         visible, contrast = _mask(flaw, shown, changed, supersample)
@@ -110,8 +110,8 @@ def line_part(index: int, seed: int, defect_rate: float, lines: Sequence[str] = 
 def _check(line: str, defect: str | None, seed: int, size: int) -> None:
     if line not in LINES:
         raise ConfigError(f"line is {line!r}: no such product line; give one of {', '.join(LINES)}")
-    if defect is not None and defect not in DEFECTS:
-        raise ConfigError(f"defect is {defect!r}: no such defect; give None or one of {', '.join(DEFECTS)}")
+    if defect is not None and defect not in (*DEFECTS, *UNSEEN):
+        raise ConfigError(f"defect is {defect!r}: no such defect; give None or one of {', '.join((*DEFECTS, *UNSEEN))}")
     if seed < 0:
         raise ConfigError(f"seed is {seed}: give a whole number of at least 0")
     if size % _STEP or not _SMALLEST <= size <= _LARGEST:

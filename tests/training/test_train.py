@@ -259,6 +259,25 @@ def test_a_training_goes_on_from_another(buttons, tmp_path):
         train(buttons, tmp_path / "third", other, hardware=CPU, console=QUIET)
 
 
+def test_a_training_goes_on_with_a_further_type(parts, tmp_path):
+    changes = {"classes": "types", "roles": ("ref", "free"), "steps": 1}
+    one_less = shutil.copytree(parts, tmp_path / "data")
+    rows = (one_less / "split.csv").read_text().splitlines()
+    (one_less / "split.csv").write_text("\n".join(row for row in rows if ",scratch," not in row) + "\n")
+    before = train(one_less, tmp_path / "before", SegmentSettings(**SMALL | changes), hardware=CPU, console=QUIET)
+    more = SegmentSettings(**SMALL | changes | {"start": str(before), "rate": 1e-12})
+    gone_on = load_checkpoint(train(parts, tmp_path / "after", more, hardware=CPU, console=QUIET))
+    assert load_checkpoint(before).card.classes == ("hole", "stain")
+    assert gone_on.card.classes == ("hole", "scratch", "stain")
+    # The good surface, the hole and the stain are where they belong; the scratch begins anew.
+    for name in ("classify.weight", "classify.bias"):
+        kept = gone_on.network.state_dict()[name][[0, 1, 3]]
+        assert torch.allclose(kept, load_file(before)[name], atol=1e-9)
+    fewer = more.model_copy(update={"start": str(tmp_path / "after")})
+    with pytest.raises(ConfigError, match=r"for hole, scratch, stain; this training is of a .* for hole, stain"):
+        train(one_less, tmp_path / "third", fewer, hardware=CPU, console=QUIET)
+
+
 def test_types_that_no_picture_teaches_are_refused(buttons, tmp_path):
     copy = shutil.copytree(buttons, tmp_path / "data")
     rows = (copy / "split.csv").read_text().replace("stain,test", "dent,test")

@@ -11,11 +11,12 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from inspectd.training.document import Table
 from inspectd.training.files import written_whole
 from inspectd.training.segmentation.results import Evaluation
 
 from .experiment import Cells, Entry, Found, Watch, run_experiment
-from .results import Table, common, compared, figures, machines
+from .results import common, compared, figures, machines
 from .simulation import ExperimentSettings, Report
 from .variants import Variant
 

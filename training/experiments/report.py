@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import json
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
@@ -15,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from inspectd.dataset import Sample, open_dataset, read_image, read_labels
+from inspectd.training.document import Document, Table
 from inspectd.training.files import written_whole
 from inspectd.training.segmentation.figures import legend_patches, new_figure, overlay
 from inspectd.training.segmentation.metrics import PixelScores, count_pixels
@@ -23,7 +20,7 @@ from inspectd.training.segmentation.results import Evaluation
 
 from .experiment import Cells, Entry, Found
 from .paper import TABLE1, Grid
-from .results import HEADLINE, Table, common, compared, figures, machines, summary
+from .results import HEADLINE, common, compared, figures, machines, summary
 from .variants import ONLY_REAL
 
 if TYPE_CHECKING:
@@ -36,65 +33,6 @@ _COLOURS = ("#1f4e79", "#c0392b", "#2f7f4f", "#8e6c00", "#6c3483", "#555555")
 _DIAGNOSIS = ("best F1", "Pooled F1 at each network's best threshold: a diagnosis, chosen by what is measured")
 """How much of a poor pooled F1 is a network that is too timid or too bold at its card's threshold."""
 _STRATEGIES = {"A": "A: real, in turn", "B": "B: real, with replacement", "C": "C: real and simulated"}
-
-
-@dataclass(frozen=True, slots=True)
-class _Document:
-    title: str
-    paragraphs: tuple[str, ...]
-    tables: tuple[Table, ...]
-    pictures: tuple[tuple[str, str], ...]
-    """(file name, what it shows)"""
-
-    def markdown(self) -> str:
-        parts = [f"# {self.title}", *self.paragraphs]
-        parts += [f"![{shown}]({name})" for name, shown in self.pictures]
-        return "\n\n".join([*parts, *(table.markdown() for table in self.tables)]) + "\n"
-
-    def html(self, folder: Path) -> str:
-        """One file: its pictures are inside."""
-        parts = [f"<h1>{html.escape(self.title)}</h1>", *(f"<p>{_inline(text)}</p>" for text in self.paragraphs)]
-        for name, shown in self.pictures:
-            data = base64.b64encode((folder / name).read_bytes()).decode()
-            parts.append(
-                f'<figure><img src="data:image/png;base64,{data}" alt="{html.escape(shown)}">'
-                f"<figcaption>{html.escape(shown)}</figcaption></figure>"
-            )
-        for table in self.tables:
-            head = "".join(f"<th>{html.escape(name)}</th>" for name in table.header)
-            rows = "".join(
-                "<tr>" + "".join(f"<td>{_inline(text)}</td>" for text in row) + "</tr>" for row in table.rows
-            )
-            caption = _inline(table.caption.removeprefix("## "))
-            parts.append(
-                f"<h2>{caption}</h2><div><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
-            )
-        return _PAGE.format(title=html.escape(self.title), body="\n".join(parts))
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 75rem; margin: 2rem auto; padding: 0 1rem }}
-div {{ overflow-x: auto }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums }}
-th, td {{ padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap }}
-th:first-child, td:first-child {{ text-align: left }}
-thead th {{ border-bottom: 2px solid #888 }}
-h2 {{ font-size: 1.1rem; margin-top: 2rem }}
-figure {{ margin: 1.5rem 0 }} img {{ max-width: 100% }} figcaption {{ color: #666 }}
-code {{ background: #f3f3f3; padding: .1rem .3rem }}
-</style></head><body>
-{body}
-</body></html>
-"""
-
-
-def _inline(text: str) -> str:
-    """Text of ours as HTML: `**bold**` and code."""
-    escaped = html.escape(text, quote=False)
-    escaped = re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", escaped)
-    return re.sub(r"`(.+?)`", r"<code>\1</code>", escaped)
 
 
 def write_report(out: Path, name: str, grid: Grid, found: Found, *, command: str, overlays: bool) -> str:
@@ -126,7 +64,7 @@ def write_report(out: Path, name: str, grid: Grid, found: Found, *, command: str
     pictures = [(_PLOT, "Pooled F1, mean and standard deviation over seeds")]
     if overlays:
         pictures.append((_OVERLAYS, "First test picture of each defect type: label red, prediction green, both yellow"))
-    document = _Document(grid.title, tuple(paragraphs), tuple(_tables(grid, found)), tuple(pictures))
+    document = Document(grid.title, tuple(paragraphs), tuple(_tables(grid, found)), tuple(pictures))
     _plot(grid, found, out / _PLOT)
     content: dict[str, Any] = {
         "title": grid.title,

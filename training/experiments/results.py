@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from statistics import mean, stdev
 
 from inspectd.training.segmentation.results import Evaluation
 
 from .simulation import ExperimentSettings
 
-__all__ = ["HEADLINE", "Table", "common", "compared", "figures", "machines", "summary"]
+__all__ = ["HEADLINE", "common", "compared", "figures", "machines", "summary"]
 
 HEADLINE = ("pooled F1", "image F1", "recall at 1 %", "AUROC")
 """The figures that a comparison is about."""
@@ -26,21 +25,6 @@ def figures(result: Evaluation) -> dict[str, float | None]:
         "AUROC": result.image_level.auroc,
         "best F1": result.pooled.best_f1,
     } | {f"F1 {name}": found.pixels.f1 for name, found in result.types.items()}
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Rows of text, of which some is bold: `**so**`."""
-
-    caption: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-    def markdown(self) -> str:
-        """As Markdown, the caption before it where there is one."""
-        lines = [self.caption, ""] if self.caption else []
-        lines += [f"| {' | '.join(self.header)} |", f"|{'---|' * len(self.header)}"]
-        return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in self.rows)])
 
 
 def summary(results: Sequence[float | None], *, brief: bool = False) -> tuple[float | None, str]:

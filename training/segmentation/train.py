@@ -227,15 +227,27 @@ def _classes(dataset: Dataset, settings: SegmentSettings, samples: Sequence[Samp
 def _start(
     network: nn.Module, path: Path, settings: SegmentSettings, class_map: ClassMap, pictures: Pictures
 ) -> dict[str, Any]:
-    """Take the weights of a checkpoint or a bundle over; its provenance, which becomes part of ours."""
+    """Take the weights of a checkpoint or a bundle over; its provenance, which becomes part of ours.
+
+    Classes that it does not know begin at random, beside those that it does.
+    """
     learnt, card = load_trained(path, lambda _: pictures)
     wanted = {"architecture": settings.network, "backbone": settings.backbone}
-    if card.network != wanted or card.classes != class_map.names:
+    tensors = learnt.state_dict()
+    widened = card.classes != class_map.names and settings.network == "buttonlab"
+    known = set(card.classes) <= set(class_map.names) if widened else card.classes == class_map.names
+    if card.network != wanted or not known:
         raise ConfigError(
             f"{path}: is a {' '.join(map(str, card.network.values()))} for {', '.join(card.classes)}; "
             f"this training is of a {' '.join(wanted.values())} for {', '.join(class_map.names)}"
         )
-    network.load_state_dict(learnt.state_dict())
+    if widened:
+        logits = [0, *map(class_map.label, card.classes)]
+        for name in ("classify.weight", "classify.bias"):
+            rows = network.state_dict()[name].clone()
+            rows[logits] = tensors[name]
+            tensors[name] = rows
+    network.load_state_dict(tensors)
     return card.provenance
 
 

@@ -14,6 +14,7 @@ from inspectd.command import CONTEXT, VERSION_HELP, bar, run_command, version_of
 from .experiments import cli as experiments
 from .style import cli as style
 from .terminal import Backbone, Network, Precision, require_torch, summary, validated
+from .update import cli as update
 
 if TYPE_CHECKING:
     from inspectd.training.data.holdout import HoldOut
@@ -43,6 +44,7 @@ app.add_typer(importers, name="import")
 app.add_typer(experiments.app, name="experiment")
 app.command()(style.dst)
 app.command()(style.simulate)
+app.command()(update.update)
 
 Data = Annotated[Path, typer.Argument(metavar="DATA", help="Folder with split.csv, or an MVTec-style tree.")]
 Link = Annotated[bool, typer.Option("--link", help="Hard links to the pictures instead of copies.")]

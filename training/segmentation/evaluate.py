@@ -63,6 +63,7 @@ class _Settings:
     thresholds: tuple[float, ...]
     minimum_area_px: int
     bits: int
+    together: bool
 
 
 @dataclass(slots=True)
@@ -84,6 +85,7 @@ def evaluate(
     thresholds: float | Sequence[float] = 0.5,
     minimum_area_px: int = 1,
     bits: int = 16,
+    together: bool = False,
     out: Path | None = None,
     provenance: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -100,6 +102,8 @@ def evaluate(
             or one for each.
         minimum_area_px: an image is rejected for a connected region of at least so many predicted pixels.
         bits: significant bits of 16-bit image files.
+        together: take all classes for one, so that types can be measured that the network has no class for; nothing is
+            said then of classes that are taken for each other.
         out: folder for metrics.json, per-image.csv, curves.png, contact-sheet.png and overlays/; None writes nothing.
         provenance: what was measured and how, as JSON values: checkpoint digest, dataset, command, versions.
         seed: of the resamples.
@@ -112,7 +116,7 @@ def evaluate(
         InferenceError: the network's maps are not what `Predictor` says.
         MissingDependencyError: `out` is given and matplotlib is absent.
     """
-    settings = _Settings(classes, _thresholds(thresholds, classes), minimum_area_px, bits)
+    settings = _Settings(classes, _thresholds(thresholds, classes), minimum_area_px, bits, together)
     if minimum_area_px < 1:
         raise ConfigError(f"minimum area: expected at least 1 px, got {minimum_area_px}")
     if out is not None:
@@ -164,13 +168,15 @@ def _measure(sample: Sample, predictor: Predictor, settings: _Settings, tally: _
     """Predict one image and add it to the tally; its overlay is written where there is something to mark."""
     pixels = read_image(sample.image, bits=settings.bits)
     height, width = pixels.shape[:2]
-    labels = read_labels(sample, settings.classes if len(settings.classes) > 1 else None, (height, width))
+    apart = len(settings.classes) > 1 and not settings.together
+    labels = read_labels(sample, settings.classes if apart else None, (height, width))
     probabilities = _checked(predictor(pixels), (len(settings.classes), height, width), sample)
     predicted = decide(probabilities, np.array(settings.thresholds, np.float32))
     label, prediction, score = labels > 0, predicted > 0, probabilities.max(axis=0)
 
     (tally.defect_free if sample.role in DEFECT_FREE_ROLES else tally.labelled).add(score, label)
-    tally.confusion += confusion(labels, predicted, len(settings.classes))
+    if not settings.together:
+        tally.confusion += confusion(labels, predicted, len(settings.classes))
     regions = _labelled_regions(label, prediction)
     tally.regions.extend(regions)
     scores = PixelScores.of(count_pixels(label, prediction))

@@ -39,6 +39,7 @@ def measure(
     roles: tuple[str, ...] = ("test", "ok_test"),
     threshold: float | None = None,
     minimum_area_px: int = 1,
+    together: bool = False,
     device: str = "cpu",
     seed: int = 0,
     out: Path | None = None,
@@ -53,6 +54,7 @@ def measure(
         roles: what to measure on.
         threshold: probability from which on a pixel is a defect; None takes the card's of each class.
         minimum_area_px: smaller regions are ignored, px of the photograph.
+        together: take all classes for one, as `evaluate`.
         device: of a checkpoint, cpu or cuda.
         seed: of the resampling behind the intervals.
         out: folder for metrics, tables and pictures; None writes none.
@@ -82,6 +84,7 @@ def measure(
         thresholds=card.thresholds if threshold is None else threshold,
         minimum_area_px=minimum_area_px,
         bits=int(settings.get("bits", 16)),
+        together=together,
         out=out,
         provenance={
             **origin,

@@ -1,0 +1,215 @@
+"""From a missed defect to a better bundle: the walk of missed-defect.md, from end to end, on rendered buttons.
+
+A line with the shipped bundle sees buttons with the imprint of a cloth, a defect that its network was never shown. One
+of them is marked; what the station has kept goes to `inspectd-train update`; the bundle that comes of it goes back onto
+the running line, which judges the same buttons again. Every command is printed before it is run.
+
+Run: python docs/guide/missed_defect.py out/walk
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from inspectd.buttons import render
+from inspectd.dataset_writing import Row, write_png, write_split
+from inspectd.runtime.archive import Archive
+from inspectd.runtime.station import demo_bundle
+
+LINE, DEFECT = "terrazzo", "imprint"
+GOOD, DEFECTIVE = 60, 13
+"""Parts on the line; of the defective ones one is marked."""
+UNSEEN_GOOD, UNSEEN_DEFECTIVE = 60, 40
+"""Parts that only the measurement sees."""
+MODULES = {
+    "inspectd": "inspectd.runtime.entry",
+    "inspectd-train": "inspectd.training.cli",
+    "inspectd-calibrate": "inspectd.calibration.cli",
+}
+CONFIG = """\
+[station]
+name = "walk"
+
+[cameras.cam1]
+source = "folder"
+path = "line"
+loop = true
+fps = 10
+
+[model]
+bundle = "demo"
+models_dir = "models"
+
+[archive]
+path = "archive"
+ok_every = 1
+keep_free_gib = 0.5
+
+[augment]
+out = "site"
+keep_free_gib = 0.5
+"""
+
+
+def main() -> None:
+    """Walk."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", type=Path, help="where everything is written; what is there is gone on with")
+    parser.add_argument("--vgg-weights", type=Path, help="VGG-19 for DST; downloaded if not given")
+    parser.add_argument("--method", default="dst", help="how the marked defect is painted (inspectd-train update)")
+    parser.add_argument("--count", type=int, default=600, help="painted pictures to learn from")
+    parser.add_argument("--steps", type=int, default=800, help="updates of the fine-tuning")
+    parser.add_argument("--train", type=int, default=200, help="pictures of what the bundle knew before, of each kind")
+    args = parser.parse_args()
+    begun = time.monotonic()
+    folder = args.folder.resolve()
+    weights = None if args.vgg_weights is None else args.vgg_weights.resolve()
+    (folder / "models").mkdir(parents=True, exist_ok=True)
+    (folder / "line.toml").write_text(CONFIG)
+    os.chdir(folder)
+    render_parts()
+    with station():
+        before = judged()
+        mark_one(before)
+    # What was there on the day that the bundle was trained: pictures of it, and the line's master parts.
+    run("inspectd-train", "buttons", "--out", "known", "--protocol", "demo", "--lines", LINE, "--train", args.train)
+    run("inspectd-calibrate", "golden", "demo", "known", "--per-class", 2, "--leave-out", "--out", "masters.zip")
+    more = [] if weights is None else ["--vgg-weights", weights]
+    if args.method == "dst":
+        more += ["--dst-epochs", 2, "--dst-pictures", 120]
+    run(
+        *("inspectd-train", "update", demo_bundle(), "--from", "site", "--out", "update", "--data", "known"),
+        *("--golden", "masters.zip", "--test", "unseen", "--method", args.method),
+        *("--count", args.count, "--steps", args.steps, *more),
+    )
+    shutil.copytree("update/bundle", "models/walk-2", dirs_exist_ok=True)
+    with station():
+        run("inspectd", "ctl", "load_model", "bundle=walk-2", "--timeout", 120, "--at", "line.toml")
+        run("inspectd", "ctl", "activate", "--at", "line.toml")
+        after = judged()
+    tell(before, after, time.monotonic() - begun)
+
+
+def render_parts() -> None:
+    """The parts that pass the camera, and those that only the measurement sees."""
+    for kind, count, seed in ((None, GOOD, 920_000), (DEFECT, DEFECTIVE, 910_000)):
+        for number in range(count):
+            part = render(LINE, kind, seed + number)
+            write_png(Path("line", f"{kind or 'good'}-{number:02}.png"), part.image)
+            if kind:
+                write_png(Path("labels", f"{kind}-{number:02}.png"), part.mask * 255)
+    rows: list[Row] = []
+    for kind, count, seed, role in (
+        (DEFECT, UNSEEN_DEFECTIVE, 930_000, "test"),
+        (None, UNSEEN_GOOD, 940_000, "ok_test"),
+    ):
+        for number in range(count):
+            part = render(LINE, kind, seed + number)
+            image, mask = f"images/{role}-{number:02}.png", f"masks/{role}-{number:02}.png"
+            write_png(Path("unseen", image), part.image)
+            if kind:
+                write_png(Path("unseen", mask), part.mask * 255)
+            rows.append((image, mask if kind else "", kind or "", role, ""))
+    write_split(Path("unseen"), rows)
+
+
+def run(command: str, *arguments: object) -> None:
+    """A command, as one would type it."""
+    words = [str(each) for each in arguments]
+    print(f"$ {shlex.join([command, *words])}", flush=True)
+    subprocess.run([sys.executable, "-m", MODULES[command], *words], check=True)
+
+
+@contextmanager
+def station() -> Iterator[None]:
+    """The line, running."""
+    print("$ inspectd run line.toml &", flush=True)
+    with (
+        Path("station.log").open("ab") as log,
+        subprocess.Popen(
+            [sys.executable, "-m", MODULES["inspectd"], "run", "line.toml"], stdout=log, stderr=log
+        ) as process,
+    ):
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def judged() -> dict[str, tuple[str, str]]:
+    """Verdict and id of each part of the line, from now on: {picture: (verdict, epoch-stream-seq)}."""
+    since = time.time_ns()
+    found: dict[str, tuple[str, str]] = {}
+    until = time.monotonic() + 180
+    while len(found) < GOOD + DEFECTIVE:
+        if time.monotonic() > until:
+            sys.exit(f"only {len(found)} parts were judged within 3 minutes; see {Path('station.log').resolve()}")
+        time.sleep(1)
+        for part in Archive(Path("archive")).parts() if Path("archive").is_dir() else ():
+            sidecar = part.sidecar
+            if sidecar.archived_ns > since:
+                found[sidecar.frame.source] = sidecar.verdict, f"{sidecar.epoch}-{sidecar.stream}-{sidecar.seq}"
+    return found
+
+
+def mark_one(found: dict[str, tuple[str, str]]) -> None:
+    """Mark the first defective part that the line let pass, as somebody would who has seen it."""
+    missed = [name for name, (verdict, _) in sorted(found.items()) if verdict == "OK" and name.startswith(DEFECT)]
+    if not missed:
+        sys.exit(f"the line has found every {DEFECT}; there is nothing to mark")
+    label = Path("labels", missed[0])
+    run(
+        "inspectd",
+        "ctl",
+        "mark",
+        found[missed[0]][1],
+        "--mask",
+        label,
+        "--defect",
+        DEFECT,
+        "--yes",
+        "--at",
+        "line.toml",
+    )
+
+
+def tell(before: dict[str, tuple[str, str]], after: dict[str, tuple[str, str]], took_s: float) -> None:
+    """What the line said of the same parts, and of those that were never marked, before and after."""
+
+    def rejected(found: dict[str, tuple[str, str]], kind: str) -> str:
+        verdicts = [verdict for name, (verdict, _) in found.items() if name.startswith(kind)]
+        return f"{verdicts.count('NG')} of {len(verdicts)}"
+
+    rows = [
+        (f"on the line, one of the {DEFECT}s marked:", "before", "after"),
+        (f"{DEFECT} found", rejected(before, DEFECT), rejected(after, DEFECT)),
+        ("good parts rejected", rejected(before, "good"), rejected(after, "good")),
+    ]
+    report = json.loads(Path("update", "report.json").read_text())
+    unseen = next(each for each in report["comparisons"] if each["name"].startswith("test pictures"))
+    (found,), good = unseen["types"], unseen["good"]
+    rows += [
+        ("parts that nothing was learnt from:", "before", "after"),
+        (f"recall of {found['parts']}", *(f"{found[when] / found['parts']:.3f}" for when in ("before", "after"))),
+        (f"good parts rejected of {good['parts']}", str(good["before"]), str(good["after"])),
+        ("pixel F1", *(f"{f1:.3f}" for f1 in unseen["f1"])),
+    ]
+    print()
+    for what, was, became in rows:
+        print(f"{what:40} {was:>10} {became:>10}")
+    print(f"\n{took_s / 60:.0f} minutes; the page about it is {Path('update', 'report.html').resolve()}")
+
+
+if __name__ == "__main__":
+    main()

@@ -27,10 +27,8 @@ from inspectd.runtime.archive import Archive
 from inspectd.runtime.station import demo_bundle
 
 LINE, DEFECT = "terrazzo", "imprint"
-GOOD, DEFECTIVE = 60, 13
-"""Parts on the line; of the defective ones one is marked."""
-UNSEEN_GOOD, UNSEEN_DEFECTIVE = 60, 40
-"""Parts that only the measurement sees."""
+FOLDERS = {"monday": (60, 1), "tuesday": (30, 12), "unseen": (60, 40)}
+"""Good parts and defective ones: on the line on two days, and those that only the measurement sees."""
 MODULES = {
     "inspectd": "inspectd.runtime.entry",
     "inspectd-train": "inspectd.training.cli",
@@ -42,7 +40,7 @@ name = "walk"
 
 [cameras.cam1]
 source = "folder"
-path = "line"
+path = "{day}"
 loop = true
 fps = 10
 
@@ -75,12 +73,12 @@ def main() -> None:
     folder = args.folder.resolve()
     weights = None if args.vgg_weights is None else args.vgg_weights.resolve()
     (folder / "models").mkdir(parents=True, exist_ok=True)
-    (folder / "line.toml").write_text(CONFIG)
     os.chdir(folder)
     render_parts()
-    with station():
-        before = judged()
-        mark_one(before)
+    with station("monday"):
+        mark_one(judged("monday"))
+    with station("tuesday"):
+        before = judged("tuesday")
     # What was there on the day that the bundle was trained: pictures of it, and the line's master parts.
     run("inspectd-train", "buttons", "--out", "known", "--protocol", "demo", "--lines", LINE, "--train", args.train)
     run("inspectd-calibrate", "golden", "demo", "known", "--per-class", 2, "--leave-out", "--out", "masters.zip")
@@ -93,34 +91,27 @@ def main() -> None:
         *("--count", args.count, "--steps", args.steps, *more),
     )
     shutil.copytree("update/bundle", "models/walk-2", dirs_exist_ok=True)
-    with station():
+    with station("tuesday"):
         run("inspectd", "ctl", "load_model", "bundle=walk-2", "--timeout", 120, "--at", "line.toml")
         run("inspectd", "ctl", "activate", "--at", "line.toml")
-        after = judged()
+        after = judged("tuesday")
     tell(before, after, time.monotonic() - begun)
 
 
 def render_parts() -> None:
     """The parts that pass the camera, and those that only the measurement sees."""
-    for kind, count, seed in ((None, GOOD, 920_000), (DEFECT, DEFECTIVE, 910_000)):
-        for number in range(count):
-            part = render(LINE, kind, seed + number)
-            write_png(Path("line", f"{kind or 'good'}-{number:02}.png"), part.image)
+    for block, (folder, (good, defective)) in enumerate(FOLDERS.items()):
+        rows: list[Row] = []
+        for number in range(good + defective):
+            kind = None if number < good else DEFECT
+            part = render(LINE, kind, 900_000 + 1000 * block + number)
+            image, mask = f"{kind or 'good'}-{number:03}.png", f"labels/{number:03}.png"
+            write_png(Path(folder, image), part.image)
             if kind:
-                write_png(Path("labels", f"{kind}-{number:02}.png"), part.mask * 255)
-    rows: list[Row] = []
-    for kind, count, seed, role in (
-        (DEFECT, UNSEEN_DEFECTIVE, 930_000, "test"),
-        (None, UNSEEN_GOOD, 940_000, "ok_test"),
-    ):
-        for number in range(count):
-            part = render(LINE, kind, seed + number)
-            image, mask = f"images/{role}-{number:02}.png", f"masks/{role}-{number:02}.png"
-            write_png(Path("unseen", image), part.image)
-            if kind:
-                write_png(Path("unseen", mask), part.mask * 255)
-            rows.append((image, mask if kind else "", kind or "", role, ""))
-    write_split(Path("unseen"), rows)
+                write_png(Path(folder, mask), part.mask * 255)
+            rows.append((image, mask if kind else "", kind or "", "test" if kind else "ok_test", ""))
+        if folder == "unseen":
+            write_split(Path(folder), rows)
 
 
 def run(command: str, *arguments: object) -> None:
@@ -131,9 +122,10 @@ def run(command: str, *arguments: object) -> None:
 
 
 @contextmanager
-def station() -> Iterator[None]:
+def station(day: str) -> Iterator[None]:
     """The line, running."""
-    print("$ inspectd run line.toml &", flush=True)
+    Path("line.toml").write_text(CONFIG.format(day=day))
+    print(f"$ inspectd run line.toml &      # {day}", flush=True)
     with (
         Path("station.log").open("ab") as log,
         subprocess.Popen(
@@ -147,12 +139,12 @@ def station() -> Iterator[None]:
             process.wait()
 
 
-def judged() -> dict[str, tuple[str, str]]:
-    """Verdict and id of each part of the line, from now on: {picture: (verdict, epoch-stream-seq)}."""
+def judged(day: str) -> dict[str, tuple[str, str]]:
+    """Verdict and id of each part of a day, from now on: {picture: (verdict, epoch-stream-seq)}."""
     since = time.time_ns()
     found: dict[str, tuple[str, str]] = {}
     until = time.monotonic() + 180
-    while len(found) < GOOD + DEFECTIVE:
+    while len(found) < sum(FOLDERS[day]):
         if time.monotonic() > until:
             sys.exit(f"only {len(found)} parts were judged within 3 minutes; see {Path('station.log').resolve()}")
         time.sleep(1)
@@ -168,7 +160,7 @@ def mark_one(found: dict[str, tuple[str, str]]) -> None:
     missed = [name for name, (verdict, _) in sorted(found.items()) if verdict == "OK" and name.startswith(DEFECT)]
     if not missed:
         sys.exit(f"the line has found every {DEFECT}; there is nothing to mark")
-    label = Path("labels", missed[0])
+    label = Path("monday", "labels", missed[0].rpartition("-")[2])
     run(
         "inspectd",
         "ctl",
@@ -192,7 +184,7 @@ def tell(before: dict[str, tuple[str, str]], after: dict[str, tuple[str, str]], 
         return f"{verdicts.count('NG')} of {len(verdicts)}"
 
     rows = [
-        (f"on the line, one of the {DEFECT}s marked:", "before", "after"),
+        ("Tuesday's parts, on the line:", "before", "after"),
         (f"{DEFECT} found", rejected(before, DEFECT), rejected(after, DEFECT)),
         ("good parts rejected", rejected(before, "good"), rejected(after, "good")),
     ]

@@ -44,6 +44,7 @@ from .settings import UpdateSettings, fine_tuning
 __all__ = ["Update", "Updated", "update"]
 
 Progress = Callable[[str, int, int], None]
+GOOD_LEARNT = "good parts that were learnt from"
 _SAVES_WITHIN_S = 20.0
 """A command that was told to stop."""
 _PAINTED_EXAM = 5
@@ -335,6 +336,7 @@ def _exams(order: Update) -> list[Exam]:
         *exams,
         Exam("marked parts, held out", order.out / "unseen", ("test",)),
         Exam("marked parts", order.out / "site", ("ref",), learnt=True),
+        Exam(GOOD_LEARNT, order.out / "site", ("free",), learnt=True),
         Exam("painted on good parts that were held out", order.out / "exam", ("simulated", "free")),
     ]
 
@@ -354,7 +356,14 @@ def _judged(comparisons: Sequence[Comparison], defects: Sequence[str]) -> tuple[
             for each in comparison.types
             if each.after < each.before
         ]
-        if comparison.good is not None and comparison.good.after > comparison.good.before:
+        if comparison.name == GOOD_LEARNT:
+            # Taught as good, and rejected all the same: most likely it is not.
+            remarks += [
+                f"{len(comparison.lost)} parts that the sites took for good look otherwise to the new bundle: "
+                f"{', '.join(comparison.lost[:5])} (in site/); look at them, mark on the station what was missed, "
+                "and update again"
+            ] * bool(comparison.lost)
+        elif comparison.good is not None and comparison.good.after > comparison.good.before:
             good = comparison.good
             remarks.append(
                 f"{comparison.name}: {good.after} of {good.parts} good parts are rejected, before {good.before}"

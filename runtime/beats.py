@@ -96,6 +96,10 @@ class MastersBeat(_Packet):
     """Good ones."""
     rejected: int = Field(ge=0)
     """Those of them that were not OK."""
+    painted: int = Field(0, ge=0)
+    """Known defects that were painted on pictures of now."""
+    painted_missed: int = Field(0, ge=0)
+    """Those of them that were not found."""
     names: tuple[str, ...] = ()
     """Of the first that were missed."""
     fault: str = ""

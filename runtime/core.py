@@ -171,6 +171,7 @@ class Core:
         )
         self.line.each_turn = self._turn
         self.line.judges = self._augmenting.hold
+        self.line.inspected = self.self_tests.note
         self.line.swap_failed = self.judging.note_failed_swap
         self._machine = StateMachine()
         self._auto = config.station.start == "automatic"

@@ -237,15 +237,48 @@ def _show_self_test(console: Console, result: dict[str, Any]) -> None:
         f"{masters['accepted']} of {masters['good']} good parts accepted, in {result['seconds']:.1f} s",
         soft_wrap=True,
     )
-    table = Table("", "found", "of", "at least", box=None)
-    for recall in (*masters["types"], *masters["sizes"]):
-        least = f"{100 * recall['least']:g} %"
-        table.add_row(Text(recall["name"]), str(recall["found"]), str(recall["total"]), least)
-    console.print(table)
+    console.print(_recalls(masters))
     for kind in ("missed", "rejected"):
         for part in masters[kind]:
             about = f" ({part['defect']}, {part['size']})" if part["defect"] else ""
             console.print(f"{kind}: {part['name']}{about}: {part['why']}", markup=False, soft_wrap=True)
+    if "unpainted" in result:
+        console.print(f"not painted yet: {result['unpainted']}", markup=False, soft_wrap=True)
+    if "painted" in result:
+        _show_painted(console, result["painted"])
+
+
+def _show_painted(console: Console, painted: dict[str, Any]) -> None:
+    changes = [f"{painted['exposure']:g} times the light"] if painted["exposure"] != 1 else []
+    changes += [f"a blur of {painted['blur_px']:g} px"] if painted["blur_px"] else []
+    found = f"{painted['found']} of {painted['known']} known defects found"
+    console.print(
+        f"painted on {painted['pictures']} pictures of now: {found}"
+        + (f"; the pictures have {' and '.join(changes)}, compared with the set's" if changes else ""),
+        soft_wrap=True,
+    )
+    console.print(_recalls(painted))
+    for part in painted["missed"]:
+        on = f"found on {part['found']} of {part['tried']}"
+        console.print(
+            f"missed: {part['name']} ({part['defect']}, {part['size']}): {on}: {part['why']}",
+            markup=False,
+            soft_wrap=True,
+        )
+    if painted["left_out"]:
+        console.print(
+            f"left out, for they are not found on the set's good parts either: {', '.join(painted['left_out'])}",
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def _recalls(result: dict[str, Any]) -> Table:
+    table = Table("", "found", "of", "at least", box=None)
+    for recall in (*result["types"], *result["sizes"]):
+        least = f"{100 * recall['least']:g} %"
+        table.add_row(Text(recall["name"]), str(recall["found"]), str(recall["total"]), least)
+    return table
 
 
 _SHOWN = {"snapshot": _show_snapshot, "hello": _show_hello, "self_test": _show_self_test}

@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def _end_with_parent() -> None:
-    """Be killed when the thread ends that has started this process, the line's main one.
+    """Be killed when the thread ends that has started this process: the line's main one, or that of a self-test.
 
     A process that is stopped at that moment (`Augmenting.hold`) would not see the end of its socket, nor be let on.
     """

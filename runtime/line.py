@@ -172,6 +172,7 @@ class Line:
         standing: how the station is apart from cameras and engine, and why; heartbeats tell the worst.
         each_turn: called several times in each period of the heartbeat, also while cameras are waited for.
         judges: told by the thread that judges when it begins with a part (True) and is done with it (False).
+        inspected: told of each part by the thread that judges, before what its picture is like is taken into account.
         swap_failed: told why, where a model failed soon after a swap and the one before judges again.
     """
 
@@ -204,6 +205,7 @@ class Line:
         self.standing = (publisher.health, publisher.health_reason)
         self.each_turn: Callable[[], None] = lambda: None
         self.judges: Callable[[bool], None] = lambda _is_judging: None
+        self.inspected: Callable[[Inspection], None] = lambda _inspection: None
         self.swap_failed: Callable[[str], None] = lambda _why: None
         self._cameras = tuple(sources)
         self._sources = list(sources)
@@ -871,6 +873,7 @@ class Line:
             self._judging_since_ns = 0
             return _Judged(mailbox, number, self._refused(arrival, str(error) or type(error).__name__), model)
         inspection = model.inspector.inspect(frame, begun_ns=begun_ns)
+        self.inspected(inspection)
         failed = inspection.verdict is Verdict.NOT_INSPECTED
         inspection = optics.conclude(inspection, health)
         self._judging_since_ns = 0

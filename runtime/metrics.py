@@ -151,6 +151,8 @@ def _masters(masters: MastersBeat) -> Iterator[Metric]:
         ("known_defects", "Master parts with a known defect; 0 where they could not be judged.", masters.known),
         ("missed_defects", "Those of them that were not found the last time.", masters.missed),
         ("rejected_good_parts", "Good master parts that were not OK the last time.", masters.rejected),
+        ("painted_defects", "Known defects that were painted on pictures of that time.", masters.painted),
+        ("missed_painted_defects", "Those of them that were not found.", masters.painted_missed),
         ("test_time_seconds", "When they were last judged, since 1970.", _seconds(masters.begun)),
         ("test_duration_seconds", "How long that took.", masters.seconds),
     ):

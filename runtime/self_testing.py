@@ -3,6 +3,8 @@
     the bundle's golden samples     masks and scores as at export; when somebody asks
     master parts ([golden])         verdicts as expected, by the inspector and rule of every part; at each start, after
                                     each change of model or rule, at the times that are set, and when somebody asks
+    their defects, painted          found on pictures that the line takes now, where `golden.paint` says so; at the same
+                                    times, but at a start once there are parts to paint on (painted_parts.py)
 
 While parts are judged a test is a thread of its own that reads and unpacks its pictures, and has each of them judged
 between two frames, where no part waits or after a while: no part waits for more than one of them.
@@ -13,6 +15,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -34,6 +37,7 @@ from .control import Outcome
 from .engine import golden_samples
 from .journal import Entry
 from .models import Model, Models
+from .painted_parts import NextParts, PaintedResult, check_painting, paintable_parts, run_painted
 from .schedule import Schedule
 from .states import EXECUTING
 
@@ -44,6 +48,8 @@ STEP_S = 60.0
 """So long a picture of a test may take: longer than a camera may hold up the line."""
 TEST_S = 900.0
 """A test that has not ended by then hangs, on a disk for example."""
+PARTS_S = 20.0
+"""So long a test waits for parts to paint on; if fewer come, they are painted on once they have come."""
 _TOLD, _MOST_TEXT = 20, 200
 """So many missed parts are told to monitoring by their names, and so much of each: a beat must not become too long."""
 _T = TypeVar("_T")
@@ -67,6 +73,9 @@ class SelfTest:
         engine_fault: how the engine differs from its export; empty where it does not.
         masters: how the master parts came out; None where there are none, or they could not be judged.
         masters_fault: why they could not be judged; empty otherwise.
+        painted: how their defects came out when they were painted on pictures of now; None where they were not.
+        painted_fault: why they could not be painted; empty otherwise.
+        unpainted: why they are still to be painted; empty otherwise.
     """
 
     why: str
@@ -77,19 +86,48 @@ class SelfTest:
     engine_fault: str = ""
     masters: MastersResult | None = None
     masters_fault: str = ""
+    painted: PaintedResult | None = None
+    painted_fault: str = ""
+    unpainted: str = ""
 
     @property
     def passed(self) -> bool:
         """Whether everything is as it should."""
-        is_found = not self.masters_fault and (self.masters is None or self.masters.passed)
-        return is_found and not self.engine_fault
+        results = [result for result in (self.masters, self.painted) if result is not None]
+        return not self.faults and all(result.passed for result in results)
+
+    @property
+    def faults(self) -> list[str]:
+        """What could not be done, and why."""
+        return [each for each in (self.engine_fault, self.masters_fault, self.painted_fault) if each]
+
+    @property
+    def unusable(self) -> str:
+        """Why known defects could not be judged, stored or painted; empty where they could."""
+        return self.masters_fault or self.painted_fault
+
+    @property
+    def missed(self) -> str:
+        """Which known defects are missed, stored and painted, in words; empty where none is."""
+        results = [result for result in (self.masters, self.painted) if result is not None]
+        return "; ".join(filter(None, (result.told_missed() for result in results)))
 
     def body(self) -> dict[str, Any]:
         """As JSON values."""
         masters = None if self.masters is None else self.masters.body()
         about = {"why": self.why, "begun": self.begun, "seconds": self.seconds, "digest": self.digest}
-        fault = {"fault": self.masters_fault} if self.masters_fault else {}
-        return {"samples": self.samples, "passed": self.passed, **about, "masters": masters, **fault}
+        painted = {} if self.painted is None else {"painted": self.painted.body()}
+        waits = {"unpainted": self.unpainted} if self.unpainted else {}
+        fault = {"fault": self.unusable} if self.unusable else {}
+        return {
+            "samples": self.samples,
+            "passed": self.passed,
+            **about,
+            "masters": masters,
+            **painted,
+            **waits,
+            **fault,
+        }
 
 
 def check_masters(config: Config, model: Model, judge: Callable[[Frame], Inspection] | None = None) -> MastersResult:
@@ -111,7 +149,7 @@ def check_masters(config: Config, model: Model, judge: Callable[[Frame], Inspect
 
 
 class SelfTests:
-    """The self-tests of a station; the line's thread, but for `refuse`.
+    """The self-tests of a station; the line's thread, but for `refuse` and `note`.
 
     Args:
         config: the configuration.
@@ -163,6 +201,10 @@ class SelfTests:
         self._schedule = Schedule(golden.at, every_s, clock=clock, utc=utc)
         self._has_masters = golden.file is not None
         self._is_fatal = golden.on_failure == "error"
+        self._next_parts = NextParts(config.golden_camera, golden.paint) if golden.paint else None
+        self._paintable: tuple[tuple[str, str, AcceptanceRule], list[int]] | None = None
+        self._unseen: PaintedResult | None = None
+        self._is_unpainted = False
         self._tested: tuple[str, AcceptanceRule] | None = None
         self._running: object | None = None
         self._running_since_ns = self._next_look_ns = 0
@@ -177,10 +219,15 @@ class SelfTests:
 
         Raises:
             BundleError: the engine is not the network that was exported.
+            ConfigError: defects cannot be painted, which `golden.paint` asks for.
             MasterPartsError: too few known defects are found, or the parts cannot be used, and that is no mere alarm.
         """
         self._schedule.due()  # times that have passed are done with now
         self._running = None  # and so is a test that was under way
+        if self._next_parts is not None and self._config.golden.file is not None:
+            check_painting(self._config)
+            # What a camera has shown before it was seen to says nothing of now.
+            self._next_parts.want(anew=True)
         tests: list[SelfTest] = []
         self._wait_for(lambda: tests.append(self._test(model, "at the start", lambda act: act())))
         fault = self._note(tests[0], model)
@@ -206,6 +253,8 @@ class SelfTests:
             return
         if self._tested != _what_judges(model):
             why = "another model or rule judges"
+        if not why and self._is_unpainted and self._next_parts is not None and self._next_parts.are_there:
+            why = "there are parts to paint on"
         if why:
             self._begin(why)
 
@@ -220,6 +269,11 @@ class SelfTests:
         self._answers.append(answer)
         if self._running is None:
             self._begin("asked for")
+
+    def note(self, inspection: Inspection) -> None:
+        """A part was judged; the thread that judges."""
+        if self._next_parts is not None:
+            self._next_parts.note(inspection)
 
     def refuse(self, model: Model) -> None:
         """Hold a model that may judge later against the master parts; from any thread.
@@ -279,6 +333,7 @@ class SelfTests:
         """Everything; what goes wrong is part of it."""
         begun, begun_ns = self._label(), self._clock()
         samples, engine_fault, masters, masters_fault = 0, "", None, ""
+        painted, painted_fault, unpainted = None, "", ""
         try:
             each = golden_samples(model.engine, model.bundle)
             while between(lambda: next(each, None)) is not None:
@@ -287,18 +342,63 @@ class SelfTests:
             raise
         except Exception as error:  # noqa: BLE001 - see `_words`
             engine_fault = _words(error)
+
+        def judge(frame: Frame) -> Inspection:
+            return between(lambda: model.inspector.inspect(frame))  # type: ignore[no-any-return]
+
         if self._has_masters:
             try:
-                masters = check_masters(
-                    self._config, model, lambda frame: between(lambda: model.inspector.inspect(frame))
-                )
+                masters = check_masters(self._config, model, judge)
             except _Changed:
                 raise
             except Exception as error:  # noqa: BLE001 - see `_words`
                 masters_fault = f"master parts cannot be judged: {_words(error)}"
-        seconds = round((self._clock() - begun_ns) / 1e9, 3)
-        digest = model.bundle.digest
-        return SelfTest(why, begun, seconds, digest, samples, engine_fault, masters, masters_fault)
+        if masters is not None and self._next_parts is not None:
+            try:
+                painted, unpainted = self._paint(self._next_parts, model, judge)
+            except _Changed:
+                raise
+            except Exception as error:  # noqa: BLE001 - see `_words`
+                painted_fault = f"known defects cannot be painted: {_words(error)}"
+        return SelfTest(
+            why=why,
+            begun=begun,
+            seconds=round((self._clock() - begun_ns) / 1e9, 3),
+            digest=model.bundle.digest,
+            samples=samples,
+            engine_fault=engine_fault,
+            masters=masters,
+            masters_fault=masters_fault,
+            painted=painted,
+            painted_fault=painted_fault,
+            unpainted=unpainted,
+        )
+
+    def _paint(
+        self, parts: NextParts, model: Model, judge: Callable[[Frame], Inspection]
+    ) -> tuple[PaintedResult | None, str]:
+        """How painted defects came out; or why they wait."""
+        golden = self._config.golden
+        if golden.file is None:
+            raise ValueError("no master parts are configured")
+        parts.want(anew=not parts.are_there)
+        wait_until_s = time.monotonic() + PARTS_S
+        while not parts.are_there and self._state() in EXECUTING and time.monotonic() < wait_until_s:
+            time.sleep(LOOK_S)
+        pictures = parts.take()
+        if not pictures:
+            return None, f"known defects are painted once {golden.paint} parts have come"
+        masters, camera = open_masters(golden.file), self._config.golden_camera
+
+        def judge_one(frame: Frame) -> Inspection:
+            # Many of them take their time on a line that is busy: that is no hanging.
+            self._running_since_ns = self._clock()
+            return judge(frame)
+
+        known = masters.record.sha256, *_what_judges(model)
+        if self._paintable is None or self._paintable[0] != known:
+            self._paintable = known, paintable_parts(masters, judge_one, camera=camera, count=golden.paint)
+        return run_painted(masters, self._paintable[1], pictures, judge_one, camera=camera), ""
 
     def _label(self) -> str:
         return datetime.fromtimestamp(self._utc() // 10**9, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -328,8 +428,8 @@ class SelfTests:
             answer(outcome)
 
     def _told(self, test: SelfTest) -> Outcome:
-        if faults := [each for each in (test.engine_fault, test.masters_fault) if each]:
-            return RequestError(f"self_test: {'; '.join(faults)}", code="failed")
+        if test.faults:
+            return RequestError(f"self_test: {'; '.join(test.faults)}", code="failed")
         return test.body() if self._has_masters else {"samples": test.samples, "passed": True}
 
     def _give_up(self, mark: object) -> None:
@@ -354,24 +454,38 @@ class SelfTests:
         args, answer = json.dumps({"why": test.why}), json.dumps({"ok": True, "result": test.body()})
         begun = ("station", row, self._utc(), self._epoch, "station", "operator", "self_test", args)
         self._keep(Entry(begun=begun, ended=("station", row, answer)))
-        missed = rejected = ""
+        self._is_unpainted = bool(test.unpainted)
+        if test.painted is not None:
+            self._unseen = test.painted
         if test.masters is not None:
-            missed, rejected = test.masters.told_missed(), test.masters.told_rejected()
-            found = test.masters.known - len(test.masters.missed)
+            self._log(test, test.masters)
+            # Where defects could not be judged or painted, nobody knows that what was missed is found again.
+            unseen = self._unseen.told_missed() if self._unseen is not None else ""
+            missed = "; ".join(filter(None, (test.masters.told_missed(), unseen)))
+            is_enough = test.masters.passed and (self._unseen is None or self._unseen.passed)
+            self._alarms.show("golden.missed", Severity.WARNING if is_enough else Severity.ERROR, missed)
+            self._alarms.show("golden.rejected", Severity.WARNING, test.masters.told_rejected())
+        self._alarms.show("golden.unusable", Severity.ERROR, test.unusable)
+        results = [result for result in (test.masters, test.painted) if result is not None]
+        is_found = not test.unusable and test.masters is not None and all(result.passed for result in results)
+        return None if is_found or not self._is_fatal else MasterPartsError(test.unusable or test.missed)
+
+    def _log(self, test: SelfTest, masters: MastersResult) -> None:
+        found = masters.known - len(masters.missed)
+        _log.log(
+            logging.WARNING if masters.missed or masters.rejected else logging.INFO,
+            "self-test (%s): %d of %d known defects found, %d of %d good parts accepted, in %.1f s",
+            *(test.why, found, masters.known),
+            *(masters.good - len(masters.rejected), masters.good, test.seconds),
+        )
+        if (painted := test.painted) is not None:
+            known, missed = len(painted.outcomes), len(painted.missed)
             _log.log(
-                logging.WARNING if missed or rejected else logging.INFO,
-                "self-test (%s): %d of %d known defects found, %d of %d good parts accepted, in %.1f s",
-                *(test.why, found, test.masters.known),
-                *(test.masters.good - len(test.masters.rejected), test.masters.good, test.seconds),
+                logging.WARNING if missed else logging.INFO,
+                "self-test (%s): %d of %d painted defects found%s",
+                *(test.why, known - missed, known),
+                f"; the pictures {painted.change}" if str(painted.change) else "",
             )
-        # Where they could not be judged, nobody knows that what was missed is found again.
-        if test.masters is not None:
-            severity = Severity.WARNING if test.masters.passed else Severity.ERROR
-            self._alarms.show("golden.missed", severity, missed)
-            self._alarms.show("golden.rejected", Severity.WARNING, rejected)
-        self._alarms.show("golden.unusable", Severity.ERROR, test.masters_fault)
-        is_found = test.masters is not None and test.masters.passed
-        return None if is_found or not self._is_fatal else MasterPartsError(test.masters_fault or missed)
 
     @property
     def beat(self) -> MastersBeat | None:
@@ -379,17 +493,21 @@ class SelfTests:
         test = self.last
         if test is None:
             return None
-        result = test.masters
+        result, painted = test.masters, test.painted
+        names = [] if result is None else [each.part.name for each in result.missed]
+        names += [] if painted is None else [f"{each.part.name} (painted)" for each in painted.missed]
         return MastersBeat(
             begun=test.begun,
             seconds=test.seconds,
-            passed=not test.masters_fault and result is not None and result.passed,
+            passed=not test.unusable and result is not None and result.passed and (painted is None or painted.passed),
             known=0 if result is None else result.known,
             missed=0 if result is None else len(result.missed),
             good=0 if result is None else result.good,
             rejected=0 if result is None else len(result.rejected),
-            names=() if result is None else tuple(each.part.name[-_MOST_TEXT:] for each in result.missed[:_TOLD]),
-            fault=test.masters_fault[:_MOST_TEXT],
+            painted=0 if painted is None else len(painted.outcomes),
+            painted_missed=0 if painted is None else len(painted.missed),
+            names=tuple(name[-_MOST_TEXT:] for name in names[:_TOLD]),
+            fault=test.unusable[:_MOST_TEXT],
         )
 
 

@@ -47,6 +47,7 @@ from .messaging import CameraStream, Publisher, local_endpoint
 from .models import LoadedBundle, Model, rule_for, thresholds_of
 from .optics import Optics, load_optics, scales_of
 from .own_engine import open_own
+from .painted_parts import check_painting
 from .self_testing import check_masters
 from .signals import stopping
 from .sources import make_source
@@ -444,6 +445,8 @@ def check_station(config: Config, *, announce: Callable[[str], None]) -> None:
 
 def _master_parts(config: Config, loaded: LoadedBundle, optics: Mapping[str, Optics]) -> str:
     model = Model.make(loaded, config.acceptance, scales=scales_of(optics), clock=time.monotonic_ns)
+    if config.golden.paint:
+        check_painting(config)
     result = check_masters(config, model)
     if not result.passed:
         raise MasterPartsError(f"{config.golden.file}: {result.told_missed()}")

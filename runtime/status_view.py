@@ -146,9 +146,11 @@ def _masters(masters: MastersBeat) -> Text:
         return _plain(f"golden    {when}: {masters.fault}", "bold red")
     found = f"{masters.known - masters.missed} of {masters.known} known defects found"
     good = f"{masters.good - masters.rejected} of {masters.good} good parts accepted"
+    painted = f", {masters.painted - masters.painted_missed} of {masters.painted} painted" if masters.painted else ""
     missed = f"; missed: {', '.join(masters.names)}" if masters.names else ""
-    style = "bold red" if not masters.passed else "yellow" if masters.missed or masters.rejected else ""
-    return _plain(f"golden    {when}: {found}, {good}{missed}", style)
+    is_odd = masters.missed or masters.rejected or masters.painted_missed
+    style = "bold red" if not masters.passed else "yellow" if is_odd else ""
+    return _plain(f"golden    {when}: {found}, {good}{painted}{missed}", style)
 
 
 def _latencies(latency: Mapping[str, HistogramBody]) -> Table:

@@ -279,6 +279,8 @@ class Golden(_Section):
     """So long after they were last judged they are judged again, hours."""
     camera: str | None = None
     """Camera that the pictures are of, for its scale; without it the first."""
+    paint: int = Field(0, ge=0, le=16)
+    """Pictures of now that each known defect is also painted on and has to be found on; 0 is none."""
 
     @model_validator(mode="after")
     def _has_a_file(self) -> Golden:

@@ -133,6 +133,8 @@ def test_every_fault_is_told_at_once_with_its_path():
         (MINIMAL + '[golden]\nat = ["06:00"]\n', "golden: file is missing: the set of `inspectd-calibrate golden`"),
         (MINIMAL + '[golden]\non_failure = "alarm"\n', "golden: file is missing"),
         (MINIMAL + '[golden]\nfile = "set.zip"\nat = ["06:00", "24:00"]\n', "golden.at.1: expected"),
+        (MINIMAL + "[golden]\npaint = 3\n", "golden: file is missing"),
+        (MINIMAL + '[golden]\nfile = "set.zip"\npaint = 17\n', "golden.paint: expected"),
         (MINIMAL + '[golden]\nfile = "set.zip"\ncamera = "cam2"\n', "golden.camera 'cam2': expected one of cam1"),
     ],
 )

@@ -159,6 +159,8 @@ def test_metrics_tell_how_the_master_parts_came_out():
         "known_defects": 36,
         "missed_defects": 2,
         "rejected_good_parts": 1,
+        "painted_defects": 0,
+        "missed_painted_defects": 0,
         "test_time_seconds": 1772344800,
         "test_duration_seconds": 1.5,
     }

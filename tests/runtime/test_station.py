@@ -79,9 +79,9 @@ class Running:
             assert time.monotonic() < deadline, f"never {state}"
             time.sleep(0.02)
 
-    def open_alarm(self, code: str) -> dict:
+    def open_alarm(self, code: str, within_s: float = 30.0) -> dict:
         """The alarm of a code that nobody has acknowledged; one that came while nobody had connected yet too."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + within_s
         while True:
             assert time.monotonic() < deadline, f"{code} never came"
             with contextlib.suppress(NotReached):

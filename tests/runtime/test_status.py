@@ -62,6 +62,10 @@ def test_a_station_that_does_not_is_1_and_says_why(now, why):
     [
         (MASTERS, "in 1.5 s: 34 of 36 known defects found, 3 of 4 good parts accepted; missed: a, b"),
         (
+            MASTERS.model_copy(update={"painted": 21, "painted_missed": 1}),
+            "3 of 4 good parts accepted, 20 of 21 painted; missed: a, b",
+        ),
+        (
             MASTERS.model_copy(update={"known": 0, "fault": "cannot be judged: no file"}),
             "golden 2026-03-01T06:00:00Z, in 1.5 s: cannot be judged: no file",
         ),

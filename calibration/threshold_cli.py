@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from inspectd.bundle import Bundle
-    from inspectd.calibrated import Scale
+    from inspectd.calibrated import InputFile, Scale
     from inspectd.calibrated.threshold import ThresholdRecord
+    from inspectd.config import Camera, Config
     from inspectd.dataset import Dataset
     from inspectd.inspection import AcceptanceRule, Inspection
     from inspectd.runtime.engine import Engine
@@ -46,6 +47,14 @@ def threshold(
     ] = None,
     minimum_area_px: Annotated[
         int | None, typer.Option(help="Smaller regions are let pass; without it some are tried, by the defects.")
+    ] = None,
+    minimum_area_mm2: Annotated[float | None, typer.Option(help="The same in mm2, with --config.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.toml", help="The line's configuration: its camera's scale gives areas in mm2."),
+    ] = None,
+    camera: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which camera of it took the pictures, where it has several.")
     ] = None,
     lowest_score: Annotated[
         float | None, typer.Option(help="No score is set below; without it 0.1, or 0.5 of several classes.")
@@ -83,11 +92,13 @@ def threshold(
         roles=roles_of(roles),
         defect_roles=roles_of(defects or ""),
         minimum_area_px=minimum_area_px,
+        minimum_area_mm2=minimum_area_mm2,
         lowest_score=lowest_score,
         bits=bits,
     )
     if out.suffix != ".json" or out.is_dir():
         raise ConfigError(f"--out {out}: expected a file that ends in .json; the page and the .toml go beside it")
+    scale, inputs = _scale_of(config, camera)
     opened = load_bundle(demo_bundle() if str(bundle) == "demo" else bundle)
     dataset = open_dataset(data)
     with open_engine(opened, backend=backend, precision=precision, threads=threads) as engine, stages() as progress:
@@ -97,8 +108,10 @@ def threshold(
             settings,
             engine=engine,
             engine_name=engine.name,
-            judge=lambda rule: inspector_of(opened, engine, rule),
+            judge=lambda rule: inspector_of(opened, engine, rule, scale=scale),
             made=utc_now(),
+            scale=scale,
+            inputs=inputs,
             progress=progress,
         )
         sheet = _sheet(record, opened, engine, dataset, settings)
@@ -110,6 +123,51 @@ def threshold(
     for remark in record.remarks:
         print(f"inspectd-calibrate: note: {remark}", file=sys.stderr)
     print(f"written: {out}, {out.with_suffix('.html').name}, {out.with_suffix('.toml').name}", file=sys.stderr)
+
+
+def _scale_of(config: Path | None, camera: str | None) -> tuple[Scale | None, list[InputFile]]:
+    """What measures the pictures of a line's camera in mm, and the file that it comes from.
+
+    Raises:
+        ConfigError: no such camera, or it has no scale.
+    """
+    from inspectd.config import load_config
+    from inspectd.errors import ConfigError
+    from inspectd.runtime.optics import Optics
+
+    from .record import read_source
+
+    if config is None:
+        if camera is not None:
+            raise ConfigError(f"--camera {camera}: is one of a line's configuration; name that by --config")
+        return None, []
+    name, settings = camera_of(load_config(config), camera)
+    # What else is calibrated of it may come later, and has no part in this.
+    scale = Optics.load(name, settings.model_copy(update={"flat_field": None, "image_health": None})).scale
+    if scale is None:
+        raise ConfigError(
+            f"{config}: cameras.{name} has no scale to give minimum areas in mm2 by; make one by inspectd-calibrate "
+            "scale, or leave --config out for areas in px"
+        )
+    return scale, [] if settings.scale is None else [read_source(settings.scale).entry]
+
+
+def camera_of(config: Config, name: str | None) -> tuple[str, Camera]:
+    """A camera of a line by its name; without one, the only one.
+
+    Raises:
+        ConfigError: there is none of that name, or there are several.
+    """
+    from inspectd.errors import ConfigError
+
+    known = ", ".join(config.cameras)
+    if name is None:
+        if len(config.cameras) > 1:
+            raise ConfigError(f"the line has the cameras {known}; say by --camera which of them took the pictures")
+        name = next(iter(config.cameras))
+    if name not in config.cameras:
+        raise ConfigError(f"--camera {name}: the line has none of that name, only {known}")
+    return name, config.cameras[name]
 
 
 def roles_of(text: str) -> tuple[str, ...]:
@@ -157,7 +215,7 @@ def _sheet(
 def _summary(record: ThresholdRecord) -> str:
     width = max(len(each.name) for each in record.classes)
     lines = [
-        f"{each.name:<{width}}  score {each.score:.4f} (bundle {card:.4f})  minimum area {each.minimum_area_px} px"
+        f"{each.name:<{width}}  score {each.score:.4f} (bundle {card:.4f})  minimum area {each.minimum_area}"
         for each, card in zip(record.classes, record.card_scores, strict=True)
     ]
     width = max((len(each.name) for each in (*record.types, *record.sizes)), default=0)

@@ -154,6 +154,20 @@ def test_what_a_client_sets_holds_with_an_alarm(station, pictures, kept):  # noq
         assert not running.alarm("model.thresholds", active=False).active
 
 
+def test_areas_by_another_scale_are_an_alarm(station, pictures, bundle, tmp_path):  # noqa: F811
+    rule = ChosenClass(name="bright", score=0.8, minimum_area_px=1, minimum_area_mm2=0.5)
+    made = record(bundle.digest, classes=(rule,), scale="0.2 mm per px")
+    save_record(tmp_path / "thresholds.json", made)
+    with station(f"{FOLDER}\nscale_mm_per_px = 0.2", made.toml("thresholds.json")) as running:
+        running.until_state("ContinuousExecution")
+        assert "model.thresholds" not in {alarm["code"] for alarm in running.ask("snapshot")["alarms"]}
+    config = tmp_path / "line.toml"
+    config.write_text(config.read_text().replace("mm_per_px = 0.2", "mm_per_px = 0.25"))
+    with station.again(running) as running:
+        told = running.open_alarm("model.thresholds")["message"]
+        assert told.startswith("the minimum areas were calibrated with the scale 0.2 mm per px, and that of camera")
+
+
 def test_another_arithmetic_is_an_alarm(station, pictures, bundle, kept, tmp_path):  # noqa: F811
     save_record(tmp_path / "thresholds.json", record(bundle.digest, engine="TensorRT fp16"))
     with station(FOLDER, kept) as running:

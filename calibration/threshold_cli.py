@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from inspectd.bundle import Bundle
-    from inspectd.calibrated import InputFile, Scale
+    from inspectd.calibrated import Scale
     from inspectd.calibrated.threshold import ThresholdRecord
-    from inspectd.config import Camera, Config
     from inspectd.dataset import Dataset
     from inspectd.inspection import AcceptanceRule, Inspection
     from inspectd.runtime.engine import Engine
@@ -80,6 +79,7 @@ def threshold(
     from inspectd.runtime.station import demo_bundle
 
     from .files import write_whole
+    from .line import scale_of
     from .page import write_page
     from .record import save_record, utc_now
     from .threshold import calibrate_thresholds
@@ -98,7 +98,7 @@ def threshold(
     )
     if out.suffix != ".json" or out.is_dir():
         raise ConfigError(f"--out {out}: expected a file that ends in .json; the page and the .toml go beside it")
-    scale, inputs = _scale_of(config, camera)
+    scale, inputs = scale_of(config, camera)
     opened = load_bundle(demo_bundle() if str(bundle) == "demo" else bundle)
     dataset = open_dataset(data)
     with open_engine(opened, backend=backend, precision=precision, threads=threads) as engine, stages() as progress:
@@ -123,51 +123,6 @@ def threshold(
     for remark in record.remarks:
         print(f"inspectd-calibrate: note: {remark}", file=sys.stderr)
     print(f"written: {out}, {out.with_suffix('.html').name}, {out.with_suffix('.toml').name}", file=sys.stderr)
-
-
-def _scale_of(config: Path | None, camera: str | None) -> tuple[Scale | None, list[InputFile]]:
-    """What measures the pictures of a line's camera in mm, and the file that it comes from.
-
-    Raises:
-        ConfigError: no such camera, or it has no scale.
-    """
-    from inspectd.config import load_config
-    from inspectd.errors import ConfigError
-    from inspectd.runtime.optics import Optics
-
-    from .record import read_source
-
-    if config is None:
-        if camera is not None:
-            raise ConfigError(f"--camera {camera}: is one of a line's configuration; name that by --config")
-        return None, []
-    name, settings = camera_of(load_config(config), camera)
-    # What else is calibrated of it may come later, and has no part in this.
-    scale = Optics.load(name, settings.model_copy(update={"flat_field": None, "image_health": None})).scale
-    if scale is None:
-        raise ConfigError(
-            f"{config}: cameras.{name} has no scale to give minimum areas in mm2 by; make one by inspectd-calibrate "
-            "scale, or leave --config out for areas in px"
-        )
-    return scale, [] if settings.scale is None else [read_source(settings.scale).entry]
-
-
-def camera_of(config: Config, name: str | None) -> tuple[str, Camera]:
-    """A camera of a line by its name; without one, the only one.
-
-    Raises:
-        ConfigError: there is none of that name, or there are several.
-    """
-    from inspectd.errors import ConfigError
-
-    known = ", ".join(config.cameras)
-    if name is None:
-        if len(config.cameras) > 1:
-            raise ConfigError(f"the line has the cameras {known}; say by --camera which of them took the pictures")
-        name = next(iter(config.cameras))
-    if name not in config.cameras:
-        raise ConfigError(f"--camera {name}: the line has none of that name, only {known}")
-    return name, config.cameras[name]
 
 
 def roles_of(text: str) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -130,6 +131,12 @@ def correct(
     if (out / paths[0].name).exists() and out.samefile(paths[0].parent):
         raise ConfigError(
             f"--out {out}: is where the pictures are; corrected twice they would be wrong: name another one"
+        )
+    names = Counter(path.stem for path in paths)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise ConfigError(
+            f"{frames}: several pictures are called {twice[0]} but for their suffix, and would be one {twice[0]}.png; "
+            "rename them"
         )
     with bar("correcting") as progress:
         for number, path in enumerate(paths, 1):

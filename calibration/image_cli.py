@@ -99,8 +99,9 @@ def image(
         reference=encode_reference(fit.reference),
         found=dict(fit.found),
     )
-    save_record(out, record)
+    # The record last: where the page cannot be written, the line's is the one of before.
     write_page(out.with_suffix(".html"), image_page(record, fit, photographs))
+    save_record(out, record)
     for name, limit in record.limits.items():
         low = "" if limit.low is None else f"from {limit.low:.4g}"
         high = "" if limit.high is None else f"up to {limit.high:.4g}"

@@ -115,9 +115,10 @@ def threshold(
             progress=progress,
         )
         sheet = _sheet(record, opened, engine, dataset, settings)
-    save_record(out, record)
+    # The record last: where something cannot be written, the line's is the one of before.
     write_page(out.with_suffix(".html"), threshold_page(record, sheet))
     write_whole(out.with_suffix(".toml"), record.toml(out.name))
+    save_record(out, record)
     print(_summary(record))
     print(promise(record))
     for remark in record.remarks:

@@ -137,6 +137,17 @@ def test_the_command_writes_what_a_line_reads_and_a_page(tmp_path):
         record.check(serial="7", width_px=320, height_px=240)
 
 
+def test_where_the_page_cannot_be_written_the_record_is_the_one_of_before(tmp_path):
+    (tmp_path / "good").mkdir()
+    for seed in range(20):
+        cv2.imwrite(str(tmp_path / "good" / f"{seed:02}.png"), good(seed))
+    (tmp_path / "image.html").mkdir()
+    (tmp_path / "image.json").write_text("of before")
+    done = command(tmp_path / "good", "--out", tmp_path / "image.json")
+    assert (done.returncode, "image.html: cannot be written: Is a directory" in done.stderr) == (2, True)
+    assert (tmp_path / "image.json").read_text() == "of before"
+
+
 @pytest.mark.parametrize(
     ("pictures", "told"),
     [

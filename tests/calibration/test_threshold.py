@@ -375,6 +375,15 @@ def test_the_command(toys, data, tmp_path, monkeypatch, capsys):
     assert "g12" in page or "g1" in page
 
 
+@pytest.mark.parametrize("blocked", ["o.html", "o.toml"])
+def test_where_something_cannot_be_written_there_is_no_record(toys, data, tmp_path, monkeypatch, capsys, *, blocked):
+    (tmp_path / blocked).mkdir()
+    arguments = ("threshold", toys[1], data, "--max-false-reject", "10%", "--out", tmp_path / "o.json")
+    assert run(monkeypatch, *arguments) == 2
+    assert f"{blocked}: cannot be written: Is a directory" in capsys.readouterr().err
+    assert not (tmp_path / "o.json").exists()
+
+
 LINE = '[cameras.cam1]\nsource = "buttons"\n{}\n[model]\nbundle = "demo"\n'
 
 

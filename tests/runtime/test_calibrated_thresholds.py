@@ -99,6 +99,29 @@ def test_the_toml_that_is_written_fits(write_config, tmp_path, bundle):
 
 
 @pytest.mark.parametrize(
+    ("changes", "doubt"),
+    [
+        ({"engine": ENGINE}, ""),
+        ({"engine": "TensorRT fp16"}, "acceptance: the thresholds were calibrated on TensorRT fp16, and ONNX Runtime"),
+        ({"scale": "0.5 mm per px"}, ""),
+        (
+            {"scale": "ab" * 32},
+            "acceptance: the minimum areas were calibrated with the scale abababababab, and that of",
+        ),
+    ],
+)
+def test_a_check_tells_where_the_promise_does_not_hold(write_config, tmp_path, bundle, changes, doubt):
+    made = record(bundle.digest, **changes)
+    save_record(tmp_path / "thresholds.json", made)
+    config = write_config('source = "buttons"\nscale_mm_per_px = 0.5', made.toml("thresholds.json"))
+    status, out, _ = run_inspectd("check", config)
+    assert (status, "no fault found" in out) == (0, True)
+    assert [
+        line[: len(doubt)] for line in out.splitlines() if "calibrated with" in line or "calibrated on T" in line
+    ] == ([doubt] if doubt else [])
+
+
+@pytest.mark.parametrize(
     ("changes", "rule", "fault"),
     [
         ({"bundle_sha256": "ab" * 32}, RULE, "it is of bundle abababababab, and this is bundle "),

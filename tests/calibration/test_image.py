@@ -108,6 +108,14 @@ def test_a_picture_that_does_not_belong_is_named():
     assert 17 in {index for index, _ in odd}
 
 
+def test_what_no_picture_can_reach_is_no_limit():
+    """Good pictures from dark to bright, some with little on them: no limit of the light is left, but others are."""
+    frames = [np.clip(good(seed) * light, 0, 255).astype(np.uint8) for seed, light in enumerate([0.1, 0.6, 3.0] * 10)]
+    limits = learn_image(frames).limits
+    assert (limits["brightness"].low, limits["contrast"].low) == (None, None)
+    assert limits["focus"].low is not None
+
+
 def test_limits_in_the_wrong_order_are_refused():
     with pytest.raises(ValueError, match="is above high"):
         ImageLimit(low=2.0, high=1.0)

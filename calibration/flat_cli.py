@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .live import (
+    CameraOption,
+    ConfigOption,
+    ProducerOption,
+    SetOption,
+    Taking,
+    TimeoutOption,
+    take_pictures,
+)
+
 if TYPE_CHECKING:
     from inspectd.calibrated import InputFile
 
     from .flat import Stack
-    from .record import CameraId
 
 __all__ = ["correct", "flat_field"]
 
@@ -21,23 +31,17 @@ def flat_field(
     out: Annotated[Path, typer.Option(metavar="FILE.npz", help="The flat field to write; the page goes beside it.")],
     flat: Annotated[
         Path,
-        typer.Option(metavar="FOLDER", help="Pictures of an even, bright target; with --camera they are put there."),
+        typer.Option(metavar="FOLDER", help="Pictures of an even, bright target; those taken now are put there."),
     ],
     dark: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Pictures with the lens covered; else offsets are 0.")
     ] = None,
-    camera: Annotated[
-        str | None, typer.Option(metavar="CAMERA", help="Take the pictures of --flat now, by this camera.")
-    ] = None,
-    frames: Annotated[int, typer.Option(min=8, max=1000, metavar="N", help="How many, with --camera.")] = 32,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Set a feature of it first; may be repeated."),
-    ] = None,
-    producer: Annotated[
-        list[str] | None, typer.Option("--producer", metavar="P", help="Its producer's .cti file, viky or simulator.")
-    ] = None,
-    timeout: Annotated[float, typer.Option(min=0.1, metavar="S", help="Give up after S seconds without one.")] = 5.0,
+    camera: CameraOption = None,
+    config: ConfigOption = None,
+    frames: Annotated[int, typer.Option(min=8, max=1000, metavar="N", help="How many to take now.")] = 32,
+    set_: SetOption = None,
+    producer: ProducerOption = None,
+    timeout: TimeoutOption = 5.0,
     serial: Annotated[
         str | None, typer.Option(help="Serial number of the camera; the line then refuses any other one.")
     ] = None,
@@ -66,11 +70,10 @@ def flat_field(
     if out.suffix != ".npz":
         raise ConfigError(f"--out {out}: expected a name ending in .npz")
     whose = CameraId(serial, model)
-    if camera is not None:
-        found = _taken(camera, flat, frames=frames, features=set_ or [], producers=producer or [], timeout_s=timeout)
+    taking = Taking(camera, config, frames, tuple(set_ or ()), tuple(producer or ()), timeout)
+    if taking.is_asked_for:
+        found = take_pictures(flat, taking, corrected=False)
         whose = CameraId(serial or found.serial, model or found.model)
-    elif set_ or producer:
-        raise ConfigError("--set and --producer are for pictures that are taken now; name the --camera")
     stack, entries = _stacked(flat, bits)
     without = None
     if dark is not None:
@@ -129,6 +132,12 @@ def correct(
         raise ConfigError(
             f"--out {out}: is where the pictures are; corrected twice they would be wrong: name another one"
         )
+    names = Counter(path.stem for path in paths)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise ConfigError(
+            f"{frames}: several pictures are called {twice[0]} but for their suffix, and would be one {twice[0]}.png; "
+            "rename them"
+        )
     with bar("correcting") as progress:
         for number, path in enumerate(paths, 1):
             try:
@@ -155,29 +164,3 @@ def _stacked(folder: Path, bits: int) -> tuple[Stack, list[InputFile]]:
             entries.append(photograph.entry)
             progress(number, len(paths))
     return stack, entries
-
-
-def _taken(
-    name: str, folder: Path, *, frames: int, features: list[str], producers: list[str], timeout_s: float
-) -> CameraId:
-    """Take pictures as the line takes them, and keep them: what a calibration was made from can be looked at again."""
-    import os
-
-    from inspectd.command import bar
-    from inspectd.errors import ConfigError
-    from inspectd.runtime.snapshot import snapshots
-    from inspectd.runtime.sources.features import feature_values
-    from inspectd.runtime.sources.survey import find_camera
-
-    from .record import CameraId
-
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"--flat {folder}: holds files already; name a new folder for the pictures of --camera")
-    values = feature_values(features)
-    found = find_camera(name, producers, os.environ)
-    folder.mkdir(parents=True, exist_ok=True)
-    with bar("taking pictures") as progress:
-        taken = snapshots(found, folder / "flat.png", count=frames, features=values, timeout_s=timeout_s)
-        for number, _ in enumerate(taken, 1):
-            progress(number, frames)
-    return CameraId(found.serial or None, found.model or None)

@@ -97,8 +97,9 @@ def golden(
             progress=progress,
         )
     record = made.record
-    write_whole(out, encode_masters(record, made.pictures))
+    # The set last: where the page cannot be written, the line's is the one of before.
     write_page(out.with_suffix(".html"), golden_page(record, made.shown))
+    write_whole(out, encode_masters(record, made.pictures))
     width = max(len(limit.name) for limit in (*record.types, *record.sizes))
     for limit in (*record.types, *record.sizes):
         print(f"{limit.name:<{width}}  {limit.parts} of {limit.tried} that were tried")

@@ -39,6 +39,15 @@ _LIMITED: Mapping[str, tuple[bool, bool, float]] = {
     "likeness": (True, False, 0.02),
 }
 """Whether a number has a limit below and above, and how far from the good frames it lies at the least."""
+_POSSIBLE: Mapping[str, tuple[float, float]] = {
+    "focus": (0.0, np.inf),
+    "brightness": (0.0, 255.0),
+    "contrast": (0.0, 127.5),
+    "unevenness": (0.0, np.inf),
+    "shift": (0.0, np.inf),
+    "likeness": (-1.0, 1.0),
+}
+"""The least and the most that a number can be, where that is not 0 and 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +195,9 @@ def _limit(name: str, values: Sequence[float], margin: float) -> ImageLimit:
     if name == "focus":
         # It lives on a scale of ratios: half as sharp as the least sharp good one is never good.
         low, high = max(low, lowest / 2), max(high, 1.25 * highest)
+    least_possible, most_possible = _POSSIBLE.get(name, (0.0, 1.0))
+    # A limit that no picture can reach is none, and would be read as one.
+    has_low, has_high = has_low and low > least_possible, has_high and high < most_possible
     return ImageLimit(low=low if has_low else None, high=high if has_high else None)
 
 

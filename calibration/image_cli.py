@@ -10,17 +10,37 @@ import typer
 
 from inspectd.command import stages
 
+from .live import (
+    CameraOption,
+    ConfigOption,
+    ProducerOption,
+    SetOption,
+    Taking,
+    TimeoutOption,
+    take_pictures,
+)
+
 __all__ = ["image"]
 
 
 def image(
     frames: Annotated[
-        Path, typer.Argument(metavar="FRAMES", help="Folder of pictures of good parts, as the line took them.")
+        Path,
+        typer.Argument(
+            metavar="FRAMES",
+            help="Folder of pictures of good parts as the line took them; new ones are put there.",
+        ),
     ],
     out: Annotated[Path, typer.Option(metavar="FILE.json", help="The record to write; the page goes beside it.")],
     margin: Annotated[
         float, typer.Option(min=0, max=10, help="How much further than the farthest good picture a limit lies.")
     ] = 0.5,
+    camera: CameraOption = None,
+    config: ConfigOption = None,
+    count: Annotated[int, typer.Option("--frames", min=1, max=10_000, metavar="N", help="How many to take now.")] = 200,
+    set_: SetOption = None,
+    producer: ProducerOption = None,
+    timeout: TimeoutOption = 5.0,
     serial: Annotated[
         str | None, typer.Option(help="Serial number of the camera; the line refuses another one.")
     ] = None,
@@ -31,7 +51,8 @@ def image(
     """Learn from good pictures when a picture is none: blurred, too dark, partly covered, displaced.
 
     The line looks at each frame by it (cameras.NAME.image_health): what is unlike the good ones passes no part.
-    Give 200 pictures or more, of different parts, over a shift.
+    Give 200 pictures or more, of different parts, over a shift; with --config or --camera they are taken now, and with
+    --config they are corrected by the line's flat field as the line corrects them.
 
     Example: inspectd-calibrate image archive/good --serial 4103 --out image.json
     """
@@ -46,6 +67,11 @@ def image(
 
     if out.suffix != ".json" or out.is_dir():
         raise ConfigError(f"--out {out}: expected a file that ends in .json; the page goes beside it")
+    whose = CameraId(serial, model)
+    taking = Taking(camera, config, count, tuple(set_ or ()), tuple(producer or ()), timeout)
+    if taking.is_asked_for:
+        found = take_pictures(frames, taking, corrected=True)
+        whose = CameraId(serial or found.serial, model or found.model)
     photographs = []
     with stages() as progress:
         paths = list_pictures(frames)
@@ -63,7 +89,7 @@ def image(
         **header(
             (photograph.entry for photograph in photographs),
             made=utc_now(),
-            camera=CameraId(serial, model),
+            camera=whose,
             width_px=width,
             height_px=height,
         ),
@@ -73,8 +99,9 @@ def image(
         reference=encode_reference(fit.reference),
         found=dict(fit.found),
     )
-    save_record(out, record)
+    # The record last: where the page cannot be written, the line's is the one of before.
     write_page(out.with_suffix(".html"), image_page(record, fit, photographs))
+    save_record(out, record)
     for name, limit in record.limits.items():
         low = "" if limit.low is None else f"from {limit.low:.4g}"
         high = "" if limit.high is None else f"up to {limit.high:.4g}"

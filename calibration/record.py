@@ -47,9 +47,12 @@ def read_source(path: Path) -> Source:
         ConfigError: it cannot be read.
     """
     try:
+        if path.exists() and not path.is_file():
+            # A pipe would be waited for without an end.
+            raise ConfigError(f"{path}: is no file; take it out of the pictures, or name another")
         data = path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}; copy it again, or take it out") from error
     return Source(path, data, entry_of(path.name, data))
 
 

@@ -115,6 +115,9 @@ class Target(BaseModel):
         return cv2.aruco.getPredefinedDictionary(getattr(cv2.aruco, f"DICT_{self.dictionary.upper()}"))
 
 
+_NAMED = "name the target.json that inspectd-calibrate target wrote"
+
+
 def load_target(path: Path) -> Target:
     """The description that `inspectd-calibrate target` wrote.
 
@@ -126,9 +129,10 @@ def load_target(path: Path) -> Target:
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such target; inspectd-calibrate target writes its description") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise ConfigError(f"{path}: cannot be read as a target: {why}; {_NAMED}") from error
     except ValidationError as error:
-        raise ConfigError(f"{path}: describes no target: {explain(error)}") from error
+        raise ConfigError(f"{path}: describes no target: {explain(error)}; {_NAMED}") from error
     except ValueError as error:
         raise ConfigError(f"{path}: damaged: not JSON ({error}); write it anew by inspectd-calibrate target") from error
 

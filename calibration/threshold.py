@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inspectd.bundle import MODEL, Bundle
-from inspectd.calibrated import InputFile
+from inspectd.calibrated import InputFile, Scale
 from inspectd.calibrated.threshold import ChosenClass, CurvePoint, GoodPart, ThresholdRecord
 from inspectd.dataset import Dataset, Sample, read_image
 from inspectd.errors import ConfigError, DatasetError
@@ -26,13 +26,14 @@ from .bounds import upper_bound
 from .record import header
 from .threshold_check import Judge, run_rule
 from .threshold_choice import Cuts, Path, cut, cuts_allowed, even_path, recall_path
-from .threshold_levels import Levels, Prober, labelled_areas, reached
+from .threshold_levels import Levels, Prober, reached, region_areas
 from .threshold_settings import Digest, Pictures, ThresholdSettings, select_pictures, unit
 
 __all__ = ["calibrate_thresholds", "class_of", "graph_entry"]
 
 Progress = Callable[[str, int, int], None]
 _Ints = NDArray[np.int64]
+_Areas = tuple[tuple[float, ...], ...]
 
 AREA_SHARES = (0, 1 / 4, 1 / 2, 1 / 8)
 """Minimum areas that are tried, as shares of a small defect's area, 0 for one pixel; the last is given up first."""
@@ -49,7 +50,8 @@ class _Scores:
     """What was measured.
 
     Attributes:
-        areas: the sets of minimum areas, px, one a class.
+        areas: the sets of minimum areas, one a class, px, or mm2 with a scale.
+        scale: what measures in mm2; None where areas are in px.
         pictures: int64 [good pictures, sets, classes].
         parts: int64 [good parts, sets, classes]: a part is rejected where any photograph of it is.
         defects: int64 [labelled pictures, sets, classes].
@@ -57,12 +59,21 @@ class _Scores:
         own: for each class that has some, which labelled pictures show defects of it.
     """
 
-    areas: tuple[tuple[int, ...], ...]
+    areas: _Areas
+    scale: Scale | None
     pictures: _Ints
     parts: _Ints
     defects: _Ints
     types: tuple[str, ...]
     own: dict[int, list[int]]
+
+    def areas_px(self, index: int) -> tuple[int, ...]:
+        """The minimum areas of a set as a rule has them in px."""
+        return tuple(1 if self.scale is not None else int(area) for area in self.areas[index])
+
+    def areas_mm2(self, index: int) -> tuple[float, ...]:
+        """The minimum areas of a set in mm2, 0 for none; empty where they are in px."""
+        return () if self.scale is None else self.areas[index]
 
     def recall(self, index: int, levels: _Ints) -> float:
         """Mean over the types of the share of pictures that a rule with the areas of a set rejects; 0 without any."""
@@ -82,6 +93,8 @@ def calibrate_thresholds(
     engine_name: str,
     judge: Callable[[AcceptanceRule], Judge],
     made: datetime,
+    scale: Scale | None = None,
+    inputs: Sequence[InputFile] = (),
     progress: Progress = lambda _what, _done, _all: None,
 ) -> ThresholdRecord:
     """Choose the most sensitive rule that rejects at most a share of the good parts, with a confidence.
@@ -94,16 +107,26 @@ def calibrate_thresholds(
         engine_name: what the record calls it.
         judge: the line's inspector for a rule; the rule chosen is run through it on every picture at the end.
         made: the time to write into the record.
+        scale: what measures the line's pictures in mm, as `judge` has it: minimum areas are in mm2 then, unless the
+            settings have one in px.
+        inputs: further files that the record names: that of the scale.
         progress: called with (what is done, pictures done, pictures in all).
 
     Raises:
         ConfigError: what cannot be met: too few good parts, or too many of them that every rule rejects.
-        DatasetError: no good pictures, one that cannot be read, a defect that the network has no class for.
+        DatasetError: no good pictures, one that cannot be read, a defect that the network has no class for, pictures
+            of another size than the scale's.
         InferenceError: the engine failed, or does not say the same of a picture twice.
     """
     pictures = select_pictures(dataset, settings, bundle.card.provenance)
+    if settings.minimum_area_px is not None:
+        scale = None
+    elif settings.minimum_area_mm2 is not None and scale is None:
+        raise ConfigError(
+            "a minimum area in mm2 needs the scale of a camera; name the line's configuration by --config"
+        )
     levels = Levels.of(len(bundle.class_map), settings.lowest_score)
-    scores, dropped = _measure(bundle, pictures, settings, levels=levels, engine=engine, progress=progress)
+    scores, dropped = _measure(bundle, pictures, settings, levels=levels, engine=engine, scale=scale, progress=progress)
     share = 1 - (1 - settings.confidence) / len(scores.areas)
     cuts = cuts_allowed(len(pictures.names), settings.max_false_reject, share)
     paths = [_path(levels, bundle, scores, index) for index in range(len(scores.areas))]
@@ -113,13 +136,18 @@ def calibrate_thresholds(
     index, chosen = best
     areas = scores.areas[index]
     classes = tuple(
-        ChosenClass(name=name, score=levels.thresholds[level], minimum_area_px=area)
+        ChosenClass(
+            name=name,
+            score=levels.thresholds[level],
+            minimum_area_px=1 if scale is not None else int(area),
+            minimum_area_mm2=area if scale is not None and area else None,
+        )
         for name, level, area in zip(bundle.class_map.names, chosen, areas, strict=True)
     )
     digest = Digest()
     digest.add((*pictures.good, *pictures.defects))
     values = {
-        **header([graph_entry(bundle), digest.entry(pictures.root)], made=made),
+        **header([graph_entry(bundle), digest.entry(pictures.root), *inputs], made=made),
         "bundle_sha256": bundle.digest,
         "engine": engine_name,
         "max_false_reject": settings.max_false_reject,
@@ -130,7 +158,9 @@ def calibrate_thresholds(
         "good_pictures": len(pictures.good),
         "parts_named": pictures.named,
         "cuts": cuts,
-        "candidates": scores.areas,
+        "candidates": tuple(scores.areas_px(index) for index in range(len(scores.areas))),
+        "candidates_mm2": () if scale is None else scores.areas,
+        "scale": None if scale is None else scale.name,
         "classes": classes,
         "card_scores": bundle.card.thresholds,
         "defect_roles": settings.defect_roles,
@@ -140,7 +170,13 @@ def calibrate_thresholds(
     draft = ThresholdRecord(**values, good_parts_rejected=0, types=(), sizes=(), nearest=())
     over = np.any(scores.pictures[:, index] > chosen, axis=1)
     outcome = run_rule(
-        judge(draft.rule), pictures, classes=bundle.class_map, areas=areas, expected=np.asarray(over), progress=progress
+        judge(draft.rule),
+        pictures,
+        classes=bundle.class_map,
+        areas=areas,
+        scale=scale,
+        expected=np.asarray(over),
+        progress=progress,
     )
     return ThresholdRecord(
         **values,
@@ -165,26 +201,30 @@ def _measure(
     *,
     levels: Levels,
     engine: Prober,
+    scale: Scale | None,
     progress: Progress,
 ) -> tuple[_Scores, int]:
     """The scores of all pictures, and how many sets of minimum areas the good parts were too few for."""
     classes = bundle.class_map
     own: dict[int, list[int]] = defaultdict(list)
-    regions: dict[int, list[int]] = defaultdict(list)
+    regions: dict[int, list[float]] = defaultdict(list)
     for index, sample in enumerate(pictures.defects):
         for name, path in sample.masks:
             label = class_of(name, classes, sample)
             own[label].append(index)
-            regions[label] += labelled_areas(read_mask(path))
-    areas, dropped = _areas(len(classes), regions, settings, len(pictures.names))
+            labels = read_mask(path)
+            _check_size(scale, labels, sample)
+            regions[label] += region_areas(labels > 0, scale)[1][1:].tolist()
+    areas, dropped = _areas(len(classes), regions, settings, len(pictures.names), in_mm2=scale is not None)
 
     def scored(samples: Sequence[Sample], what: str) -> _Ints:
         rows = np.zeros((len(samples), len(areas), len(classes)), np.int64)
         for done, sample in enumerate(samples):
             pixels = read_image(sample.image, bits=pictures.bits)
+            _check_size(scale, pixels, sample)
             seen = levels.map(engine, bundle.card.preprocess, pixels, len(classes))
             for label, each in enumerate(seen):
-                rows[done, :, label] = reached(each, [row[label] for row in areas])
+                rows[done, :, label] = reached(each, [row[label] for row in areas], scale)
             progress(what, done + 1, len(samples))
         return rows
 
@@ -192,7 +232,18 @@ def _measure(
     parts = np.zeros((len(pictures.names), *good.shape[1:]), np.int64)
     np.maximum.at(parts, np.array(pictures.parts), good)
     types = tuple(sample.defect for sample in pictures.defects)
-    return _Scores(areas, good, parts, scored(pictures.defects, "defects"), types, own), dropped
+    return _Scores(areas, scale, good, parts, scored(pictures.defects, "defects"), types, own), dropped
+
+
+def _check_size(scale: Scale | None, pixels: NDArray[np.uint8], sample: Sample) -> None:
+    """Raises DatasetError: the scale is for pictures of another size."""
+    sizes = None if scale is None else scale.pixel_area_mm2
+    if isinstance(sizes, np.ndarray) and sizes.shape != pixels.shape[:2]:
+        (height, width), (calibrated_height, calibrated_width) = pixels.shape[:2], sizes.shape
+        raise DatasetError(
+            f"{sample.name}: has {width} by {height} px, and the scale is for {calibrated_width} by "
+            f"{calibrated_height}; give pictures as the line's camera takes them, or leave --config out"
+        )
 
 
 def class_of(defect: str, classes: ClassMap, sample: Sample) -> int:
@@ -212,15 +263,21 @@ def class_of(defect: str, classes: ClassMap, sample: Sample) -> int:
 
 
 def _areas(
-    classes: int, regions: dict[int, list[int]], settings: ThresholdSettings, parts: int
-) -> tuple[tuple[tuple[int, ...], ...], int]:
+    classes: int, regions: dict[int, list[float]], settings: ThresholdSettings, parts: int, *, in_mm2: bool
+) -> tuple[_Areas, int]:
     """Sets of minimum areas, one a class, by the labelled defects alone; and how many of them had to be given up."""
-    if settings.minimum_area_px is not None:
-        return ((settings.minimum_area_px,) * classes,), 0
+    given = settings.minimum_area_mm2 if in_mm2 else settings.minimum_area_px
+    if given is not None:
+        return ((given,) * classes,), 0
     small = [
         float(np.quantile(regions[label], SMALL_DEFECT)) if regions.get(label) else 0.0 for label in range(classes)
     ]
-    sets = tuple(dict.fromkeys(tuple(max(1, int(share * area)) for area in small) for share in AREA_SHARES))
+
+    def least(area: float) -> float:
+        # In mm2 to three digits: a configuration is read by people.
+        return float(f"{area:.3g}") if in_mm2 else max(1, int(area))
+
+    sets = tuple(dict.fromkeys(tuple(least(share * area) for area in small) for share in AREA_SHARES))
 
     def cuts(tried: int) -> int:
         return cuts_allowed(parts, settings.max_false_reject, 1 - (1 - settings.confidence) / tried)
@@ -280,7 +337,8 @@ def _curve(scores: _Scores, paths: Sequence[Path], levels: Levels, share: float,
                 false_reject_bound=upper_bound(cuts - 1, parts, share),
                 recall=scores.recall(index, chosen) if scores.types else None,
                 scores=tuple(levels.thresholds[level] for level in chosen),
-                minimum_areas_px=scores.areas[index],
+                minimum_areas_px=scores.areas_px(index),
+                minimum_areas_mm2=scores.areas_mm2(index),
             )
         )
     return tuple(points)
@@ -355,5 +413,5 @@ def _all_rejected(dataset: Dataset, pictures: Pictures, scores: _Scores, levels:
     return (
         f"{dataset.root}: {len(names)} of {len(pictures.names)} good parts are rejected at every score "
         f"({', '.join(names[:3])}{', …' if len(names) > 3 else ''}), and no more than {cuts - 1} may be; look whether "
-        "they are good, give a larger --minimum-area-px, or train the network on more good parts"
+        "they are good, give a larger minimum area, or train the network on more good parts"
     )

@@ -10,11 +10,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from inspectd.calibrated import Scale
 from inspectd.calibrated.threshold import Found
 from inspectd.dataset import Sample, read_image, read_labels
 from inspectd.errors import InferenceError
 from inspectd.inspection import Inspection, Verdict
-from inspectd.mask import ClassMap
+from inspectd.mask import ClassMap, Mask
 
 from .bounds import interval
 from .threshold_levels import counting
@@ -73,7 +74,8 @@ def run_rule(
     pictures: Pictures,
     *,
     classes: ClassMap,
-    areas: Sequence[int],
+    areas: Sequence[float],
+    scale: Scale | None,
     expected: NDArray[np.bool_],
     progress: Callable[[str, int, int], None],
 ) -> Outcome:
@@ -83,7 +85,8 @@ def run_rule(
         judge: the line's inspector for the rule.
         pictures: all of them.
         classes: of the network.
-        areas: the rule's minimum area of each class, px.
+        areas: the rule's minimum area of each class, px, or mm2 with a scale.
+        scale: what measures in mm2; None where areas are in px.
         expected: for each good picture, whether its scores say that the rule may reject it.
         progress: called with (what is done, pictures done, pictures in all).
 
@@ -106,7 +109,7 @@ def run_rule(
     for index, sample in enumerate(pictures.defects, len(pictures.good) + 1):
         inspection = _inspected(judge, sample, pictures.bits)
         types.add(sample.defect, sample, inspection.verdict is not Verdict.OK)
-        _regions(sample, inspection, classes, areas, sizes)
+        _regions(sample, inspection, classes, sizes, lambda mask: counting(mask, areas, scale))
         progress("checking", index, total)
     names = [size_of(lower) for lower in SIZES_PX]
     return Outcome(frozenset(rejected), types.found(types.names), sizes.found(names))
@@ -119,12 +122,18 @@ def _inspected(judge: Judge, sample: Sample, bits: int) -> Inspection:
     return inspection
 
 
-def _regions(sample: Sample, inspection: Inspection, classes: ClassMap, areas: Sequence[int], sizes: _Tally) -> None:
+def _regions(
+    sample: Sample,
+    inspection: Inspection,
+    classes: ClassMap,
+    sizes: _Tally,
+    counting_in: Callable[[Mask], NDArray[np.bool_]],
+) -> None:
     """Count the labelled regions, and those that a region which counts touches."""
     if inspection.mask is None:
         raise InferenceError(f"{sample.name}: has no mask")
     labels = read_labels(sample, classes if len(classes) > 1 else None, inspection.mask.labels.shape)
-    hit = counting(inspection.mask, areas)
+    hit = counting_in(inspection.mask)
     components, stats = cv2.connectedComponentsWithStats((labels > 0).astype(np.uint8), connectivity=8)[1:3]
     touched = np.bincount(components[hit], minlength=len(stats)) > 0
     for area, found in zip(stats[1:, cv2.CC_STAT_AREA], touched[1:], strict=True):

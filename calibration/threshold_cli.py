@@ -47,6 +47,14 @@ def threshold(
     minimum_area_px: Annotated[
         int | None, typer.Option(help="Smaller regions are let pass; without it some are tried, by the defects.")
     ] = None,
+    minimum_area_mm2: Annotated[float | None, typer.Option(help="The same in mm2, with --config.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.toml", help="The line's configuration: its camera's scale gives areas in mm2."),
+    ] = None,
+    camera: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which camera of it took the pictures, where it has several.")
+    ] = None,
     lowest_score: Annotated[
         float | None, typer.Option(help="No score is set below; without it 0.1, or 0.5 of several classes.")
     ] = None,
@@ -71,6 +79,7 @@ def threshold(
     from inspectd.runtime.station import demo_bundle
 
     from .files import write_whole
+    from .line import scale_of
     from .page import write_page
     from .record import save_record, utc_now
     from .threshold import calibrate_thresholds
@@ -83,11 +92,13 @@ def threshold(
         roles=roles_of(roles),
         defect_roles=roles_of(defects or ""),
         minimum_area_px=minimum_area_px,
+        minimum_area_mm2=minimum_area_mm2,
         lowest_score=lowest_score,
         bits=bits,
     )
     if out.suffix != ".json" or out.is_dir():
         raise ConfigError(f"--out {out}: expected a file that ends in .json; the page and the .toml go beside it")
+    scale, inputs = scale_of(config, camera)
     opened = load_bundle(demo_bundle() if str(bundle) == "demo" else bundle)
     dataset = open_dataset(data)
     with open_engine(opened, backend=backend, precision=precision, threads=threads) as engine, stages() as progress:
@@ -97,14 +108,17 @@ def threshold(
             settings,
             engine=engine,
             engine_name=engine.name,
-            judge=lambda rule: inspector_of(opened, engine, rule),
+            judge=lambda rule: inspector_of(opened, engine, rule, scale=scale),
             made=utc_now(),
+            scale=scale,
+            inputs=inputs,
             progress=progress,
         )
         sheet = _sheet(record, opened, engine, dataset, settings)
-    save_record(out, record)
+    # The record last: where something cannot be written, the line's is the one of before.
     write_page(out.with_suffix(".html"), threshold_page(record, sheet))
     write_whole(out.with_suffix(".toml"), record.toml(out.name))
+    save_record(out, record)
     print(_summary(record))
     print(promise(record))
     for remark in record.remarks:
@@ -157,7 +171,7 @@ def _sheet(
 def _summary(record: ThresholdRecord) -> str:
     width = max(len(each.name) for each in record.classes)
     lines = [
-        f"{each.name:<{width}}  score {each.score:.4f} (bundle {card:.4f})  minimum area {each.minimum_area_px} px"
+        f"{each.name:<{width}}  score {each.score:.4f} (bundle {card:.4f})  minimum area {each.minimum_area}"
         for each, card in zip(record.classes, record.card_scores, strict=True)
     ]
     width = max((len(each.name) for each in (*record.types, *record.sizes)), default=0)

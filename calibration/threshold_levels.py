@@ -24,17 +24,20 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from inspectd.calibrated import Scale
 from inspectd.errors import ConfigError
 from inspectd.mask import Mask
 from inspectd.preprocess import Preprocess
 
-__all__ = ["Levels", "Prober", "Probing", "counting", "labelled_areas", "largest_region", "reached"]
+__all__ = ["Levels", "Prober", "Probing", "counting", "labelled_areas", "largest_region", "reached", "region_areas"]
 
 _FINE = (0.998, 0.999, 0.9995, 0.9999, 1.0)
 """Thresholds above what a confidence in 255 steps can tell."""
 _LOWEST_ALONE, _LOWEST_OF_SEVERAL = 0.03, 0.5
 _DEFAULT_LOWEST = 0.1
 _DECIMALS = 10_000
+_ROUNDING = 1e-9
+"""Sums of pixels' sizes in another order differ by less: what is that near to a minimum area reaches it here."""
 
 
 class Probing(Protocol):
@@ -119,22 +122,23 @@ class Levels:
         return np.stack([letterbox.restore(own) for own in reached])
 
 
-def reached(levels: NDArray[np.uint8], areas: Sequence[int]) -> tuple[int, ...]:
-    """The score for each minimum area: how many levels a region of at least so many pixels (8 neighbours) reaches.
+def reached(levels: NDArray[np.uint8], areas: Sequence[float], scale: Scale | None = None) -> tuple[int, ...]:
+    """The score for each minimum area: how many levels a region (8 neighbours) of at least that area reaches.
 
     Args:
         levels: uint8 [h, w] of one class, as `Levels.map` gives them.
-        areas: px.
+        areas: px, or mm2 with a scale.
+        scale: of pictures [h, w].
     """
     values = np.unique(levels)
     values = values[values > 0]
-    largest = _remembered(lambda index: largest_region(levels >= values[index]))
+    largest = _remembered(lambda index: largest_region(levels >= values[index], scale))
     scores = []
     for area in areas:
         low, high = -1, len(values)  # reached at `low`, not at `high`
         while high - low > 1:
             middle = (low + high) // 2
-            if largest(middle) >= area:
+            if largest(middle) >= area * (1 - _ROUNDING):
                 low = middle
             else:
                 high = middle
@@ -142,10 +146,10 @@ def reached(levels: NDArray[np.uint8], areas: Sequence[int]) -> tuple[int, ...]:
     return tuple(scores)
 
 
-def _remembered(function: Callable[[int], int]) -> Callable[[int], int]:
-    known: dict[int, int] = {}
+def _remembered(function: Callable[[int], float]) -> Callable[[int], float]:
+    known: dict[int, float] = {}
 
-    def ask(index: int) -> int:
+    def ask(index: int) -> float:
         if index not in known:
             known[index] = function(index)
         return known[index]
@@ -153,28 +157,47 @@ def _remembered(function: Callable[[int], int]) -> Callable[[int], int]:
     return ask
 
 
-def largest_region(mask: NDArray[np.bool_]) -> int:
-    """Pixels of the largest connected region (8 neighbours), as `find_defects` forms them; 0 for an empty mask."""
-    if not mask.any():
-        return 0
-    stats = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)[2]
-    return int(stats[1:, cv2.CC_STAT_AREA].max())
+def region_areas(mask: NDArray[np.bool_], scale: Scale | None = None) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    """Connected regions (8 neighbours), as `find_defects` forms them, and how large they are.
+
+    Args:
+        mask: bool [h, w].
+        scale: of pictures [h, w]; None counts pixels.
+
+    Returns:
+        The number of each pixel's region, int32 [h, w], 0 for none, and the areas float64 [regions + 1], px or mm2;
+        the first one, of what belongs to no region, is 0.
+    """
+    regions, stats = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)[1:3]
+    areas = stats[:, cv2.CC_STAT_AREA].astype(np.float64)
+    if scale is not None:
+        pixel = scale.pixel_area_mm2
+        if isinstance(pixel, float):
+            areas *= pixel
+        else:
+            areas = np.bincount(regions[mask], weights=pixel[mask], minlength=len(areas)).astype(np.float64)
+    areas[0] = 0
+    return np.asarray(regions, np.int32), areas
+
+
+def largest_region(mask: NDArray[np.bool_], scale: Scale | None = None) -> float:
+    """Area of the largest region, px or mm2 as `region_areas` says; 0 for an empty mask."""
+    return float(region_areas(mask, scale)[1].max()) if mask.any() else 0.0
 
 
 def labelled_areas(labels: NDArray[np.uint8]) -> list[int]:
     """Pixels of each connected region (8 neighbours) of a label's pixels."""
-    stats = cv2.connectedComponentsWithStats((labels > 0).astype(np.uint8), connectivity=8)[2]
-    return [int(area) for area in stats[1:, cv2.CC_STAT_AREA]]
+    return [int(area) for area in region_areas(labels > 0)[1][1:]]
 
 
-def counting(mask: Mask, minimum_areas: Sequence[int]) -> NDArray[np.bool_]:
-    """Pixels of the regions that count, [h, w]; a minimum area for each class, px."""
+def counting(mask: Mask, minimum_areas: Sequence[float], scale: Scale | None = None) -> NDArray[np.bool_]:
+    """Pixels of the regions that count, [h, w]; a minimum area for each class, px, or mm2 with a scale."""
     kept = np.zeros(mask.labels.shape, np.bool_)
     for label, minimum in enumerate(minimum_areas, 1):
         if not (own := mask.labels == label).any():
             continue
-        components, stats = cv2.connectedComponentsWithStats(own.astype(np.uint8), connectivity=8)[1:3]
-        large = stats[:, cv2.CC_STAT_AREA] >= minimum
+        regions, areas = region_areas(own, scale)
+        large = areas >= minimum
         large[0] = False
-        kept |= large[components]
+        kept |= large[regions]
     return kept

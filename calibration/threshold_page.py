@@ -84,17 +84,17 @@ def threshold_page(record: ThresholdRecord, sheet: NDArray[np.uint8]) -> Page:
 
 def _rule(record: ThresholdRecord) -> Section:
     rows = [
-        (each.name, f"{each.score:.4f}", f"{card:.4f}", str(each.minimum_area_px))
+        (each.name, f"{each.score:.4f}", f"{card:.4f}", each.minimum_area)
         for each, card in zip(record.classes, record.card_scores, strict=True)
     ]
     table = Table(
-        ("class", "score from which on a pixel belongs to it", "the bundle's own", "minimum area (px)"),
+        ("class", "score from which on a pixel belongs to it", "the bundle's own", "minimum area"),
         rows,
         "The rule, as the .toml beside this page has it for [acceptance] of the line's configuration",
     )
-    return Section(
-        "The rule", [table, Text(f"For bundle {record.bundle_sha256[:12]} on {record.engine}; no other was looked at.")]
-    )
+    scale = "" if record.scale is None else f" Areas in mm2 are by the scale {record.scale}."
+    text = f"For bundle {record.bundle_sha256[:12]} on {record.engine}; no other was looked at.{scale}"
+    return Section("The rule", [table, Text(text)])
 
 
 def _meaning(record: ThresholdRecord) -> tuple[str, ...]:

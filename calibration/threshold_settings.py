@@ -29,6 +29,7 @@ class ThresholdSettings:
         roles: of the good pictures.
         defect_roles: of labelled or simulated defects; without any, the classes are treated evenly.
         minimum_area_px: smaller regions are let pass; None tries some, by the defects, and takes 1 px without them.
+        minimum_area_mm2: the same in mm2; needs a scale.
         lowest_score: no threshold is set below; None takes 0.1, with several classes 1/2.
         bits: significant bits of 16-bit picture files; None takes those of the training.
 
@@ -41,6 +42,7 @@ class ThresholdSettings:
     roles: tuple[str, ...] = ("ok_calibration",)
     defect_roles: tuple[str, ...] = ()
     minimum_area_px: int | None = None
+    minimum_area_mm2: float | None = None
     lowest_score: float | None = None
     bits: int | None = None
 
@@ -56,6 +58,10 @@ class ThresholdSettings:
             )
         if self.minimum_area_px is not None and self.minimum_area_px < 1:
             raise ConfigError(f"minimum area {self.minimum_area_px} px: expected 1 px or more")
+        if self.minimum_area_mm2 is not None and not 0 < self.minimum_area_mm2 < math.inf:
+            raise ConfigError(f"minimum area {self.minimum_area_mm2:g} mm2: expected more than 0 mm2")
+        if self.minimum_area_px is not None and self.minimum_area_mm2 is not None:
+            raise ConfigError("minimum areas in px and in mm2 exclude each other; leave one of them out")
         if not self.roles:
             raise ConfigError(f"no role of good pictures: expected some of {', '.join(DEFECT_FREE_ROLES)}")
         for role in (*self.roles, *self.defect_roles):

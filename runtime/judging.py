@@ -130,16 +130,11 @@ class Judging:
         model, record = self.models.current, self._thresholds
         if model is None or record is None:
             return ""
-        if model.engine.name != record.engine:
-            return (
-                f"the thresholds were calibrated on {record.engine}, and {model.engine.name} judges: how many good "
-                f"parts are rejected is not known; calibrate them anew with its --backend and --precision"
-            )
         try:
             record.hold_against(model.bundle.digest, model.rule)
         except ConfigError as error:
             return str(error)
-        return ""
+        return record.doubts(model.engine.name, self._scales)
 
     def usable(self) -> Model:
         """The model that judges.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +12,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from inspectd.config import Feature, GenicamCamera
-from inspectd.errors import ConfigError, FrameTimeout
+from inspectd.config import Camera, Feature, GenicamCamera
+from inspectd.errors import ConfigError, EndOfFrames, FrameTimeout
 from inspectd.frame import Frame, FrameSource
 
 from .sources import make_source
 from .sources.survey import FoundCamera
 
-__all__ = ["Picture", "snapshots"]
+__all__ = ["Picture", "settings_of", "snapshots", "taken", "write_picture"]
 
 SATURATED_SHARE = 0.001
 """From this share of saturated pixels on there is a warning: highlights of a few pixels are common."""
@@ -79,7 +80,16 @@ def snapshots(
         CameraError: the camera cannot be opened, refuses a feature, is silent, or sends an incomplete frame.
     """
     _check(out)
-    settings = GenicamCamera(
+    settings = settings_of(camera, features=features, timeout_s=timeout_s)
+    for number, frame in enumerate(taken(camera.serial or camera.id, settings, count=count), 1):
+        path = out if count == 1 else out.with_stem(f"{out.stem}-{number}")
+        write_picture(path, frame.pixels)
+        yield path, Picture.of(frame.pixels)
+
+
+def settings_of(camera: FoundCamera, *, features: Mapping[str, Feature], timeout_s: float) -> GenicamCamera:
+    """A camera that was found as a line would have it; without a picture within `timeout_s` it is lost."""
+    return GenicamCamera(
         source="genicam",
         producer=camera.producer,
         device=camera.id,
@@ -87,24 +97,53 @@ def snapshots(
         timeout_ms=round(timeout_s * 1000),
         reconnect=False,
     )
-    source = make_source(camera.serial or camera.id, settings)
+
+
+def taken(
+    name: str,
+    settings: Camera,
+    *,
+    count: int,
+    timeout_s: float | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Frame]:
+    """Take pictures as a line takes them; a camera that waits for software triggers has one for each.
+
+    Args:
+        name: of the camera in messages.
+        settings: of the camera.
+        count: how many.
+        timeout_s: the longest that one may take, s; without it what the settings say.
+        clock: s.
+
+    Raises:
+        ConfigError: the source ends before.
+        CameraError: the camera cannot be opened, refuses a feature, is silent, or sends an incomplete frame.
+    """
+    source = make_source(name, settings)
+    by_software = isinstance(settings, GenicamCamera) and settings.trigger == "Software"
     try:
         source.open()
         source.start()
         for number in range(1, count + 1):
-            path = out if count == 1 else out.with_stem(f"{out.stem}-{number}")
-            pixels = _next(source).pixels
-            _write(path, pixels)
-            yield path, Picture.of(pixels)
+            if by_software:
+                source.trigger(number)
+            yield _next(source, name, timeout_s, clock)
+    except EndOfFrames as error:
+        raise ConfigError(f"{error}, and {count} pictures are asked for by --frames; ask for fewer") from error
     finally:
         source.close()
 
 
-def _next(source: FrameSource) -> Frame:
-    """The source itself gives up after its `timeout_ms`."""
-    while True:
+def _next(source: FrameSource, name: str, timeout_s: float | None, clock: Callable[[], float]) -> Frame:
+    began = clock()
+    while timeout_s is None or clock() - began < timeout_s:
         with suppress(FrameTimeout):
-            return source.read(_POLL_S)
+            return source.read(_POLL_S if timeout_s is None else min(_POLL_S, timeout_s))
+    raise FrameTimeout(
+        f"camera {name!r}: no picture within {timeout_s:g} s; where something triggers it, let parts pass, or give it "
+        "more time by --timeout"
+    )
 
 
 def _check(out: Path) -> None:
@@ -114,7 +153,12 @@ def _check(out: Path) -> None:
         raise ConfigError(f"{out}: there is no folder {out.parent}; make it first")
 
 
-def _write(path: Path, pixels: NDArray[np.uint8]) -> None:
+def write_picture(path: Path, pixels: NDArray[np.uint8]) -> None:
+    """Write pixels uint8 [H, W, 1 or 3] (RGB) as PNG.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
     done, data = cv2.imencode(".png", pixels[..., ::-1])  # OpenCV takes BGR
     try:
         if not done:

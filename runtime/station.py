@@ -434,6 +434,9 @@ def check_station(config: Config, *, announce: Callable[[str], None]) -> None:
         if found.thresholds is not None:
             made = f"{found.thresholds.made:%Y-%m-%d} ({found.thresholds.sha256[:12]})"
             announce(f"acceptance: calibrated on {made} by {found.thresholds.good_parts} good parts")
+            doubts = found.thresholds.doubts(found.engine.name, scales_of(found.optics)) if found.engine else ""
+            if doubts:
+                announce(f"acceptance: {doubts}")
     for name, words in found.cameras.items():
         announce(f"cameras.{name}: {words}")
     for name, optics in found.optics.items():

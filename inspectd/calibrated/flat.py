@@ -33,6 +33,8 @@ OFFSET_UNIT = 1 / 256
 """Offsets are stored as whole numbers of this, in grey values."""
 _ARRAYS = ("gain", "offset", "defects")
 # AttributeError and TypeError: np.load gives an array for a lone .npy, and bytes for what is no array in a .npz.
+_ZIP = b"PK"
+"""What an .npz begins with."""
 _DAMAGE = (*ZIP_DAMAGE, AttributeError, TypeError)
 
 
@@ -158,7 +160,11 @@ def load_flat_field(path: Path) -> FlatField:
     """
     again = f"copy it again, or make it anew by {FlatFieldRecord.made_by}"
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+        data = path.read_bytes()
+        if not data.startswith(_ZIP):
+            # Of anything else numpy would say how to load it unsafely.
+            raise ConfigError(f"{path}: damaged, or no flat field (it is no .npz); {again}")
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             text = arrays["record"].tobytes().decode("utf-8")
             gain, offset, defects = (arrays[name] for name in _ARRAYS)
     except FileNotFoundError:

@@ -25,6 +25,14 @@ __all__ = ["EvenScale", "Plane", "Scale", "ScaleBudget", "ScaleRecord"]
 class Scale(Protocol):
     """What measures a region of a camera's pictures in mm: a calibrated `Plane`, or one figure for all pixels."""
 
+    @property
+    def name(self) -> str:
+        """What it is known by: two of one name measure alike."""
+
+    @property
+    def pixel_area_mm2(self) -> float | NDArray[np.float32]:
+        """Area of a pixel, or of each, float32 [H, W], mm2."""
+
     def area_mm2(self, region: NDArray[np.bool_], at_px: tuple[int, int] = (0, 0)) -> float:
         """Area of a region bool [h, w], a window of the picture whose upper left pixel is at (x, y)."""
 
@@ -42,9 +50,19 @@ class EvenScale:
     def __init__(self, mm_per_px: float) -> None:
         self._mm_per_px = mm_per_px
 
+    @property
+    def name(self) -> str:
+        """The figure."""
+        return f"{self._mm_per_px!r} mm per px"
+
+    @property
+    def pixel_area_mm2(self) -> float:
+        """Area of a pixel."""
+        return float(self._mm_per_px) ** 2
+
     def area_mm2(self, region: NDArray[np.bool_], at_px: tuple[int, int] = (0, 0)) -> float:  # noqa: ARG002 - as `Scale`
         """Area of a region bool [h, w], wherever it lies."""
-        return int(np.count_nonzero(region)) * self._mm_per_px**2
+        return int(np.count_nonzero(region)) * self.pixel_area_mm2
 
     def feret_mm(self, region: NDArray[np.bool_], at_px: tuple[int, int] = (0, 0)) -> float:
         """As `Plane.feret_mm`."""
@@ -114,7 +132,7 @@ class ScaleRecord(Record):
 
     def plane(self) -> Plane:
         """What calculates with it."""
-        return Plane((self.height_px, self.width_px), np.reshape(self.homography, (3, 3)), self.lens)
+        return Plane((self.height_px, self.width_px), np.reshape(self.homography, (3, 3)), self.lens, name=self.sha256)
 
 
 class Plane:
@@ -124,13 +142,16 @@ class Plane:
         shape: (height, width) of the camera's pictures, px.
         homography: float64 [3, 3], from undistorted px to mm.
         lens: the lens, None for one that does not distort.
+        name: sha256 of the record that it comes from; empty where it comes from none.
 
     Raises:
         ConfigError: the plane's horizon lies inside the picture: pixels beyond it have no place in the plane.
     """
 
-    def __init__(self, shape: tuple[int, int], homography: NDArray[np.float64], lens: Lens | None = None) -> None:
-        self.shape, self.homography, self.lens = shape, np.asarray(homography, np.float64), lens
+    def __init__(
+        self, shape: tuple[int, int], homography: NDArray[np.float64], lens: Lens | None = None, *, name: str = ""
+    ) -> None:
+        self.shape, self.homography, self.lens, self.name = shape, np.asarray(homography, np.float64), lens, name
         height, width = shape
         corners = np.array([[-0.5, -0.5], [width - 0.5, -0.5], [-0.5, height - 0.5], [width - 0.5, height - 0.5]])
         depth = self._depth(self._undistorted(corners))

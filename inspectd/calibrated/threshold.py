@@ -6,6 +6,7 @@ It knows what a rule is, and rules know of what `inspectd.calibrated` exports, s
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -13,9 +14,12 @@ from pydantic import Field
 from inspectd.errors import ConfigError
 from inspectd.inspection import AcceptanceRule, ClassRule
 
+from .plane import Scale
 from .record import Part, Record
 
 __all__ = ["ChosenClass", "CurvePoint", "Found", "GoodPart", "ThresholdRecord"]
+
+_DIGEST_LENGTH = 64
 
 
 class ChosenClass(Part):
@@ -27,6 +31,13 @@ class ChosenClass(Part):
     """A pixel belongs to it from this probability on."""
     minimum_area_px: int = Field(ge=1)
     """Smaller regions are let pass, px of the camera."""
+    minimum_area_mm2: float | None = Field(None, gt=0)
+    """Smaller regions are let pass, by the size of each pixel on the part; None where areas are in px."""
+
+    @property
+    def minimum_area(self) -> str:
+        """Its minimum area with its unit, for people."""
+        return f"{self.minimum_area_px} px" if self.minimum_area_mm2 is None else f"{self.minimum_area_mm2:g} mm2"
 
 
 class Found(Part):
@@ -62,6 +73,8 @@ class CurvePoint(Part):
     """Of each class."""
     minimum_areas_px: tuple[int, ...]
     """Of each class."""
+    minimum_areas_mm2: tuple[float, ...] = ()
+    """Of each class, 0 for none; empty where areas are in px."""
 
 
 class GoodPart(Part):
@@ -110,6 +123,10 @@ class ThresholdRecord(Record):
     """Good parts with a photograph that the rule rejects, judged as the line does."""
     candidates: tuple[tuple[int, ...], ...]
     """Minimum areas that were tried, px, of each class; each one has its share of 1 - confidence."""
+    candidates_mm2: tuple[tuple[float, ...], ...] = ()
+    """The same in mm2, 0 for none; empty where areas are in px."""
+    scale: str | None = None
+    """What measured areas in mm2: sha256 of the scale's record, or its one figure; None where areas are in px."""
     classes: tuple[ChosenClass, ...]
     """The rule."""
     card_scores: tuple[float, ...]
@@ -132,7 +149,12 @@ class ThresholdRecord(Record):
         """As the line judges by."""
         return AcceptanceRule(
             classes={
-                each.name: ClassRule(score=each.score, minimum_area_px=each.minimum_area_px, maximum_count=0)
+                each.name: ClassRule(
+                    score=each.score,
+                    minimum_area_px=each.minimum_area_px,
+                    minimum_area_mm2=each.minimum_area_mm2,
+                    maximum_count=0,
+                )
                 for each in self.classes
             }
         )
@@ -164,6 +186,28 @@ class ThresholdRecord(Record):
                 f"what stands in its .toml, calibrate anew by {self.made_by}, or leave acceptance.record out"
             )
 
+    def doubts(self, engine: str, scales: Mapping[str, Scale | None]) -> str:
+        """Why the promise may not hold although the rule is as it was calibrated; empty where it does.
+
+        Args:
+            engine: what runs the network now.
+            scales: what measures each camera's pictures in mm.
+        """
+        if engine != self.engine:
+            return (
+                f"the thresholds were calibrated on {self.engine}, and {engine} judges: how many good parts are "
+                "rejected is not known; calibrate them anew with its --backend and --precision"
+            )
+        for camera, scale in scales.items():
+            if self.scale is not None and (scale is None or scale.name != self.scale):
+                own = "none" if scale is None else _short(scale.name)
+                return (
+                    f"the minimum areas were calibrated with the scale {_short(self.scale)}, and that of camera "
+                    f"{camera!r} is {own}: how many good parts are rejected is not known; calibrate them anew with "
+                    "--config"
+                )
+        return ""
+
     def toml(self, name: str) -> str:
         """The section `[acceptance]` of a line's configuration; `name` is that of the record's file beside it."""
         lines = [
@@ -182,9 +226,15 @@ class ThresholdRecord(Record):
                 f"[acceptance.classes.{_quoted(each.name)}]",
                 f"score = {each.score!r}",
                 f"minimum_area_px = {each.minimum_area_px}",
+                *([] if each.minimum_area_mm2 is None else [f"minimum_area_mm2 = {each.minimum_area_mm2!r}"]),
                 "maximum_count = 0",
             ]
         return "\n".join(lines) + "\n"
+
+
+def _short(name: str) -> str:
+    """Of a digest as much as people compare, of a figure all."""
+    return name[:12] if len(name) == _DIGEST_LENGTH else name
 
 
 def _quoted(text: str) -> str:

@@ -321,6 +321,11 @@ def test_a_file_that_cannot_be_trusted_is_refused(calibrated, tmp_path):
     )
     with pytest.raises(ConfigError, match="the arrays are not those of the record"):
         load_flat_field(path)
+    np.save(path.with_suffix(".npy"), fit.gain)
+    for other in (path.with_suffix(".npy").read_bytes(), b'{"format": 1}'):
+        path.write_bytes(other)
+        with pytest.raises(ConfigError, match=r"no flat field \(it is no \.npz\); copy it again, or make it anew by"):
+            load_flat_field(path)
     np.savez(path, record=np.array([{}], object))
     with pytest.raises(ConfigError, match="damaged, or no flat field"):
         load_flat_field(path)

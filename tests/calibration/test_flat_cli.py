@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import cv2
 import numpy as np
 import pytest
@@ -85,6 +87,22 @@ def test_pictures_are_corrected_as_the_line_corrects_them(site, tmp_path):
     run(file, out, "--out", out, command="correct", fails="corrected twice they would be wrong")
     cv2.imwrite(str(tmp_path / "small.png"), taken[:50])
     run(file, tmp_path / "small.png", "--out", tmp_path / "more", command="correct", fails="small.png: this flat field")
+
+
+def test_two_pictures_that_would_be_one_are_refused(site, tmp_path):
+    run("--flat", site / "flat", "--out", tmp_path / "flat.npz")
+    (tmp_path / "taken").mkdir()
+    for name in ("a.png", "a.bmp"):
+        cv2.imwrite(str(tmp_path / "taken" / name), cv2.imread(str(site / "flat" / "00.png")))
+    out = ("--out", tmp_path / "out")
+    run(tmp_path / "flat.npz", tmp_path / "taken", *out, command="correct", fails="several pictures are called a but")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    (tmp_path / "flat").mkdir()
+    os.mkfifo(tmp_path / "flat" / "a.png")
+    run("--flat", tmp_path / "flat", "--out", tmp_path / "flat.npz", fails="a.png: is no file; take it out")
 
 
 def test_pictures_in_colour_keep_their_colours(tmp_path):

@@ -151,6 +151,22 @@ def test_a_calibrated_scale_measures_as_it_does_in_the_line(golden, tmp_path):
     assert "3 parts come out otherwise than they should" in said.err
 
 
+def test_where_the_page_cannot_be_written_there_is_no_set(golden, tmp_path):
+    (tmp_path / "set.html").mkdir()
+    status, out, said = golden(data=write_data(tmp_path / "data", rows()))
+    assert (status, out.exists(), "set.html: cannot be written: Is a directory" in said.err) == (2, False, True)
+
+
+def test_simulated_defects_make_a_set_as_real_ones_do(golden, tmp_path):
+    """As `inspectd ctl augment` and `inspectd-train simulate` write them: roles simulated, and free or ok_test."""
+    painted = [(*row[:3], {"test": "simulated", "ok_test": "free"}[row[3]], "") for row in rows()]
+    data = write_data(tmp_path / "data", painted)
+    status, out, _ = golden("--defects", "simulated", "--good", "free", data=data)
+    record = open_masters(out).record
+    assert (status, record.defect_roles, record.good_roles) == (0, ("simulated",), ("free",))
+    assert [(each.name, each.parts) for each in record.types] == [("crack", 4), ("dent", 4)]
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

@@ -108,6 +108,14 @@ def test_a_picture_that_does_not_belong_is_named():
     assert 17 in {index for index, _ in odd}
 
 
+def test_what_no_picture_can_reach_is_no_limit():
+    """Good pictures from dark to bright, some with little on them: no limit of the light is left, but others are."""
+    frames = [np.clip(good(seed) * light, 0, 255).astype(np.uint8) for seed, light in enumerate([0.1, 0.6, 3.0] * 10)]
+    limits = learn_image(frames).limits
+    assert (limits["brightness"].low, limits["contrast"].low) == (None, None)
+    assert limits["focus"].low is not None
+
+
 def test_limits_in_the_wrong_order_are_refused():
     with pytest.raises(ValueError, match="is above high"):
         ImageLimit(low=2.0, high=1.0)
@@ -135,6 +143,17 @@ def test_the_command_writes_what_a_line_reads_and_a_page(tmp_path):
     assert page.count("<svg") == len(NUMBERS)
     with pytest.raises(ConfigError, match="it is of camera 4103, and this is camera 7"):
         record.check(serial="7", width_px=320, height_px=240)
+
+
+def test_where_the_page_cannot_be_written_the_record_is_the_one_of_before(tmp_path):
+    (tmp_path / "good").mkdir()
+    for seed in range(20):
+        cv2.imwrite(str(tmp_path / "good" / f"{seed:02}.png"), good(seed))
+    (tmp_path / "image.html").mkdir()
+    (tmp_path / "image.json").write_text("of before")
+    done = command(tmp_path / "good", "--out", tmp_path / "image.json")
+    assert (done.returncode, "image.html: cannot be written: Is a directory" in done.stderr) == (2, True)
+    assert (tmp_path / "image.json").read_text() == "of before"
 
 
 @pytest.mark.parametrize(

@@ -96,10 +96,20 @@ def test_a_sheet_that_is_too_small_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [(None, "no such target"), ("{", "damaged: not JSON"), ('{"rows": 2}', "describes no target: rows")],
+    [
+        (None, "no such target"),
+        ("{", "damaged: not JSON"),
+        ('{"rows": 2}', r"describes no target: rows.*; name the target\.json that inspectd-calibrate target wrote"),
+        (b"\x89PNG", r"cannot be read as a target: it is no text; name the target\.json"),
+        ((), r"cannot be read as a target: Is a directory; name the target\.json"),
+    ],
 )
 def test_a_description_that_cannot_be_used_is_refused(tmp_path, text, said):
-    if text is not None:
+    if text == ():
+        (tmp_path / "target.json").mkdir()
+    elif isinstance(text, bytes):
+        (tmp_path / "target.json").write_bytes(text)
+    elif text is not None:
         (tmp_path / "target.json").write_text(text)
     with pytest.raises(ConfigError, match=said):
         load_target(tmp_path / "target.json")

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from inspectd.bundle import load_bundle
-from inspectd.calibrated import load_record
+from inspectd.calibrated import EvenScale, load_record
 from inspectd.calibrated.threshold import ThresholdRecord
 from inspectd.calibration import cli
 from inspectd.calibration.bounds import at_most
+from inspectd.calibration.record import save_record
 from inspectd.calibration.threshold import calibrate_thresholds
 from inspectd.calibration.threshold_cli import inspector_of
 from inspectd.calibration.threshold_settings import ThresholdSettings, percentage
@@ -24,6 +25,7 @@ from inspectd.dataset import Dataset, open_dataset, read_image
 from inspectd.errors import ConfigError, DatasetError, InferenceError
 from inspectd.inspection import Verdict
 from inspectd.runtime.engine import open_engine
+from tests.runtime.test_optics import scale
 
 from .toy_bundle import blob, write_png, write_toy_bundle
 
@@ -67,7 +69,7 @@ def toys(tmp_path_factory):
     return {count: write_toy_bundle(folder / str(count), NAMES[:count]) for count in (1, 2)}
 
 
-def calibrate(path, data, settings, *, judge=None, progress=lambda *_: None):
+def calibrate(path, data, settings, *, judge=None, scale=None, progress=lambda *_: None):
     bundle = load_bundle(path)
     engine = open_engine(bundle, threads=1)
     return calibrate_thresholds(
@@ -76,8 +78,9 @@ def calibrate(path, data, settings, *, judge=None, progress=lambda *_: None):
         settings,
         engine=engine,
         engine_name=engine.name,
-        judge=judge or (lambda rule: inspector_of(bundle, engine, rule)),
+        judge=judge or (lambda rule: inspector_of(bundle, engine, rule, scale=scale)),
         made=MADE,
+        scale=scale,
         progress=progress,
     )
 
@@ -126,6 +129,64 @@ def test_defects_choose_the_minimum_area_that_finds_most(toys, data):
     assert at_most(record.cuts - 1, 60, 0.1) <= 0.05 / 3
     assert record.cuts == alone.cuts == 2
     assert at_most(alone.cuts - 1, 60, 0.1) <= 0.05 < at_most(alone.cuts, 60, 0.1)
+
+
+def test_with_a_scale_minimum_areas_are_in_mm2_by_the_size_of_each_pixel(toys, data):
+    plane = scale(width_px=32, height_px=32).plane()
+    record = calibrate(toys[1], data, ThresholdSettings(0.1, defect_roles=("extra",)), scale=plane)
+    # Of 25 pixels of 0.010 to 0.018 mm2 a quarter and a half; nothing is asked in px any more.
+    (first, *rest) = record.candidates_mm2
+    assert (first, record.candidates) == ((0.0,), ((1,),) * 3)
+    assert [0.06 < rest[0][0] < 0.08, 0.12 < rest[1][0] < 0.16] == [True, True]
+    # Good specks of four pixels are less than a quarter of a defect on the left, and more on the right: 1/2 finds most,
+    # where areas in px let them pass at 1/4.
+    assert 4 * float(plane.pixel_area_mm2.min()) < rest[0][0] < 4 * float(plane.pixel_area_mm2.max())
+    (rule,) = record.classes
+    assert (rule.minimum_area_px, rule.minimum_area_mm2) == (1, rest[1][0])
+    assert (record.types[0].found, record.sizes[0].found) == (20, 20)
+    assert record.scale == plane.name
+    assert all(len(point.minimum_areas_mm2) == 1 for point in record.curve)
+
+
+def test_one_figure_of_mm_per_px_gives_the_rule_in_px(toys, data):
+    settings = ThresholdSettings(0.1, defect_roles=("extra",), minimum_area_px=6)
+    in_px = calibrate(toys[1], data, settings)
+    in_mm2 = calibrate(
+        toys[1],
+        data,
+        ThresholdSettings(0.1, defect_roles=("extra",), minimum_area_mm2=6 * 0.5**2),
+        scale=EvenScale(0.5),
+    )
+    assert in_mm2.classes[0].score == in_px.classes[0].score
+    assert (in_mm2.types, in_mm2.sizes) == (in_px.types, in_px.sizes)
+    assert (in_mm2.scale, in_px.scale) == ("0.5 mm per px", None)
+    # An area in px holds although there is a scale.
+    assert calibrate(toys[1], data, settings, scale=EvenScale(0.5)).classes == in_px.classes
+
+
+def test_a_line_takes_the_rule_in_mm2_and_no_other(toys, data, tmp_path):
+    size = EvenScale(0.5)
+    record = calibrate(toys[2], data, ThresholdSettings(0.1, minimum_area_mm2=0.75), scale=size)
+    text = '[cameras.cam1]\nsource = "folder"\npath = "."\nscale_mm_per_px = 0.5\n\n[model]\nbundle = "b"\n\n'
+    config = parse_config(text + record.toml("thresholds.json"), tmp_path / "line.toml")
+    for name in NAMES:
+        assert config.acceptance.rule(name).minimum_area_mm2 == 0.75
+    record.hold_against(record.bundle_sha256, config.acceptance)
+    other = parse_config(text + record.toml("t.json").replace("mm2 = 0.75", "mm2 = 0.7"), tmp_path / "line.toml")
+    with pytest.raises(ConfigError, match=r"minimum_area_mm2 of class 'dent' is 0\.7, and 0\.75 was calibrated"):
+        record.hold_against(record.bundle_sha256, other.acceptance)
+    assert record.doubts(record.engine, {"cam1": size}) == ""
+    told = record.doubts(record.engine, {"cam1": size, "cam2": scale().plane()})
+    assert "calibrated with the scale 0.5 mm per px, and that of camera 'cam2' is " in told
+    assert scale().sha256[:12] in told
+    assert "that of camera 'cam1' is none" in record.doubts(record.engine, {"cam1": None})
+
+
+def test_pictures_of_another_size_than_the_scale_s_are_refused(toys, data):
+    for width, height in ((32, 30), (64, 64)):
+        plane = scale(width_px=width, height_px=height).plane()
+        with pytest.raises(DatasetError, match=rf"has 32 by 32 px, and the scale is for {width} by {height}; give"):
+            calibrate(toys[1], data, ThresholdSettings(0.1), scale=plane)
 
 
 def test_photographs_of_one_part_count_once(toys, tmp_path):
@@ -234,6 +295,9 @@ def test_parts_that_are_rejected_at_every_score_are_named(toys, tmp_path):
         ({"defect_roles": ("free",)}, "'free' holds no defects"),
         ({"roles": ()}, "no role"),
         ({"minimum_area_px": 0}, "minimum area 0 px"),
+        ({"minimum_area_mm2": 0.0}, "minimum area 0 mm2"),
+        ({"minimum_area_mm2": float("nan")}, "minimum area nan mm2"),
+        ({"minimum_area_px": 2, "minimum_area_mm2": 1.0}, "in px and in mm2 exclude each other"),
     ],
 )
 def test_settings_that_make_no_sense(settings, message):
@@ -309,6 +373,74 @@ def test_the_command(toys, data, tmp_path, monkeypatch, capsys):
     assert record.sha256 in page
     assert page.count("<svg") == 1
     assert "g12" in page or "g1" in page
+
+
+@pytest.mark.parametrize("blocked", ["o.html", "o.toml"])
+def test_where_something_cannot_be_written_there_is_no_record(toys, data, tmp_path, monkeypatch, capsys, *, blocked):
+    (tmp_path / blocked).mkdir()
+    arguments = ("threshold", toys[1], data, "--max-false-reject", "10%", "--out", tmp_path / "o.json")
+    assert run(monkeypatch, *arguments) == 2
+    assert f"{blocked}: cannot be written: Is a directory" in capsys.readouterr().err
+    assert not (tmp_path / "o.json").exists()
+
+
+LINE = '[cameras.cam1]\nsource = "buttons"\n{}\n[model]\nbundle = "demo"\n'
+
+
+def test_the_command_with_the_line_s_scale(toys, data, tmp_path, monkeypatch, capsys):
+    save_record(tmp_path / "scale.json", scale(width_px=32, height_px=32))
+    config, out = tmp_path / "line.toml", tmp_path / "thresholds.json"
+    # What the line has besides may not be made yet.
+    config.write_text(LINE.format(f'scale = "{tmp_path}/scale.json"\nimage_health = "{tmp_path}/to-come.json"'))
+    options = ("--max-false-reject", "10%", "--defects", "extra", "--config", config, "--out", out)
+    assert run(monkeypatch, "threshold", toys[1], data, *options) == 0
+    said = capsys.readouterr()
+    record = load_record(out, ThresholdRecord)
+    area = record.classes[0].minimum_area_mm2
+    assert f"minimum area {area:g} mm2" in said.out
+    assert f"minimum_area_mm2 = {area!r}" in out.with_suffix(".toml").read_text()
+    page = out.with_suffix(".html").read_text()
+    assert f"{area:g} mm2" in page
+    assert f"by the scale {record.scale}" in page
+    assert [each.name for each in record.inputs][-1] == "scale.json"
+    assert record.scale == scale(width_px=32, height_px=32).sha256
+
+
+@pytest.fixture
+def refused(toys, data, tmp_path, monkeypatch, capsys):
+    """The command with a line's configuration, which writes nothing: its status, and what it says."""
+
+    def ask(line, *options):
+        out = tmp_path / "o.json"
+        if line is not None:
+            (tmp_path / "line.toml").write_text(line)
+            options = ("--config", tmp_path / "line.toml", *options)
+        status = run(monkeypatch, "threshold", toys[1], data, "--max-false-reject", "10%", "--out", out, *options)
+        assert not out.exists()
+        return status, capsys.readouterr().err.strip()
+
+    return ask
+
+
+@pytest.mark.parametrize(
+    ("cameras", "options", "message"),
+    [
+        (None, ("--minimum-area-mm2", "1"), "name the line's configuration by --config"),
+        (None, ("--camera", "cam1"), "name that by --config"),
+        (LINE.format(""), (), "cameras.cam1 has no scale to give minimum areas in mm2 by"),
+        (LINE.format('scale = "nowhere.json"'), (), "nowhere.json: no such calibration"),
+        (LINE.format("scale_mm_per_px = 0.1"), ("--camera", "cam2"), "none of that name, only cam1"),
+        (
+            LINE.format('scale_mm_per_px = 0.1\n[cameras.cam2]\nsource = "buttons"'),
+            (),
+            "has the cameras cam1, cam2; say by --camera",
+        ),
+        ("[cameras", (), "line.toml"),
+    ],
+)
+def test_scales_that_the_command_cannot_use(refused, *, cameras, options, message):
+    status, said = refused(cameras, *options)
+    assert (status, message in said, "\n" in said) == (2, True, False), said
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from inspectd.bundle import load_bundle
+from inspectd.calibrated import EvenScale
 from inspectd.calibration.threshold_levels import Levels, counting, labelled_areas, largest_region, reached
 from inspectd.errors import ConfigError
 from inspectd.frame import Frame
@@ -15,6 +16,7 @@ from inspectd.inspection import AcceptanceRule, ClassRule, Verdict
 from inspectd.mask import ClassMap, Mask
 from inspectd.runtime.engine import open_engine
 from inspectd.runtime.inspector import Inspector
+from tests.runtime.test_optics import scale
 
 from .toy_bundle import write_toy_bundle
 
@@ -75,6 +77,28 @@ def test_the_line_rejects_nothing_that_the_map_lets_pass(opened, count, seed, sh
     assert rejected <= expected
     if shape == (32, 32):
         assert rejected == expected
+
+
+@pytest.mark.parametrize("measure", ["one figure", "each pixel's"])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 10_000), data=st.data())
+def test_in_mm2_the_line_rejects_what_the_map_says(opened, measure, seed, data):
+    """Each pixel has its own size, and the area is taken from a region of the picture: ties are met exactly."""
+    bundle, engine = opened[1]
+    pixels = painted(seed, 32, 32)
+    size = EvenScale(0.1) if measure == "one figure" else scale(width_px=32, height_px=32).plane()
+    levels = Levels.of(1)
+    seen = levels.map(engine, bundle.card.preprocess, pixels, 1)[0]
+    level = data.draw(st.integers(0, len(levels) - 1))
+
+    def line(area_mm2):
+        rule = ClassRule(score=levels.thresholds[level], minimum_area_mm2=area_mm2)
+        inspector = Inspector(bundle, engine, AcceptanceRule(classes={"dent": rule}), scales={"camera": size})
+        return inspector.inspect(Frame("camera", 0, pixels, acquired_ns=0))
+
+    found = [defect.area_mm2 for defect in line(1e-9).defects]
+    for area in (max(found, default=0.02), 0.5 * max(found, default=0.02), 1.01 * max(found, default=0.02)):
+        assert (line(area).verdict is not Verdict.OK) == (reached(seen, [area], size)[0] > level)
 
 
 def test_scores_fall_as_the_minimum_area_rises_and_regions_merge():

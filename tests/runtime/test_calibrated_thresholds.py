@@ -99,6 +99,29 @@ def test_the_toml_that_is_written_fits(write_config, tmp_path, bundle):
 
 
 @pytest.mark.parametrize(
+    ("changes", "doubt"),
+    [
+        ({"engine": ENGINE}, ""),
+        ({"engine": "TensorRT fp16"}, "acceptance: the thresholds were calibrated on TensorRT fp16, and ONNX Runtime"),
+        ({"scale": "0.5 mm per px"}, ""),
+        (
+            {"scale": "ab" * 32},
+            "acceptance: the minimum areas were calibrated with the scale abababababab, and that of",
+        ),
+    ],
+)
+def test_a_check_tells_where_the_promise_does_not_hold(write_config, tmp_path, bundle, changes, doubt):
+    made = record(bundle.digest, **changes)
+    save_record(tmp_path / "thresholds.json", made)
+    config = write_config('source = "buttons"\nscale_mm_per_px = 0.5', made.toml("thresholds.json"))
+    status, out, _ = run_inspectd("check", config)
+    assert (status, "no fault found" in out) == (0, True)
+    assert [
+        line[: len(doubt)] for line in out.splitlines() if "calibrated with" in line or "calibrated on T" in line
+    ] == ([doubt] if doubt else [])
+
+
+@pytest.mark.parametrize(
     ("changes", "rule", "fault"),
     [
         ({"bundle_sha256": "ab" * 32}, RULE, "it is of bundle abababababab, and this is bundle "),
@@ -152,6 +175,20 @@ def test_what_a_client_sets_holds_with_an_alarm(station, pictures, kept):  # noq
         assert "is 0.9, and 0.8 was calibrated" in running.alarm("model.thresholds").message
         running.ask("set_threshold", class_="bright", score=0.8)
         assert not running.alarm("model.thresholds", active=False).active
+
+
+def test_areas_by_another_scale_are_an_alarm(station, pictures, bundle, tmp_path):  # noqa: F811
+    rule = ChosenClass(name="bright", score=0.8, minimum_area_px=1, minimum_area_mm2=0.5)
+    made = record(bundle.digest, classes=(rule,), scale="0.2 mm per px")
+    save_record(tmp_path / "thresholds.json", made)
+    with station(f"{FOLDER}\nscale_mm_per_px = 0.2", made.toml("thresholds.json")) as running:
+        running.until_state("ContinuousExecution")
+        assert "model.thresholds" not in {alarm["code"] for alarm in running.ask("snapshot")["alarms"]}
+    config = tmp_path / "line.toml"
+    config.write_text(config.read_text().replace("mm_per_px = 0.2", "mm_per_px = 0.25"))
+    with station.again(running) as running:
+        told = running.open_alarm("model.thresholds")["message"]
+        assert told.startswith("the minimum areas were calibrated with the scale 0.2 mm per px, and that of camera")
 
 
 def test_another_arithmetic_is_an_alarm(station, pictures, bundle, kept, tmp_path):  # noqa: F811

@@ -16,7 +16,7 @@ from .measure import Report, machine, machine_text
 
 BENCHMARKS = (
     *("render", "line", "station", "messages", "training", "dst", "engines", "painter"),
-    *("tiles", "camera", "formats", "archive", "calibration", "augment", "faults"),
+    *("tiles", "camera", "formats", "archive", "calibration", "sight", "augment", "faults"),
 )
 ON_REQUEST = ("augment", "faults")
 """Not among `all`: they take as long as they are told to."""
@@ -39,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         "formats": _formats,
         "archive": _archive,
         "calibration": _calibration,
+        "sight": _sight,
         "augment": _augment,
         "faults": _faults,
     }
@@ -249,6 +250,16 @@ def _calibration(options: argparse.Namespace) -> Report:
     from .calibration import run
 
     return run(rounds=options.repeats)
+
+
+def _sight(options: argparse.Namespace) -> Report:
+    from inspectd.optional import require
+    from inspectd.runtime.station import demo_bundle
+
+    from .sight import run
+
+    require("scipy", extra="augment")
+    return run(bundle_path=options.bundle or demo_bundle(), rounds=options.repeats)
 
 
 def _faults(options: argparse.Namespace) -> Report:

@@ -241,6 +241,14 @@ def test_rounds_come_in_turns_and_a_ratio_above_the_bound_fails(monkeypatch: pyt
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
+def test_sight(tmp_path: Path) -> None:
+    cameras = figures("sight", "--repeats", "1", json_file=tmp_path / "figures.json")["cameras"]
+    assert cameras["as it was, 1"]["missed"] == 0
+    assert cameras["covered: level 3"]["found"] < cameras["blurred by 2 px"]["found"] < cameras["as it was, 1"]["found"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_faults_at_random_for_ten_minutes():
     """No wrong picture, no part twice, every frame accounted for; what `python -m benchmarks faults` prints."""
     from benchmarks import faults

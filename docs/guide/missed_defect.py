@@ -67,6 +67,7 @@ def main() -> None:
     parser.add_argument("--method", default="dst", help="how the marked defect is painted (inspectd-train update)")
     parser.add_argument("--count", type=int, default=600, help="painted pictures to learn from")
     parser.add_argument("--steps", type=int, default=800, help="updates of the fine-tuning")
+    parser.add_argument("--unmarked", type=int, default=0, help="more imprints on Monday, which nobody notices")
     parser.add_argument("--train", type=int, default=200, help="pictures of what the bundle knew before, of each kind")
     args = parser.parse_args()
     begun = time.monotonic()
@@ -74,6 +75,8 @@ def main() -> None:
     weights = None if args.vgg_weights is None else args.vgg_weights.resolve()
     (folder / "models").mkdir(parents=True, exist_ok=True)
     os.chdir(folder)
+    good, defective = FOLDERS["monday"]
+    FOLDERS["monday"] = good, defective + args.unmarked
     render_parts()
     with station("monday"):
         mark_one(judged("monday"))

@@ -221,11 +221,12 @@ def test_a_stalled_subscriber_does_not_raise_the_latency(station, pictures, tmp_
 @pytest.mark.slow
 @pytest.mark.timeout(6 * 3600)
 def test_an_hour_leaves_memory_and_descriptors_as_they_were(station, pictures, tmp_path, capsys):  # noqa: F811
-    """30 parts a second with journal, masks and archive; `INSPECTD_SOAK_MINUTES` for another time than 60."""
+    """30 parts a second with journal, masks and archive; `INSPECTD_SOAK_MINUTES` and `INSPECTD_SOAK_FPS` for others."""
     minutes = float(os.environ.get("INSPECTD_SOAK_MINUTES", "60"))
+    fps = os.environ.get("INSPECTD_SOAK_FPS", "30")
     samples: list[StatsBody] = []
     more = f'[archive]\npath = "{tmp_path}/archive"\nok_every = 30\nmax_gib = 0.05\n[journal]\nmax_mib = 64\n'
-    with station(FAST.replace(str(RATE), "30"), more) as running:
+    with station(FAST.replace(str(RATE), fps), more) as running:
         until = time.monotonic() + 60 * minutes
         while time.monotonic() < until:
             message = running.until(lambda message: message.header.msg_type == MessageType.STATS)
@@ -247,6 +248,10 @@ def test_an_hour_leaves_memory_and_descriptors_as_they_were(station, pictures, t
         "not_durable": summary_of(out)["not_durable"],
         "not_inspected": summary_of(out)["not_inspected"],
         "memory_mib": [round(value / 2**20, 1) for value in memory],
+        # Caches fill up, a leak does not.
+        "memory_mib_by_parts": {
+            each.triggers: round(each.memory_bytes / 2**20, 2) for each in samples[:: max(1, len(samples) // 12)]
+        },
         "descriptors": descriptors,
         "archived": last.archived,
         "archive_refused": last.archive_refused,

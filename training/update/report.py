@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from inspectd.bundle import load_bundle
 from inspectd.dataset import Sample, open_dataset, read_image, read_labels
@@ -20,8 +21,9 @@ from .update import Update, Updated
 
 __all__ = ["told", "write_report"]
 
-_SHEET = "before-after.png"
+_SHEET, _GOOD = "before-after.png", "good-parts.png"
 _ROWS = 8
+_GOOD_SHOWN = 48
 
 
 def told(result: Updated) -> str:
@@ -42,12 +44,13 @@ def told(result: Updated) -> str:
 
 
 def write_report(order: Update, result: Updated) -> None:
-    """Write report.json, report.html, report.md and before-after.png.
+    """Write report.json, report.html, report.md, before-after.png and good-parts.png.
 
     Raises:
         ConfigError: a file cannot be written.
     """
-    shown = _sheet(order, result)
+    _draw_defects(order, result)
+    _draw_good(order, result)
     verdict = (
         f"**Not to be used: {'; '.join(result.lost)}.**"
         if result.lost
@@ -59,6 +62,8 @@ def write_report(order: Update, result: Updated) -> None:
         *(f"To look at: {remark}." for remark in result.remarks),
         "A part counts as found where a pixel of a labelled region is, a good one as rejected for any pixel, at the "
         "thresholds of the bundles' own cards. `inspectd-calibrate threshold` sets those of the line.",
+        "**Look at the good parts** below: what was missed once has most likely been missed on others, which were then "
+        "taught as good. Take those out of the folders, or mark them, and update again.",
     ]
     if result.signed_by is not None:
         paragraphs.append(f"Signed by {result.signed_by}.")
@@ -71,7 +76,13 @@ def write_report(order: Update, result: Updated) -> None:
         f"Update of {order.bundle.name}",
         tuple(paragraphs),
         (*(comparison.table() for comparison in result.comparisons), times),
-        ((_SHEET, "Label red, found by the bundle before and after"),) if shown else (),
+        (
+            (_SHEET, "Outlined: the label, and what is found by the bundle before and after"),
+            (
+                _GOOD,
+                "Good parts of the sites, those first of which the new bundle is least sure; outlined: what it finds",
+            ),
+        ),
     )
     content = {
         "bundle": str(result.bundle),
@@ -100,21 +111,46 @@ def _text(value: object) -> object:
     return [str(each) for each in value] if isinstance(value, tuple) else value
 
 
-def _sheet(order: Update, result: Updated) -> bool:
-    """Write marked and painted parts with what each bundle finds; whether there is anything to show."""
+def _draw_defects(order: Update, result: Updated) -> None:
+    """Marked and painted parts, and what each bundle finds on them."""
     marked = open_dataset(order.out / "site").select("ref")
     painted = open_dataset(order.out / "exam").select("simulated")
     chosen: list[Sample] = [*marked[: _ROWS // 2], *painted[: _ROWS - min(len(marked), _ROWS // 2)]]
-    predictors = [GraphPredictor(load_bundle(path)) for path in (order.bundle, result.bundle)]
-    cards = [load_bundle(path).card for path in (order.bundle, result.bundle)]
+    bundles = {"before": _Finder(order.bundle), "after": _Finder(result.bundle)}
     tiles = []
     for sample in chosen:
         pixels = read_image(sample.image)
         label = read_labels(sample, None, (pixels.shape[0], pixels.shape[1]))
         kind = "painted" if sample.role == "simulated" else "marked"
         tiles.append(Tile(pixels, f"{kind}: {sample.defect}", label))
-        for predictor, card, when in zip(predictors, cards, ("before", "after"), strict=True):
-            found = (predictor(pixels) >= np.array(card.thresholds, np.float32)[:, None, None]).any(axis=0)
-            tiles.append(Tile(pixels, f"{when}: {int(found.sum())} px", np.asarray(found, np.uint8)))
+        for when, find in bundles.items():
+            found, _ = find(pixels)
+            tiles.append(Tile(pixels, f"{when}: {int(found.sum())} px", found))
     write_png(order.out / _SHEET, contact_sheet(tiles, columns=6, side=256))
-    return bool(tiles)
+
+
+def _draw_good(order: Update, result: Updated) -> None:
+    """The good parts of the sites, those that the new bundle likes least first."""
+    find = _Finder(result.bundle)
+    judged = []
+    for folder in ("site", "unseen"):
+        for sample in open_dataset(order.out / folder).select("free"):
+            pixels = read_image(sample.image)
+            found, score = find(pixels)
+            judged.append((score, Tile(pixels, f"{score:.2f} {sample.name}", found)))
+    judged.sort(key=lambda each: each[0], reverse=True)
+    write_png(order.out / _GOOD, contact_sheet([tile for _, tile in judged[:_GOOD_SHOWN]], columns=8))
+
+
+class _Finder:
+    """What a bundle finds at the thresholds of its card."""
+
+    def __init__(self, path: Path) -> None:
+        bundle = load_bundle(path)
+        self._predictor = GraphPredictor(bundle)
+        self._thresholds = np.array(bundle.card.thresholds, np.float32)[:, None, None]
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float]:
+        """1 where it finds something, uint8 [H, W]; and its highest score."""
+        probabilities = self._predictor(pixels)
+        return np.asarray((probabilities >= self._thresholds).any(axis=0), np.uint8), float(probabilities.max())

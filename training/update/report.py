@@ -137,7 +137,7 @@ def _draw_good(order: Update, result: Updated) -> None:
         for sample in open_dataset(order.out / folder).select("free"):
             pixels = read_image(sample.image)
             found, score = find(pixels)
-            judged.append((score, Tile(pixels, f"{score:.2f} {sample.name}", found)))
+            judged.append((score, Tile(pixels, f"{score:.2f} {Path(sample.name).stem[-18:]}", found)))
     judged.sort(key=lambda each: each[0], reverse=True)
     write_png(order.out / _GOOD, contact_sheet([tile for _, tile in judged[:_GOOD_SHOWN]], columns=8))
 

@@ -37,6 +37,7 @@ COMMANDS = {
         *(
             "dst",
             "simulate",
+            "update",
             "experiment methods",
             "experiment table1",
             "experiment figure6",
@@ -129,6 +130,7 @@ if heavy:
         "inspectd.training.experiments.",
         "inspectd.training.files",
         "inspectd.training.log",
+        "inspectd.training.update.",
         "inspectd.training.weights",
         "inspectd.export.",
     )

@@ -65,24 +65,3 @@ def test_the_walk_through_the_calibration_works_as_it_stands_there(tmp_path):
     assert len(re.findall(r"^\d{3}\.png .* NG .* \d\.\d\d$", done.stdout, re.MULTILINE)) >= 5
     assert "no part changed" in done.stdout
     assert "4 of 4 parts are NOT_INSPECTED" in done.stdout
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(2400)
-def test_the_walk_from_a_missed_defect_to_a_better_bundle(tmp_path):
-    pytest.importorskip("torch", reason="training needs torch")
-    short = ["--method", "cutpaste", "--count", "300", "--steps", "400", "--train", "100"]
-    done = subprocess.run(
-        [sys.executable, ROOT / "docs" / "guide" / "missed_defect.py", tmp_path / "walk", *short],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    (found,) = re.findall(r"^recall of 40 +([\d.]+) +([\d.]+)$", done.stdout, re.MULTILINE)
-    before, after = map(float, found)
-    assert before < 0.2
-    assert after > 0.8
-    (on_line,) = re.findall(r"^imprint found +(\d+) of 12 +(\d+) of 12$", done.stdout, re.MULTILINE)
-    before, after = map(int, on_line)
-    assert before < 3
-    assert after > 9

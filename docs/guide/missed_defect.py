@@ -62,7 +62,7 @@ keep_free_gib = 0.5
 def main() -> None:
     """Walk."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("folder", type=Path, help="where everything is written; what is there is gone on with")
+    parser.add_argument("folder", type=Path, help="where everything is written; a new one")
     parser.add_argument("--vgg-weights", type=Path, help="VGG-19 for DST; downloaded if not given")
     parser.add_argument("--method", default="dst", help="how the marked defect is painted (inspectd-train update)")
     parser.add_argument("--count", type=int, default=600, help="painted pictures to learn from")
@@ -72,6 +72,8 @@ def main() -> None:
     args = parser.parse_args()
     begun = time.monotonic()
     folder = args.folder.resolve()
+    if folder.exists():
+        parser.error(f"{folder}: exists; name a new folder")
     weights = None if args.vgg_weights is None else args.vgg_weights.resolve()
     (folder / "models").mkdir(parents=True, exist_ok=True)
     os.chdir(folder)
@@ -165,17 +167,8 @@ def mark_one(found: dict[str, tuple[str, str]]) -> None:
         sys.exit(f"the line has found every {DEFECT}; there is nothing to mark")
     label = Path("monday", "labels", missed[0].rpartition("-")[2])
     run(
-        "inspectd",
-        "ctl",
-        "mark",
-        found[missed[0]][1],
-        "--mask",
-        label,
-        "--defect",
-        DEFECT,
-        "--yes",
-        "--at",
-        "line.toml",
+        *("inspectd", "ctl", "mark", found[missed[0]][1], "--mask", label),
+        *("--defect", DEFECT, "--yes", "--at", "line.toml"),
     )
 
 

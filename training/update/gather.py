@@ -91,7 +91,8 @@ def sites(folders: Sequence[Path]) -> Site:
             if sample.role == "free":
                 good.setdefault(digest, pick)
                 continue
-            defective.add(digest)
+            if sample.masks:
+                defective.add(digest)
             if sample.role == "ref" and not painted:
                 marked[sample.defect].append((digest, pick))
             elif sample.role in {"ref", "extra", "simulated"}:

@@ -269,19 +269,8 @@ def _training_data(
 
 
 def _train_dst(order: Update, settings: UpdateSettings) -> None:
-    arguments = [
-        "dst",
-        str(order.out / "site"),
-        "--out",
-        str(order.out / "dst"),
-        "--jobs",
-        str(order.jobs),
-        "--seed",
-        str(settings.seed),
-        "--accelerator",
-        order.accelerator,
-        "--resume",
-    ]
+    arguments = ["dst", str(order.out / "site"), "--out", str(order.out / "dst"), "--resume"]
+    arguments += ["--jobs", str(order.jobs), "--seed", str(settings.seed), "--accelerator", order.accelerator]
     for option, value in (
         ("--vgg-weights", settings.vgg),
         ("--epochs", settings.dst_epochs),

@@ -92,6 +92,7 @@ def test_an_update_measures_both_bundles_signs_the_new_one_and_goes_on(before, s
         f"test pictures of {buttons.name}",
         "marked parts, held out",
         "marked parts",
+        "good parts that were learnt from",
         "painted on good parts that were held out",
     ]
     assert sets[MASTERS]["lost"] == []

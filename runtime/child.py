@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import re
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 from inspectd.wire import StatsBody
 
 from .beats import LINK_VARIABLE, Alarm, Beat, BeatLink, Bye, LinkClosed, PacketRefused, Siblings
+from .ending import kill_and_reap
 
 __all__ = ["Child", "ChildProcess", "in_words"]
 
@@ -218,10 +218,7 @@ class ChildProcess:
 
     def close(self) -> None:
         """Kill it if it still runs, and forget it."""
-        self._process.kill()
-        # Killed within a call of the kernel's it may take its time.
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_KILLED_S)
+        kill_and_reap(self._process, _KILLED_S)
         self._close()
 
     def _close(self) -> None:

@@ -12,6 +12,7 @@ import sys
 
 from inspectd.config import Archive as ArchiveSettings
 from inspectd.errors import ProtocolError
+from inspectd.runtime.ending import kill_and_reap
 from inspectd.runtime.signals import interrupts_held
 
 from .beat import Beat
@@ -114,10 +115,7 @@ class ArchiveProcess:
         try:
             self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            # Within a call of the kernel's it may take its time.
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(1.0)
+            kill_and_reap(self._process, 1.0)
         latest = None
         with contextlib.suppress(OSError, ProtocolError):
             latest = self.hear(0)

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from inspectd.config import Config
 from inspectd.errors import RequestError
 from inspectd.runtime.alarms import Alarms
+from inspectd.runtime.ending import kill_and_reap
 from inspectd.runtime.last import command
 from inspectd.runtime.restarts import BackOff, History
 from inspectd.runtime.signals import interrupts_held
@@ -317,7 +318,5 @@ class Augmenting:
         for process in self._leaving:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(STOP_S)
-            process.kill()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(STOP_S)
+            kill_and_reap(process, STOP_S)
         self._leaving.clear()

@@ -24,6 +24,7 @@ from dataclasses import replace
 from inspectd.config import GenicamCamera
 from inspectd.errors import CameraAway, CameraError, CameraLost, EndOfFrames, FrameTimeout
 from inspectd.frame import CameraState, CameraStatus, Frame
+from inspectd.runtime.ending import kill_and_reap
 from inspectd.runtime.restarts import BackOff, History
 from inspectd.runtime.signals import interrupts_held
 
@@ -582,9 +583,6 @@ class GrabProcess:
         try:
             self._process.wait(0 if hangs else STOP_S)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            # Killed within a call of the kernel's it may take its time; it is waited for by the next of its kind.
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(STOP_S)
+            kill_and_reap(self._process, STOP_S)
         os.close(self._life)
         self.link.close()

@@ -171,6 +171,20 @@ class Masters:
         self.path = path
         self.record = record
 
+    def hold_against(self, classes: ClassMap) -> None:
+        """Refuse a network that cannot find them.
+
+        Raises:
+            ConfigError: it does not have a class of theirs.
+        """
+        wanted = {part.class_name for part in self.record.parts if not part.is_good}
+        if unknown := sorted(wanted - set(classes.names)):
+            raise ConfigError(
+                f"{self.path}: holds known defects of {', '.join(unknown)}, and the network that judges has the "
+                f"classes {', '.join(classes.names)} alone: it cannot find them; make a set for it by "
+                f"{MastersRecord.made_by}"
+            )
+
     def frame(self, part: MasterPart, number: int, *, camera: str) -> Frame:
         """A part as a frame of a camera.
 
@@ -383,12 +397,7 @@ def run_masters(
         ConfigError: a picture is damaged, or the network does not have a class of theirs.
         InspectdError: what `judge` raises.
     """
-    wanted = {part.class_name for part in masters.record.parts if not part.is_good}
-    if unknown := sorted(wanted - set(classes.names)):
-        raise ConfigError(
-            f"{masters.path}: holds known defects of {', '.join(unknown)}, and the network that judges has the classes "
-            f"{', '.join(classes.names)} alone: it cannot find them; make a set for it by {MastersRecord.made_by}"
-        )
+    masters.hold_against(classes)
     outcomes = []
     for number, part in enumerate(masters.record.parts):
         labels = masters.labels(part)
@@ -410,18 +419,20 @@ def fault_of(
         inspection: what came of it.
         expected: the verdict that it should have; None asks of a defective part only that it does not pass.
         class_name: of its defect; empty of a good part.
-        labels: where the defect is, bool [H, W]; None of a good part.
+        labels: where the defect is, bool [H, W]; None where it may be anywhere, as on a part that was laid in by hand.
     """
     verdict, mask = inspection.verdict, inspection.mask
     if mask is None:
         return f"not inspected: {inspection.reason}"
-    if labels is None:
+    if not class_name:
         return "" if verdict is Verdict.OK else f"{verdict.name}, expected OK"
     if verdict is Verdict.OK or (expected is Verdict.NG and verdict is not Verdict.NG):
         return f"{verdict.name}, expected {'NG' if expected is None else expected.name}"
-    if labels.shape != mask.labels.shape:
-        return f"its labels are {list(labels.shape)}, its picture {list(mask.labels.shape)}"
-    seen = labels & (mask.labels == mask.classes.label(class_name))
+    seen = mask.labels == mask.classes.label(class_name)
+    if labels is not None:
+        if labels.shape != seen.shape:
+            return f"its labels are {list(labels.shape)}, its picture {list(seen.shape)}"
+        seen = seen & labels
     for defect in inspection.defects:
         x, y, width, height = defect.bbox_px
         if defect.class_name == class_name and seen[y : y + height, x : x + width].any():

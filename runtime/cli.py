@@ -302,13 +302,14 @@ def ctl(
     """Ask a station how it is, or tell it what to do. docs/protocol.md lists the operations.
 
     Without --at the station is the one whose state folder is ./state, or else the demo. The exit status is 0 if it
-    was done, and 2 if not, with the reason; 1 of a self-test that misses known defects.
+    was done, and 2 if not, with the reason; 1 of a self-test or a challenge that misses known defects.
 
     \b
     Examples:
       inspectd ctl snapshot
       inspectd ctl stop --at line.toml
       inspectd ctl set_threshold class=scratch score=0.6
+      inspectd ctl challenge
       inspectd ctl ack_alarm alarmId=7-1
       inspectd ctl get_image stream=0 seq=12 --save part.png
       inspectd ctl augment --defect scratch --defect stain --count 500 --wait
@@ -326,6 +327,11 @@ def ctl(
         raise ConfigError(f"--defect is of augment and mark, not of {op}")
     # Master parts are judged between frames, which takes a while where frames always wait.
     timeout_s = timeout if timeout is not None else 120.0 if op == "self_test" else 10.0
+    if op == "challenge" and not args:
+        from .ctl import challenge
+
+        passed = challenge(control_endpoint(at), as_json=json, timeout_s=timeout_s, keys=keys)
+        raise typer.Exit(0 if passed else 1)
     if op == "mark" and (box is not None or mask is not None or defect):
         from .ctl import mark_part
 

@@ -40,6 +40,7 @@ from .alarms import Alarms
 from .archive import ArchiveKeeper
 from .augment import Augmenting
 from .beats import Reporter
+from .challenge import Challenges
 from .control import Client
 from .gate import Gate
 from .journal import Journal
@@ -152,6 +153,17 @@ class Core:
             utc=utc,
         )
         self.judging.prove = self.self_tests.refuse
+        self._challenges = Challenges(
+            config,
+            models=self.models,
+            alarms=self.alarms,
+            state=lambda: self.state,
+            fail=self._fail,
+            keep=(lambda _entry: None) if journal is None else journal.submit,
+            epoch=self.epoch,
+            clock=clock,
+            utc=utc,
+        )
         self._marking = Marking(config, self.post)
         self._watching = Watching(
             config.station.name,
@@ -224,6 +236,7 @@ class Core:
         self._watching.is_working = True
         self.judging.take_up()
         self._augmenting.take_up()
+        self._challenges.take_up()
         try:
             while not self._terminate:
                 if self._next is not None:
@@ -345,6 +358,7 @@ class Core:
     def _turn(self) -> None:
         self._watching.turn()
         self._augmenting.look()
+        self._challenges.look()
 
     def _load(self) -> tuple[float, int]:
         """How long parts were judged in all, ms, and how many were overdue."""
@@ -352,6 +366,7 @@ class Core:
         return sum(stage.sum_ms for stage in stages), self.line.overdue
 
     def _offer(self, sent: Sent) -> None:
+        self._challenges.note(sent.inspection, sent.message.header)
         if self._archive is not None:
             self._archive.offer(sent.inspection, sent.message)
 
@@ -399,6 +414,10 @@ class Core:
                 answer({"alarms": len(self.alarms.open)})
             case "self_test":
                 self.self_tests.ask(answer)
+            case "challenge":
+                self._challenges.begin(answer)
+            case "challenge_cancel":
+                self._challenges.cancel(answer)
             case "set_threshold":
                 answer(self.judging.set_threshold(args))
             case "load_model":
@@ -467,6 +486,7 @@ class Core:
             },
             "augment": None if (augment := self._augmenting.body) is None else augment.model_dump(),
             "self_test": None if self.self_tests.last is None else self.self_tests.last.body(),
+            "challenge": self._challenges.body,
             "acceptance": {}
             if model is None
             else {name: model.rule.rule(name).model_dump() for name in model.bundle.card.classes},

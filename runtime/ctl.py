@@ -21,7 +21,7 @@ from .access import ClientKeys
 from .epoch import default_state_dir
 from .messaging import Requester, local_endpoint
 
-__all__ = ["control", "control_endpoint", "journal_file", "mark_part", "parsed_arguments"]
+__all__ = ["challenge", "control", "control_endpoint", "journal_file", "mark_part", "parsed_arguments"]
 
 
 FOLLOW_S = 0.5
@@ -167,6 +167,37 @@ def mark_part(
     if kept is not None:
         print(json.dumps(kept, indent=2))  # noqa: T201
     return kept is not None
+
+
+def challenge(endpoint: str, *, as_json: bool, timeout_s: float, keys: Path | None) -> bool:
+    """Have master parts put through a camera, and show how they came out; whether the challenge was passed.
+
+    Raises:
+        InspectdError: it cannot be done.
+    """
+    from .challenge_ctl import follow_challenge
+
+    console = Console(highlight=False)
+    secure = None if keys is None else ClientKeys.load(keys).apply
+    with Requester(endpoint, secure=secure) as requester:
+        # Who reads JSON gets nothing else on standard output.
+        asking = Console(highlight=False, stderr=True) if as_json else console
+        told = follow_challenge(requester, asking, timeout_s=timeout_s)
+    if as_json:
+        print(json.dumps(told))  # noqa: T201
+    elif told["masters"] is not None:
+        masters = told["masters"]
+        console.print(
+            f"challenge {'passed' if told['state'] == 'passed' else 'NOT PASSED'}: {masters['found']} of "
+            f"{masters['known']} known defects found, {masters['accepted']} of {masters['good']} good parts accepted",
+            soft_wrap=True,
+        )
+        console.print(_recalls(masters))
+    else:
+        console.print(
+            f"challenge BROKEN OFF after {told['done']} of {told['count']} parts: {told['why']}", soft_wrap=True
+        )
+    return bool(told["state"] == "passed")
 
 
 def _follow(requester: Requester, begun: dict[str, Any], *, timeout_s: float) -> bool:

@@ -35,6 +35,7 @@ from .access import KeysFolder
 from .active_model import ActiveModel
 from .archive import Archive, ArchiveKeeper
 from .beats import PERIOD_S, Beat, Reporter, Work
+from .challenge import check_challenge
 from .child import Child
 from .control import ControlServer
 from .core import Core
@@ -498,6 +499,9 @@ def _survey(config: Config, activated: str, *, build: bool = True) -> _Found:
         thresholds = thresholds_of(config.acceptance)
     with _noted(faults):
         optics = load_optics(config.cameras)
+    challenge = None
+    with _noted(faults):
+        challenge = check_challenge(config)
     with _noted(model_faults):
         bundle = load_bundle(_bundle_path(activated or config.model.bundle), trusted=_trusted(config))
     if bundle is not None:
@@ -505,6 +509,9 @@ def _survey(config: Config, activated: str, *, build: bool = True) -> _Found:
             rule = rule_for(bundle, config.acceptance)
             if thresholds is not None:
                 thresholds.hold_against(bundle.digest, rule)
+        if challenge is not None:
+            with _noted(faults):
+                challenge.hold_against(bundle.class_map)
         with _noted(model_faults):
             engine, fallback = _engine(bundle, config, build=build)
     faults += model_faults

@@ -1,8 +1,8 @@
 """The configuration of a line: TOML in, validated models out, every error at once.
 
 A configuration is a TOML file with the sections `station`, `cameras.<name>`, `model`, `acceptance`, `golden`,
-`publish`, `control`, `security`, `journal`, `archive`, `augment`, `health` and `log`. Paths in it are relative to the
-file.
+`challenge`, `publish`, `control`, `security`, `journal`, `archive`, `augment`, `health` and `log`. Paths in it are
+relative to the file.
 `load_config` refuses what it does not know, and lists everything that is wrong in one go, a line for each fault with
 the dotted path.
 """
@@ -14,6 +14,7 @@ from .sections import (
     Augment,
     ButtonsCamera,
     Camera,
+    Challenge,
     Config,
     Control,
     Feature,
@@ -36,6 +37,7 @@ __all__ = [
     "Augment",
     "ButtonsCamera",
     "Camera",
+    "Challenge",
     "Config",
     "Control",
     "Feature",

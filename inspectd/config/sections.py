@@ -27,6 +27,7 @@ __all__ = [
     "Augment",
     "ButtonsCamera",
     "Camera",
+    "Challenge",
     "Config",
     "Control",
     "Feature",
@@ -55,6 +56,8 @@ def _feature(value: object) -> object:
 
 Feature = Annotated[bool | int | float | str, BeforeValidator(_feature)]
 """The value of a camera's feature, as TOML writes it."""
+
+TimeOfDay = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
 
 TRIGGERED_DEADLINE_MS = 1000
 """The deadline of triggered cameras where none is set."""
@@ -273,7 +276,7 @@ class Golden(_Section):
     """The set, as `inspectd-calibrate golden` writes it; judged at every start, after every change of model or rule."""
     on_failure: Literal["error", "alarm"] = "error"
     """What it costs where too few are found, or the set cannot be used: the state Error, or an alarm alone."""
-    at: list[Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]] = Field(default_factory=list, max_length=48)
+    at: list[TimeOfDay] = Field(default_factory=list, max_length=48)
     """Times of day at which they are judged too, such as the starts of shifts: `["06:00", "14:00"]`, local time."""
     every_h: float | None = Field(None, ge=0.001, le=1000, allow_inf_nan=False)
     """So long after they were last judged they are judged again, hours."""
@@ -285,6 +288,27 @@ class Golden(_Section):
     @model_validator(mode="after")
     def _has_a_file(self) -> Golden:
         # A section that does nothing would be taken for one that does.
+        if self.file is None and self.model_fields_set:
+            raise ValueError("file is missing: the set of `inspectd-calibrate golden`")
+        return self
+
+
+class Challenge(_Section):
+    """Master parts themselves, which somebody puts through a camera one after the other."""
+
+    file: ConfigPath | None = None
+    """What each has to come out as: the set of `inspectd-calibrate golden` from photographs of those parts."""
+    camera: str | None = None
+    """Camera that they are put through, one picture of each; without it the first."""
+    at: list[TimeOfDay] = Field(default_factory=list, max_length=48)
+    """Times of day from which on they are due, such as the starts of shifts: `["06:00", "14:00"]`, local time."""
+    wait_s: float = Field(120.0, ge=1, le=3600, allow_inf_nan=False)
+    """So long the next part may take, s; then the challenge is broken off."""
+    on_failure: Literal["error", "alarm"] = "error"
+    """What it costs where too few are found: the state Error, or an alarm alone."""
+
+    @model_validator(mode="after")
+    def _has_a_file(self) -> Challenge:
         if self.file is None and self.model_fields_set:
             raise ValueError("file is missing: the set of `inspectd-calibrate golden`")
         return self
@@ -422,6 +446,7 @@ class Config(_Section):
     model: ModelSettings
     acceptance: Acceptance = Acceptance()
     golden: Golden = Golden()
+    challenge: Challenge = Challenge()
     publish: Publish = Publish()
     control: Control = Control()
     security: Security = Security()
@@ -448,6 +473,23 @@ class Config(_Section):
     def _the_master_parts_have_a_camera(self) -> Config:
         if self.golden_camera not in self.cameras:
             raise ValueError(f"golden.camera {self.golden.camera!r}: expected one of {', '.join(self.cameras)}")
+        return self
+
+    @property
+    def challenge_camera(self) -> str:
+        """The camera that master parts are put through."""
+        return self.challenge.camera or next(iter(self.cameras))
+
+    @model_validator(mode="after")
+    def _a_challenge_has_a_camera(self) -> Config:
+        if self.challenge_camera not in self.cameras:
+            raise ValueError(f"challenge.camera {self.challenge.camera!r}: expected one of {', '.join(self.cameras)}")
+        camera = self.cameras[self.challenge_camera]
+        if self.challenge.file is not None and isinstance(camera, GenicamCamera) and camera.free_running:
+            raise ValueError(
+                f"challenge.camera {self.challenge_camera!r} runs freely, so that nobody knows which of its pictures "
+                f"are the master parts': give it a trigger"
+            )
         return self
 
     @model_validator(mode="after")

@@ -202,6 +202,8 @@ OPERATIONS: Mapping[str, Operation] = MappingProxyType(
         "reset": Operation("operator"),
         "ack_alarm": Operation("operator", AlarmArguments),
         "self_test": Operation("operator"),
+        "challenge": Operation("operator"),
+        "challenge_cancel": Operation("operator"),
         "set_threshold": Operation("engineer", ThresholdArguments),
         "load_model": Operation("engineer", ModelArguments),
         "activate": Operation("engineer"),

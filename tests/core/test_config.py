@@ -13,6 +13,7 @@ from inspectd.config import (
     Acceptance,
     Archive,
     ButtonsCamera,
+    Challenge,
     Control,
     FolderCamera,
     GenicamCamera,
@@ -34,8 +35,8 @@ from inspectd.mask import ClassMap
 
 ROOT = Path(__file__).parents[2]
 SECTIONS = (
-    *(Station, GenicamCamera, FolderCamera, ButtonsCamera, ModelSettings, Acceptance, Golden, Publish),
-    *(Control, Security, Journal, Archive, Health, Log),
+    *(Station, GenicamCamera, FolderCamera, ButtonsCamera, ModelSettings, Acceptance, Golden, Challenge),
+    *(Publish, Control, Security, Journal, Archive, Health, Log),
 )
 MINIMAL = '[cameras.cam1]\nsource = "folder"\npath = "pictures"\n[model]\nbundle = "bundle"\n'
 
@@ -106,8 +107,8 @@ def test_every_fault_is_told_at_once_with_its_path():
         "acceptance.classes.scratch.min_area_px: unknown setting; did you mean 'minimum_area_px'?; "
         "known: score, review_score, minimum_area_px, minimum_area_mm2, maximum_count",
         "publish.endpoint: expected tcp://HOST:PORT (tcp://*:5560 for every interface) or ipc://PATH, got '5560'",
-        "extra: unknown setting; known: station, cameras, model, acceptance, golden, publish, control, security, "
-        "journal, archive, augment, health, log",
+        "extra: unknown setting; known: station, cameras, model, acceptance, golden, challenge, publish, control, "
+        "security, journal, archive, augment, health, log",
     ]
 
 
@@ -136,6 +137,17 @@ def test_every_fault_is_told_at_once_with_its_path():
         (MINIMAL + "[golden]\npaint = 3\n", "golden: file is missing"),
         (MINIMAL + '[golden]\nfile = "set.zip"\npaint = 17\n', "golden.paint: expected"),
         (MINIMAL + '[golden]\nfile = "set.zip"\ncamera = "cam2"\n', "golden.camera 'cam2': expected one of cam1"),
+        (
+            MINIMAL + '[challenge]\nat = ["06:00"]\n',
+            "challenge: file is missing: the set of `inspectd-calibrate golden`",
+        ),
+        (MINIMAL + '[challenge]\nfile = "set.zip"\nat = ["6:00"]\n', "challenge.at.0: expected"),
+        (MINIMAL + '[challenge]\nfile = "set.zip"\ncamera = "cam2"\n', "challenge.camera 'cam2': expected one of cam1"),
+        (
+            '[cameras.cam1]\nsource = "genicam"\nproducer = "simulator"\n[model]\nbundle = "demo"\n'
+            '[challenge]\nfile = "set.zip"\n',
+            "challenge.camera 'cam1' runs freely, so that nobody knows which of its pictures",
+        ),
     ],
 )
 def test_one_fault(text, fault):

@@ -1,0 +1,319 @@
+"""Master parts that are put through a camera: a simulated one behind GenTL, triggered part by part."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from inspectd.calibration.golden import GoldenSettings
+from inspectd.config import parse_config
+from inspectd.errors import RequestError
+from inspectd.runtime.alarms import Alarms
+from inspectd.runtime.challenge import Challenges
+from inspectd.runtime.journal import JournalReader
+from inspectd.runtime.models import Models
+from inspectd.runtime.simcam.feed import FrameFeed
+from inspectd.wire import MessageType, State, VerdictBody, read_body
+
+from .conftest import inspectd, run_inspectd
+from .station_site import until
+from .test_self_testing import make, write_data
+from .test_station import Running, start, station  # noqa: F401 - fixtures
+
+CAMERA = 'source = "genicam"\nproducer = "simulator"\ntrigger = "Software"'
+SIDE = 64
+
+
+def part(side: int, x: int = 12, level: int = 30) -> np.ndarray:
+    pixels = np.full((SIDE, SIDE, 3), level, np.uint8)
+    pixels[10 : 10 + side, x : x + side] = 255
+    return pixels
+
+
+@pytest.fixture(scope="module")
+def masters(bundle_path, tmp_path_factory) -> Path:
+    """Three parts with bright squares of three sizes, and three dark ones."""
+    sides = (8, 12, 20, 0, 0, 0)
+    parts = [
+        (part(side, level=30 + index), part(side, level=0)[..., 0] == 255 if side else None, "glare" if side else "")
+        for index, side in enumerate(sides)
+    ]
+    root = write_data(tmp_path_factory.mktemp("drawer") / "data", parts)
+    return make(bundle_path, root, root / "set.zip", GoldenSettings(per_class=3))
+
+
+class Bench:
+    """A station, and somebody who lays parts before its camera."""
+
+    def __init__(self, running: Running, feed: FrameFeed) -> None:
+        self.running, self.feed = running, feed
+
+    def lay_in(self, pixels: np.ndarray) -> str:
+        """Put a part before the camera and trigger it; what its result is called."""
+        last = self.running.ask("snapshot")["streams"][0]["last"]
+        assert self.feed.put(pixels, 5.0)
+        self.running.until_state("Ready")
+        self.running.ask("start_single_job")
+
+        def is_its(message) -> bool:
+            return message.header.msg_type == MessageType.VERDICT and message.header.seq > last
+
+        return read_body(self.running.until(is_its), VerdictBody).result_id
+
+    def told(self) -> dict:
+        return self.running.ask("snapshot")["challenge"]
+
+    def alarms(self) -> dict[str, bool]:
+        return {alarm["code"]: alarm["active"] for alarm in self.running.ask("snapshot")["alarms"]}
+
+    def lay_in_what_is_asked_for(self, but: dict[int, np.ndarray] | None = None) -> list[str]:
+        names = []
+        while (told := self.told())["state"] == "running":
+            shown = part(12, x=30) if told["next"]["defect"] else part(0)
+            names.append(self.lay_in((but or {}).get(told["done"], shown)))
+            until(lambda names=names: self.told()["done"] == len(names))
+        return names
+
+
+@pytest.fixture
+def bench(station, masters, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("INSPECTD_SIM_FEED", str(tmp_path / "line.feed"))
+    section = f'[challenge]\nfile = "{masters}"\n'
+
+    @contextlib.contextmanager
+    def run(more: str = "", feed: FrameFeed | None = None):
+        with contextlib.ExitStack() as stack:
+            feed = stack.enter_context(FrameFeed(tmp_path / "line.feed", SIDE, SIDE, slots=8))
+            running = stack.enter_context(station(CAMERA, section + more, "--stay"))
+            running.until_state("Ready")
+            yield Bench(running, feed)
+
+    return run
+
+
+def test_parts_that_come_out_as_they_should_pass_and_are_due_no_more(bench):
+    with bench('at = ["00:00"]') as site:
+        due = site.running.open_alarm("challenge.due")
+        assert due["message"].startswith("since 00:00 the master parts have not been put through camera 'cam1'")
+        site.lay_in(part(0))
+        begun = site.running.ask("challenge")
+        assert (begun["state"], begun["done"], begun["count"], begun["parts"]) == ("running", 0, 6, [])
+        assert begun["next"].keys() == {"name", "defect", "size", "expected"}
+        with pytest.raises(RequestError, match="one is under way") as caught:
+            site.running.ask("challenge")
+        assert caught.value.code == "busy"
+        names = site.lay_in_what_is_asked_for()
+        told = site.told()
+        assert (told["state"], told["done"], told["next"], told["why"]) == ("passed", 6, None, "")
+        # What lay there before was no master part.
+        assert [each["result_id"] for each in told["parts"]] == names
+        assert names[0] == "1-0-2"
+        counts = [told["masters"][name] for name in ("known", "found", "good", "accepted")]
+        assert counts == [3, 3, 3, 3]
+        until(lambda: site.alarms() == {"challenge.due": False})
+        with JournalReader(site.running.folder / "state" / "journal.db") as reader:
+            (row,) = [row for row in reader.requests() if row.client == "station"]
+        assert json.loads(row.answer)["result"] == told
+    # The next start knows of it.
+    with bench('at = ["00:00"]') as site:
+        assert (site.told(), site.alarms()) == (None, {"challenge.due": False})
+
+
+def test_a_known_defect_that_passes_leads_to_error_and_stays_told_until_it_is_found(bench):
+    with bench() as site:
+        begun = site.running.ask("challenge")
+        assert begun["next"]["defect"] == "glare"
+        names = site.lay_in_what_is_asked_for(but={1: part(0), 4: part(20)})
+        told = site.told()
+        assert (told["state"], told["masters"]["passed"]) == ("missed", False)
+        missed, rejected = told["parts"][1], told["parts"][4]
+        assert (missed["why"], missed["result_id"]) == ("OK, expected NG", names[1])
+        assert (rejected["why"], rejected["defect"]) == ("NG, expected OK", "")
+        site.running.until_state("Error")
+        assert site.alarms() == {"challenge.missed": True, "challenge.rejected": True}
+        alarm = site.running.open_alarm("challenge.missed")
+        assert alarm["severity"] == "error"
+        assert alarm["message"].startswith("master parts at camera 'cam1': 1 of 3 known defects are missed: images/")
+        assert site.running.ask("snapshot")["healthReason"] == alarm["message"]
+        with pytest.raises(RequestError, match="the station judges no parts, it is Error") as caught:
+            site.running.ask("challenge")
+        assert caught.value.code == "wrong_state"
+    with bench() as site:
+        until(lambda: site.alarms().get("challenge.missed"))
+        site.running.ask("challenge")
+        site.lay_in_what_is_asked_for()
+        assert (site.told()["state"], site.alarms()["challenge.missed"]) == ("passed", False)
+        site.running.until_state("Ready")
+
+
+def test_an_alarm_alone_stops_nothing(bench):
+    with bench('on_failure = "alarm"') as site:
+        site.running.ask("challenge")
+        site.lay_in_what_is_asked_for(but={0: part(0)})
+        assert (site.told()["state"], site.alarms()) == ("missed", {"challenge.missed": True})
+        site.running.until_state("Ready")
+
+
+def test_what_is_broken_off_proves_nothing(bench):
+    with bench('at = ["00:00"]\nwait_s = 1') as site:
+        site.running.ask("challenge")
+        until(lambda: site.told()["state"] != "running")
+        assert (site.told()["state"], site.told()["why"]) == ("broken off", "no part came within 1 s")
+        assert site.told()["masters"] is None
+        site.running.ask("challenge")
+        site.lay_in(part(12))
+        site.running.ask("set_threshold", class_="bright", score=0.55)
+        until(lambda: site.told()["state"] != "running")
+        assert (site.told()["done"], site.told()["why"]) == (1, "another model or rule judges")
+        site.running.ask("challenge")
+        site.lay_in(part(12))
+        assert site.running.ask("challenge_cancel")["why"] == "it was given up"
+        with pytest.raises(RequestError, match="none is under way"):
+            site.running.ask("challenge_cancel")
+        assert site.alarms() == {"challenge.due": True}
+
+
+def test_nobody_gets_rid_of_a_missed_part_by_breaking_off(bench):
+    with bench() as site:
+        site.running.ask("challenge")
+        site.lay_in(part(0))
+        until(lambda: site.told()["done"] == 1)
+        site.running.ask("challenge_cancel")
+        site.running.until_state("Error")
+        assert site.alarms() == {"challenge.missed": True}
+
+
+@pytest.mark.parametrize("more", ["", "[challenge]\n"], ids=["no section", "an empty one"])
+def test_a_station_without_a_set_refuses(station, pictures, more):  # noqa: F811
+    with station(more=more) as running:
+        running.until_state("ContinuousExecution")
+        with pytest.raises(RequestError, match=r"set challenge\.file") as caught:
+            running.ask("challenge")
+        assert caught.value.code == "refused"
+
+
+def test_a_set_that_cannot_be_used_is_told_by_check_and_run(write_config, pictures, masters, tmp_path):
+    folder = 'source = "folder"\npath = "pictures"'
+    gone = write_config(folder, '[challenge]\nfile = "gone.zip"')
+    for command in ("check", "run"):
+        status, _, err = run_inspectd(command, gone)
+        assert (status, f"{tmp_path}/gone.zip: no such master parts" in err) == (2, True)
+    foreign = gone.read_text().replace("gone.zip", str(masters))
+    gone.write_text(
+        foreign[: foreign.index("[model]")] + '[model]\nbundle = "demo"\n' + foreign[foreign.index("[chall") :]
+    )
+    status, _, err = run_inspectd("check", gone)
+    assert (status, "holds known defects of bright, and the network that judges has the classes" in err) == (2, True)
+
+
+def by_hand(site: Bench, *arguments: str) -> subprocess.Popen[str]:
+    """The command, as somebody calls it."""
+    return inspectd("ctl", "challenge", "--at", site.running.folder / "state", *arguments)
+
+
+def test_the_command_asks_for_one_part_after_the_other(bench):
+    with bench() as site:
+        with by_hand(site) as hand:
+            until(lambda: (site.told() or {}).get("state") == "running")
+            names = site.lay_in_what_is_asked_for(but={0: part(0)})
+            out, err = hand.communicate(timeout=20)
+        assert (hand.returncode, err) == (1, "")
+        lines = [line for line in out.splitlines() if not line.startswith("next: ")]
+        asked = [line for line in out.splitlines() if line.startswith("next: ")]
+        assert lines[0] == "challenge: put 6 master parts through camera 'cam1', in this order"
+        assert asked[0].endswith("px)")
+        assert asked[-1].endswith("(a good part)")
+        first, last = (told["name"] for told in (site.told()["parts"][0], site.told()["parts"][5]))
+        assert asked[0].startswith(f"next: {first} (glare, ")
+        assert lines[1] == f"  1 of 6: {first}: OK, NOT AS IT SHOULD BE: OK, expected NG ({names[0]})"
+        assert lines[6] == f"  6 of 6: {last}: OK, as it should be ({names[5]})"
+        assert lines[7] == "challenge NOT PASSED: 2 of 3 known defects found, 3 of 3 good parts accepted"
+        site.running.ask("reset")
+        site.running.until_state("Ready")
+        with by_hand(site, "--json") as hand:
+            until(lambda: site.told()["state"] == "running")
+            site.lay_in_what_is_asked_for()
+            out, err = hand.communicate(timeout=20)
+        assert (hand.returncode, json.loads(out)["state"]) == (0, "passed")
+        assert "6 of 6: images/" in err
+
+
+def test_an_interrupted_command_gives_it_up(bench):
+    with bench() as site, by_hand(site) as hand:
+        until(lambda: (site.told() or {}).get("state") == "running")
+        assert hand.stdout.readline().startswith("challenge: put 6 master parts")
+        hand.send_signal(2)
+        hand.communicate(timeout=20)
+        assert hand.returncode != 0
+        assert site.told()["why"] == "it was given up"
+
+
+class Desk:
+    """Challenges with clocks that go on by hand."""
+
+    def __init__(self, folder: Path, masters: Path, now: str, more: str = "") -> None:
+        config = parse_config(
+            f'[station]\nstate_dir = "{folder}"\n[cameras.cam1]\nsource = "buttons"\n[model]\nbundle = "demo"\n'
+            f'[challenge]\nfile = "{masters}"\nat = ["06:00", "14:00"]\n{more}',
+            folder / "line.toml",
+        )
+        self.at(now)
+        self.ns = 10**9
+        self.alarms = Alarms("test", epoch=1, publish=lambda _body: None)
+        self.challenges = Challenges(
+            config,
+            models=Models(None),
+            alarms=self.alarms,
+            state=lambda: State.READY,
+            fail=print,
+            keep=print,
+            epoch=1,
+            clock=lambda: self.ns,
+            utc=lambda: self.utc,
+        )
+        self.challenges.take_up()
+
+    def at(self, now: str) -> None:
+        self.utc = round(datetime.fromisoformat(now).timestamp() * 1e9)
+
+    def due(self, now: str) -> str:
+        self.at(now)
+        self.ns += 10**9
+        self.challenges.look()
+        return next((alarm.message for alarm in self.alarms.active if alarm.code == "challenge.due"), "")
+
+
+def passed(folder: Path, when: str, missed: str = "") -> None:
+    ns = round(datetime.fromisoformat(when).timestamp() * 1e9)
+    (folder / "challenge.json").write_text(json.dumps({"utc_ns": ns, "missed": missed}))
+
+
+def test_one_is_due_from_each_time_of_day_until_it_was_done(tmp_path, masters):
+    assert "since 14:00" in Desk(tmp_path, masters, "2026-03-02T05:59").due("2026-03-02T05:59")
+    passed(tmp_path, "2026-03-01T14:05")
+    desk = Desk(tmp_path, masters, "2026-03-02T05:58")
+    assert desk.due("2026-03-02T05:59") == ""
+    assert "since 06:00" in desk.due("2026-03-02T06:00")
+    assert "since 14:00" in desk.due("2026-03-02T15:00")
+    assert "since 14:00" in desk.due("2026-03-09T01:00")
+    # Also where the station was down when the time came.
+    assert "since 06:00" in Desk(tmp_path, masters, "2026-03-02T09:00").due("2026-03-02T09:00")
+    passed(tmp_path, "2026-03-02T09:01", missed="1 of 3")
+    desk = Desk(tmp_path, masters, "2026-03-02T09:02")
+    assert desk.due("2026-03-02T09:02") == ""
+    assert [(alarm.code, alarm.message) for alarm in desk.alarms.active] == [("challenge.missed", "1 of 3")]
+    # A clock that is set back by a day: that it was done lies ahead, so nobody knows.
+    assert "since 06:00" in desk.due("2026-03-01T09:00")
+    assert desk.due("2026-03-02T08:50") == ""
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"utc_ns": "x", "missed": ""}', '{"utc_ns": 5}'])
+def test_a_damaged_memory_counts_as_never(tmp_path, masters, text):
+    (tmp_path / "challenge.json").write_text(text)
+    assert "since 06:00" in Desk(tmp_path, masters, "2026-03-02T09:00").due("2026-03-02T09:00")

@@ -129,7 +129,7 @@ class ControlServer:
         local: `ipc://` address, for this machine alone.
         endpoint: a second address; None for none.
         local_role: what clients without a key may do.
-        local_mode: permissions of the local socket.
+        socket_mode: permissions of the socket of each `ipc://` address; None leaves those of the process.
         journal: where requests are kept, None for nowhere.
         journal_path: of its database, for replays; None where there is none.
         images: finds archived pictures.
@@ -146,7 +146,7 @@ class ControlServer:
         local: str,
         endpoint: str | None = None,
         local_role: Role = "engineer",
-        local_mode: int | None = None,
+        socket_mode: int | None = None,
         journal: Journal | None = None,
         journal_path: Path | None = None,
         images: Images = lambda _epoch, _stream, _seq: None,
@@ -159,7 +159,7 @@ class ControlServer:
         self._local = local
         self.endpoint = endpoint
         self._local_role: Role = local_role
-        self._local_mode = local_mode
+        self._socket_mode = socket_mode
         self._journal = journal
         self._journal_path = journal_path
         self._images = images
@@ -197,9 +197,9 @@ class ControlServer:
         """A socket for each address: where no key is asked for a client could name itself by another's."""
         doors: dict[bytes, _Door] = {}
         try:
-            doors[_LOCAL] = self._door(self._local, "station.state_dir", self._local_mode, None)
+            doors[_LOCAL] = self._door(self._local, "station.state_dir", None)
             if self.endpoint is not None:
-                door = self._door(self.endpoint, "control.endpoint", None, self._secure)
+                door = self._door(self.endpoint, "control.endpoint", self._secure)
                 doors[_OTHER] = door
                 self.endpoint = bound_address(door.link.socket)
         except BaseException:
@@ -208,9 +208,7 @@ class ControlServer:
             raise
         self._doors = doors
 
-    def _door(
-        self, endpoint: str, setting: str, mode: int | None, secure: Callable[[zmq.Socket[Any]], None] | None
-    ) -> _Door:
+    def _door(self, endpoint: str, setting: str, secure: Callable[[zmq.Socket[Any]], None] | None) -> _Door:
         link = Link(zmq.ROUTER, endpoint, context=self._context)
         socket = link.socket
         socket.maxmsgsize = MAX_REQUEST_BYTES
@@ -222,7 +220,7 @@ class ControlServer:
         try:
             if secure is not None:
                 secure(socket)
-            bind(socket, endpoint, setting=setting, mode=mode)
+            bind(socket, endpoint, setting=setting, mode=self._socket_mode)
         except BaseException:
             link.close()
             raise

@@ -11,7 +11,6 @@ import importlib.util
 import json
 import os
 import platform
-import re
 import shutil
 import socket
 import subprocess
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from inspectd.errors import InspectdError
+from inspectd.optional import remedy_of
 
 from .clock import kernel_clock
 
@@ -164,7 +164,7 @@ def check_packages() -> Iterator[Check]:
     for module, distribution in _BASE.items():
         fault = faults[module]
         if fault:
-            yield Check("python", distribution, "broken", fault, _package_remedy(distribution, fault))
+            yield Check("python", distribution, "broken", fault, remedy_of(fault, distribution))
         else:
             yield Check("python", distribution, "ok", _version(distribution))
     for module, (distribution, extra, purpose) in _OPTIONAL.items():
@@ -173,12 +173,6 @@ def check_packages() -> Iterator[Check]:
         else:
             found, remedy = f"not installed; for {purpose}", f"pip install 'inspectd[{extra}]'"
             yield Check("python", distribution, "missing", found, remedy)
-
-
-def _package_remedy(distribution: str, fault: str) -> str:
-    # The genicam package is linked to Python's shared library, without which Debian's Python comes.
-    library = re.search(r"lib(python\d+\.\d+)\.so", fault)
-    return f"sudo apt install lib{library[1]}" if library else f"pip install --force-reinstall {distribution}"
 
 
 def _import_faults(modules: Sequence[str]) -> dict[str, str]:

@@ -6,7 +6,7 @@ import base64
 import binascii
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ import numpy as np
 
 from inspectd.config import Config
 from inspectd.errors import DatasetError, RequestError
+from inspectd.inspection import Verdict
 from inspectd.picture import decode_pixels
 
-from .archive import Archive
-from .augment.gathering import good_parts
+from .archive import Archive, Part
+from .augment.gathering import those_good
 from .augment.room import Room
-from .marks import Marks, marked_pictures
+from .marks import Mark, Marks
 
 __all__ = ["Marking"]
 
@@ -97,8 +98,7 @@ class Marking:
         marks = Marks(out)
         mark = marks.keep(part, args["defect"], mask, by=client, how=args["how"], now_ns=self._utc_ns())
         # Good parts, so that the defect can be learnt from this dataset alone.
-        camera, channels = part.sidecar.camera, part.sidecar.frame.channels
-        marks.add_free(good_parts(found, channels=channels, camera=camera, without=marked_pictures(out)))
+        marks.add_free(_good_parts(found, part, marks.all()))
         count = marks.write()
         return {
             "name": mark.name,
@@ -108,6 +108,21 @@ class Marking:
             "pixels": int(mask.sum()),
             "marks": count,
         }
+
+
+def _good_parts(archive: Archive, marked: Part, marks: Sequence[Mark]) -> Iterator[Part]:
+    """Good parts of the camera of a part, with pictures of its size, from all over the archive.
+
+    What was missed comes in series, so that the parts around a marked one are the likeliest to have the defect too.
+    """
+    camera, facts = marked.sidecar.camera, marked.sidecar.frame
+    near = {(mark.epoch, mark.seq) for mark in marks if mark.camera == camera}
+    parts = (
+        part
+        for part in archive.spread(camera=camera, verdict=Verdict.OK, away_from=near)
+        if (part.sidecar.frame.height, part.sidecar.frame.width) == (facts.height, facts.width)
+    )
+    return those_good(parts, channels=facts.channels, without={mark.picture_sha256 for mark in marks})
 
 
 def _mask(text: str) -> np.ndarray[Any, np.dtype[np.bool_]]:

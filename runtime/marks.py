@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -25,7 +26,7 @@ from inspectd.bundle import encode_png
 from inspectd.dataset import SPLIT_FILE
 from inspectd.dataset_writing import Row, split_text
 from inspectd.durable import replace_file
-from inspectd.errors import RequestError
+from inspectd.errors import DatasetError, RequestError
 from inspectd.resumable import PROVENANCE
 from inspectd.runtime.archive import Part
 from inspectd.simulation.parts import file_name
@@ -37,6 +38,7 @@ MARKED = "marked"
 FREE_PARTS = 50
 """Good parts that the dataset has beside its references."""
 _MARKS = "marks"
+_log = logging.getLogger("inspectd.station")
 
 
 class Mark(BaseModel):
@@ -151,20 +153,28 @@ class Marks:
         return mark
 
     def add_free(self, parts: Iterable[Part]) -> None:
-        """Fill up the good parts.
+        """Fill up the good parts; those that cannot be read are told and passed over.
+
+        Args:
+            parts: good ones, in the order in which they are taken; no more are asked for than there is room for.
 
         Raises:
             OSError: the disk does not take them.
         """
         free = self.root / "free"
         there = {path.stem for path in free.glob("*")} if free.is_dir() else set()
-        for part in parts:
-            if len(there) >= FREE_PARTS:
-                return
+        ahead = iter(parts)
+        while len(there) < FREE_PARTS and (part := next(ahead, None)) is not None:
             name = name_of(part)
-            if name not in there:
-                there.add(name)
-                self._put(f"free/{name}{Path(part.sidecar.picture.name).suffix}", part.picture())
+            if name in there:
+                continue
+            try:
+                data = part.picture()
+            except DatasetError as error:
+                _log.warning("%s", error)
+                continue
+            there.add(name)
+            self._put(f"free/{name}{Path(part.sidecar.picture.name).suffix}", data)
 
     def write(self) -> int:
         """Write what the dataset consists of anew; how many marks there are.

@@ -50,6 +50,8 @@ TEST_S = 900.0
 """A test that has not ended by then hangs, on a disk for example."""
 PARTS_S = 20.0
 """So long a test waits for parts to paint on; if fewer come, they are painted on once they have come."""
+UNPAINTED_S = 3600.0
+"""After so much execution in which they have not come somebody has to know."""
 _TOLD, _MOST_TEXT = 20, 200
 """So many missed parts are told to monitoring by their names, and so much of each: a beat must not become too long."""
 _T = TypeVar("_T")
@@ -205,6 +207,8 @@ class SelfTests:
         self._paintable: tuple[tuple[str, str, AcceptanceRule], list[int]] | None = None
         self._unseen: PaintedResult | None = None
         self._is_unpainted = False
+        self._waiting_since_ns: int | None = None
+        self._waited_ns = 0
         self._tested: tuple[str, AcceptanceRule] | None = None
         self._running: object | None = None
         self._running_since_ns = self._next_look_ns = 0
@@ -243,6 +247,7 @@ class SelfTests:
         if not self._has_masters or now_ns < self._next_look_ns:
             return
         self._next_look_ns = now_ns + round(LOOK_S * 1e9)
+        self._wait_for_parts(now_ns)
         if self._running is not None:
             if now_ns - self._running_since_ns > TEST_S * 1e9:
                 self._give_up(self._running)
@@ -257,6 +262,21 @@ class SelfTests:
             why = "there are parts to paint on"
         if why:
             self._begin(why)
+
+    def _wait_for_parts(self, now_ns: int) -> None:
+        """Count the time for which defects are still to be painted, and tell if it is too long."""
+        is_waiting = self._is_unpainted and self._state() in EXECUTING
+        if is_waiting and self._waiting_since_ns is not None:
+            self._waited_ns += now_ns - self._waiting_since_ns
+        self._waiting_since_ns = now_ns if is_waiting else None
+        if self._waited_ns >= UNPAINTED_S * 1e9:
+            paint, camera = self._config.golden.paint, self._config.golden_camera
+            self._alarms.set(
+                "golden.unpainted",
+                Severity.WARNING,
+                f"in {UNPAINTED_S / 3600:g} h of execution known defects could not be painted on pictures of now: "
+                f"between two tests {camera} gives too few parts for it (golden.paint = {paint})",
+            )
 
     def ask(self, answer: Callable[[Outcome], None]) -> None:
         """Somebody wants to know. Whoever asks while a test is under way is told how that one comes out.
@@ -457,6 +477,8 @@ class SelfTests:
         self._is_unpainted = bool(test.unpainted)
         if test.painted is not None:
             self._unseen = test.painted
+            self._waited_ns = 0
+            self._alarms.clear("golden.unpainted")
         if test.masters is not None:
             self._log(test, test.masters)
             # Where defects could not be judged or painted, nobody knows that what was missed is found again.

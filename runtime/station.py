@@ -286,7 +286,7 @@ def _assemble(
         commit_timeout_s=config.journal.commit_timeout_ms / 1000,
         keep_masks=config.journal.masks,
         local=local_endpoint(state_dir, "pub"),
-        local_mode=config.control.socket_mode,
+        socket_mode=config.control.socket_mode,
         secure=gate.secure if gate is not None and guarded else None,
         context=None if gate is None else gate.context,
     )
@@ -321,7 +321,7 @@ def _assemble(
             local=local_endpoint(state_dir, "ctl"),
             endpoint=config.control.endpoint,
             local_role=config.control.local_role,
-            local_mode=config.control.socket_mode,
+            socket_mode=config.control.socket_mode,
             journal=journal,
             journal_path=journal_path if keeps else None,
             images=partial(_image, config.archive.path),

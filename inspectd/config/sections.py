@@ -62,7 +62,7 @@ TimeOfDay = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
 TRIGGERED_DEADLINE_MS = 1000
 """The deadline of triggered cameras where none is set."""
 _PRODUCER_NAMES = ("viky", "simulator")
-_ENDPOINT = re.compile(r"tcp://[^/\s:]+:(\d{1,5}|\*)|tcp://\[[0-9a-fA-F:]+\]:(\d{1,5}|\*)|ipc://\S+")
+_ENDPOINT = re.compile(r"tcp://[^/\s:]+:(\d{1,5}|\*)|tcp://\[[0-9a-fA-F:]+\]:(\d{1,5}|\*)|ipc://[^@\s]\S*")
 
 
 def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
@@ -344,7 +344,7 @@ class Control(_Section):
     enabled: bool = True
     """Whether clients can ask and command anything; without it nothing lost can be fetched again either."""
     socket_mode: int = Field(0o660, ge=0, le=0o777)
-    """Permissions of the sockets in the state folder, such as 0o660: who may connect to a file that he may write."""
+    """Permissions of sockets, in the state folder and of `ipc://` addresses: who may write such a file may connect."""
     local_role: Role = "engineer"
     """What clients without a key may do: those on `ipc://`, and on addresses of this machine alone."""
     fault_injection: bool = False

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from datetime import date
 from pathlib import Path
 
@@ -23,6 +24,9 @@ from .layout import DAY_NAME, SIDECAR, PartName, Sidecar, StoredFile, camera_fol
 
 __all__ = ["Archive", "Part"]
 
+_AWAY = 20
+"""`spread` passes over the twentieth of the archive on either side of a part."""
+_GOLDEN = (5**0.5 - 1) / 2
 _log = logging.getLogger("inspectd.archive")
 
 
@@ -199,13 +203,44 @@ class Archive:
                 for name in self._sidecars(folder)
             ]  # fmt: skip
             for name, folder in sorted(found, reverse=newest_first):
-                path = folder / f"{name}{SIDECAR}"
-                # What was deleted since is no damage.
-                if not path.exists():
-                    continue
-                part = self._open(path)
-                if part is not None and verdict in (None, part.verdict):
+                part = self._still(folder / f"{name}{SIDECAR}", verdict)
+                if part is not None:
                     yield part
+
+    def spread(
+        self, *, camera: str, verdict: Verdict | None = None, away_from: Collection[tuple[int, int]] = ()
+    ) -> Iterator[Part]:
+        """Parts of a camera, in an order in which the first few are from all over the archive, as are the first many.
+
+        The order follows from which parts there are alone. Only the sidecars of parts that are asked for are read.
+
+        Args:
+            camera: of this one.
+            verdict: only with this one.
+            away_from: parts, by epoch and seq, that no part is near to: of as many as the archive has of this camera,
+                with whatever verdict, the nearest twentieth before it and after it are passed over.
+        """
+        found = [
+            (folder, name)
+            for day in self._days()
+            for folder in self._cameras(day, camera)
+            for name in sorted(self._sidecars(folder))
+        ]
+        around = len(found) // _AWAY
+        near: set[int] = set()
+        for place, (_, name) in enumerate(found):
+            if (name.epoch, name.seq) in away_from:
+                near.update(range(place - around, place + around + 1))
+        for place in _spread(len(found)):
+            folder, name = found[place]
+            part = None if place in near else self._still(folder / f"{name}{SIDECAR}", verdict)
+            if part is not None:
+                yield part
+
+    def _still(self, path: Path, verdict: Verdict | None) -> Part | None:
+        # What was deleted since is no damage.
+        part = self._open(path) if path.exists() else None
+        return part if part is not None and verdict in (None, part.verdict) else None
 
     def _open(self, path: Path) -> Part | None:
         try:
@@ -239,3 +274,19 @@ class Archive:
                 file = PartName.of_file(path.name)
                 if file is not None and file[1] == SIDECAR:
                     yield file[0]
+
+
+def _spread(count: int) -> Iterator[int]:
+    """The numbers below `count`, each once: the fractional parts of multiples of the golden ratio.
+
+    However many are taken, they lie evenly; and they keep step with no period, such as that of a fixture with eight
+    places, as equal strides would.
+    """
+    seen: set[int] = set()
+    for number in itertools.count():
+        if len(seen) == count:
+            return
+        place = int(number * _GOLDEN % 1 * count)
+        if place not in seen:
+            seen.add(place)
+            yield place

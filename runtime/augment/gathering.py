@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,13 @@ from inspectd.runtime.archive import Archive, Part
 
 from .painting import PaintingBundle
 
-__all__ = ["gather", "good_parts"]
+__all__ = ["gather", "good_parts", "those_good"]
 
 _log = logging.getLogger("inspectd.augment")
 
 
 def good_parts(archive: Archive, *, channels: int, camera: str = "", without: Collection[str] = ()) -> Iterator[Part]:
-    """Parts in which nothing was found, the latest first; those that cannot be read are told and passed over.
-
-    OK alone is not enough: a rule may let small or few defects pass, and they would be taught as good surface.
+    """The good parts of an archive, the latest first.
 
     Args:
         archive: of the station.
@@ -38,8 +36,22 @@ def good_parts(archive: Archive, *, channels: int, camera: str = "", without: Co
         camera: only of this one; empty for all.
         without: sha256 of pictures that are left out, such as those in which somebody has marked a defect.
     """
+    parts = archive.parts(camera=camera or None, verdict=Verdict.OK, newest_first=True)
+    return those_good(parts, channels=channels, without=without)
+
+
+def those_good(parts: Iterable[Part], *, channels: int, without: Collection[str] = ()) -> Iterator[Part]:
+    """Parts in which nothing was found; those that cannot be read are told and passed over.
+
+    OK alone is not enough: a rule may let small or few defects pass, and they would be taught as good surface.
+
+    Args:
+        parts: OK parts.
+        channels: of the pictures that are wanted, 1 or 3.
+        without: sha256 of pictures that are left out.
+    """
     seen = set(without)
-    for part in archive.parts(camera=camera or None, verdict=Verdict.OK, newest_first=True):
+    for part in parts:
         # The same picture again, of a folder that goes round and round, shows nothing new.
         if part.sidecar.frame.channels != channels or part.sidecar.picture.sha256 in seen:
             continue

@@ -8,6 +8,7 @@ import hashlib
 import os
 import socket as posix_socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ _LINK_TIMEOUT_MS = 1500
 _AGAIN_S = 3.0
 _LONGEST_PATH = 100
 """The system takes 107 bytes; libzmq's own copy of a path is one shorter."""
+_UMASK = threading.Lock()
 
 
 class Link:
@@ -149,7 +151,7 @@ def bind(socket: zmq.Socket[Any], endpoint: str, *, setting: str, mode: int | No
         with _umask(0o077 if mode is not None and path is not None else None):
             socket.bind(endpoint)
         if mode is not None and path is not None:
-            path.chmod(mode)
+            Path(bound_address(socket).removeprefix("ipc://")).chmod(mode)
     except (zmq.ZMQError, OSError) as error:
         if error.errno == errno.EADDRINUSE:
             raise ConfigError(_in_use(endpoint, setting)) from error
@@ -214,11 +216,15 @@ def local_endpoint(folder: Path, name: str) -> str:
 
 @contextlib.contextmanager
 def _umask(mask: int | None) -> Iterator[None]:
-    before = None if mask is None else os.umask(mask)
-    try:
+    if mask is None:
         yield
-    finally:
-        if before is not None:
+        return
+    # It is the process's: two threads that bind at once would put back each other's.
+    with _UMASK:
+        before = os.umask(mask)
+        try:
+            yield
+        finally:
             os.umask(before)
 
 

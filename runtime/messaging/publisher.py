@@ -124,7 +124,7 @@ class Publisher:
         commit_timeout_s: how long something waits for the disk.
         keep_masks: whether masks are kept too.
         local: a second address, on this machine alone, that is never encrypted.
-        local_mode: permissions of its socket.
+        socket_mode: permissions of the socket of each `ipc://` address; None leaves those of the process.
         secure: sets keys on the socket before `endpoint` is bound.
         context: of the socket, where keys need one that is shared.
         sent: told of each verdict that went out.
@@ -158,7 +158,7 @@ class Publisher:
         commit_timeout_s: float = 0.2,
         keep_masks: bool = True,
         local: str = "",
-        local_mode: int | None = None,
+        socket_mode: int | None = None,
         secure: Callable[[zmq.Socket[Any]], None] | None = None,
         context: zmq.Context[zmq.Socket[bytes]] | None = None,
         sent: Callable[[Sent], None] = lambda _sent: None,
@@ -186,7 +186,7 @@ class Publisher:
         self._commit_timeout_ns = round(commit_timeout_s * 1e9)
         self._keep_masks = keep_masks
         self._local = local
-        self._local_mode = local_mode
+        self._socket_mode = socket_mode
         self._secure = secure
         self._context = context
         self._monotonic_ns = monotonic_ns
@@ -219,10 +219,10 @@ class Publisher:
         try:
             if self._local:
                 # Before the keys: an address takes those that the socket has when it is bound.
-                bind(link.socket, self._local, setting="station.state_dir", mode=self._local_mode)
+                bind(link.socket, self._local, setting="station.state_dir", mode=self._socket_mode)
             if self._secure is not None:
                 self._secure(link.socket)
-            self.endpoint = bind(link.socket, self.endpoint, setting="publish.endpoint")
+            self.endpoint = bind(link.socket, self.endpoint, setting="publish.endpoint", mode=self._socket_mode)
         except BaseException:
             link.close()
             raise

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from inspectd.errors import CameraError, MissingDependencyError
+from inspectd.optional import remedy_of
 
 __all__ = [
     "Api",
@@ -68,7 +69,7 @@ def load_api() -> Api:
     """Import harvesters and genicam.
 
     Raises:
-        MissingDependencyError: they are not installed.
+        MissingDependencyError: they are not installed, or cannot be loaded.
     """
     global _api  # noqa: PLW0603 - loaded at the first camera, so that importing this module stays cheap
     if _api is None:
@@ -76,9 +77,14 @@ def load_api() -> Api:
             import genicam
             from genicam import genapi, gentl
             from harvesters.core import Harvester
-        except ImportError as error:
+        except ModuleNotFoundError as error:
             raise MissingDependencyError(
                 f"GenICam cameras need harvesters and genicam ({error}); install them: pip install harvesters genicam"
+            ) from error
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"GenICam cameras need harvesters and genicam, which are installed and cannot be loaded ({error}); "
+                f"{remedy_of(str(error), 'harvesters genicam')}"
             ) from error
         _api = Api(
             harvester=Harvester,

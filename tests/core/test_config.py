@@ -169,6 +169,8 @@ def test_endpoints_that_are_addresses(endpoint):
             '[station]\nstate_dir = "~nobody-of-this-name/state"',
             "station.state_dir: ~nobody-of-this-name/state: there is no",
         ),
+        # An abstract socket has no file, and so no permissions.
+        ('[control]\nendpoint = "ipc://@ctl"', "control.endpoint: expected tcp://HOST:PORT"),
     ],
 )
 def test_values_that_would_let_everything_pass_or_lead_nowhere(setting, where):

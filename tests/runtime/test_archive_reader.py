@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from datetime import date
 from pathlib import Path
@@ -140,6 +141,46 @@ def test_parts_are_filtered(shelf):
     assert seqs(first=date(2026, 11, 27)) == [3]
     assert seqs(last=date(2026, 11, 26)) == [1, 2]
     assert seqs(camera="c") == []
+
+
+def test_the_first_parts_of_a_spread_are_from_all_over_the_archive(shelf):
+    for seq in range(1, 161):
+        shelf.put(inspected(Verdict.OK if seq % 4 else Verdict.NG, pixels=noise(8, 8)), seq=seq)
+        shelf.now_ns += DAY_NS // 40
+    shelf.put(inspected(Verdict.OK, camera="cam2", pixels=noise(8, 8)), seq=161)
+    told: list[str] = []
+    archive = Archive(shelf.root, tell=told.append)
+
+    def first(count: int | None = None, **filters) -> list[int]:
+        return [part.sidecar.seq for part in itertools.islice(archive.spread(camera="cam1", **filters), count)]
+
+    assert sorted(first()) == list(range(1, 161)), "each once"
+    assert sorted(first(verdict=Verdict.OK)) == [seq for seq in range(1, 161) if seq % 4]
+    for count in (8, 20, 40):
+        tenths = np.histogram(first(count), bins=8, range=(1, 161))[0]
+        assert tenths.min() >= count // 8 - 1, f"{tenths} of {count}"
+        assert tenths.max() <= count // 8 + 2, f"{tenths} of {count}"
+    places = np.bincount([seq % 8 for seq in first(40)])
+    assert places.min() >= 2, f"{places}: of a fixture with eight places some are hardly seen"
+    taken = first(20)
+    for path in shelf.root.rglob("cam1/*.json"):
+        if PartName.of_file(path.name)[0].seq not in taken:
+            path.write_text("")
+    assert (first(20), told) == (taken, []), "no others were read"
+
+
+def test_a_spread_passes_over_what_is_near_to_a_part(shelf):
+    for seq in range(1, 81):
+        shelf.put(inspected(Verdict.OK, pixels=noise(8, 8)), seq=seq)
+    archive = Archive(shelf.root)
+
+    def left_out(*seqs: int, epoch: int = 7) -> list[int]:
+        found = archive.spread(camera="cam1", away_from={(epoch, seq) for seq in seqs})
+        return sorted(set(range(1, 81)) - {part.sidecar.seq for part in found})
+
+    assert left_out(40) == list(range(36, 45))
+    assert left_out(2, 80) == [*range(1, 7), *range(76, 81)]
+    assert left_out(90) == left_out(40, epoch=8) == []
 
 
 def test_what_is_damaged_or_foreign_is_told_and_passed_over(shelf):

@@ -65,6 +65,34 @@ def feed(tmp_path, monkeypatch):
         yield open_feed
 
 
+@pytest.mark.parametrize(
+    ("fault", "words", "remedy"),
+    [
+        # As genicam ends on a Debian that has `python3` alone.
+        (
+            'ImportError("libpython3.11.so.1.0: cannot open shared object file: No such file or directory")',
+            "which are installed and cannot be loaded (libpython3.11.so.1.0: cannot open",
+            "; sudo apt install libpython3.11",
+        ),
+        ('ImportError("no such ABI")', "cannot be loaded (no such ABI)", "; pip install --force-reinstall harvesters"),
+        (
+            "ModuleNotFoundError(\"No module named 'genicam'\")",
+            "need harvesters and genicam (No module named 'genicam')",
+            "; install them: pip install harvesters genicam",
+        ),
+    ],
+)
+def test_what_is_the_matter_with_the_packages_of_cameras_is_told_with_its_remedy(
+    tmp_path, monkeypatch, fault, words, remedy
+):
+    (tmp_path / "genicam.py").write_text(f"raise {fault}\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    status, out, err = camera("snap", "any", *VIKY, "--out", tmp_path / "snap.png")
+    assert (status, out) == (2, "")
+    assert words in err
+    assert remedy in err
+
+
 # list
 
 

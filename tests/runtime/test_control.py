@@ -161,6 +161,27 @@ def test_a_door_that_cannot_be_opened_again_is_told_and_tried_again(tmp_path):
     assert len(station.told) == 2
 
 
+def test_its_sockets_have_the_permissions_that_are_asked_for_also_when_they_are_made_anew(tmp_path):
+    station, generation = Records(), [0]
+    local, endpoint = (f"ipc://{tmp_path / name}" for name in ("ctl", "commands"))
+
+    def socket_of(name: str) -> tuple[int, str]:
+        status = (tmp_path / name).stat()
+        return status.st_ino, oct(status.st_mode & 0o777)
+
+    with ControlServer(
+        station, local=local, endpoint=endpoint, socket_mode=0o640, generation=lambda: generation[0]
+    ) as server:
+        before = [socket_of(name) for name in ("ctl", "commands")]
+        assert [mode for _, mode in before] == ["0o640", "0o640"]
+        generation[0] = 1
+        until(lambda: server._bound_at == 1)
+        for address, name in ((local, "ctl"), (endpoint, "commands")):
+            assert socket_of(name)[1] == "0o640"
+            with Requester(address) as requester:
+                requester.ask("hello")
+
+
 class Busy(Records):
     """A station that answers nothing."""
 

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from inspectd.bundle import encode_png
 from inspectd.buttons import LINES, render
+from inspectd.config import load_config
 from inspectd.dataset import open_dataset, read_labels
 from inspectd.errors import ConfigError, RequestError
 from inspectd.inspection import Verdict
 from inspectd.runtime.archive import Archive
 from inspectd.runtime.augment.gathering import good_parts
 from inspectd.runtime.mark_ctl import overlay, parse_box, refined
+from inspectd.runtime.marking import Marking
 from inspectd.runtime.marks import FREE_PARTS, marked_pictures
 from inspectd.wire import OPERATIONS
 
+from .archive_site import Shelf, inspected, noise
 from .conftest import finish, inspectd, run_inspectd, save_picture
 from .station_site import until
 from .test_station import Running
@@ -170,6 +176,51 @@ def test_a_missed_defect_becomes_a_reference_that_trainings_read(running, tmp_pa
     status, _, err = run_inspectd(*command)
     assert (status, "is marked with 'spot' already" in err) == (2, True)
     assert running.state() == "ContinuousExecution"
+
+
+@pytest.fixture
+def mark(tmp_path, write_config):
+    """Has a part of `tmp_path`/archive marked, without a station: the seqs of the good parts that are kept with it."""
+    marking = Marking(load_config(write_config(CAMERA, MORE)), lambda act: act())
+    label = np.zeros((8, 8), np.uint8)
+    label[3:5, 3:5] = 255
+    text = base64.b64encode(encode_png(label)).decode()
+
+    def do(seq: int) -> list[int]:
+        answers = []
+        asked = {"epoch": 7, "stream": 0, "seq": seq, "defect": "spot", "mask": text, "how": "by hand"}
+        marking.begin(asked, "anna", 7, answers.append)
+        until(lambda: answers)
+        assert isinstance(answers[0], dict), answers
+        free = open_dataset(tmp_path / "site" / "marked").select("free")
+        assert all(each.image.stem.startswith("cam1-2026-11-") for each in free)
+        return sorted(int(each.image.stem.rpartition("-")[2]) for each in free)
+
+    return do
+
+
+def test_good_parts_are_from_all_over_the_archive_and_not_from_around_the_marked_one(tmp_path, mark):
+    shelf = Shelf(tmp_path / "archive")
+    series = range(291, 311)  # the defect, which nobody noticed on most of them
+    for seq in range(1, 321):
+        verdict = Verdict.NG if seq % 5 == 0 else Verdict.OK
+        found = inspected(verdict, pixels=noise(8, 8, seed=seq))
+        shelf.put(replace(found, verdict=Verdict.OK) if seq % 10 == 0 else found, seq=seq)
+    shelf.put(inspected(Verdict.OK, pixels=noise(8, 16)), seq=321)
+    shelf.put(inspected(Verdict.OK, pixels=noise(8, 8), camera="cam2"), seq=322, stream=1)
+    # One that was damaged since costs nobody the mark.
+    (shelf.root / "2026-11-26" / "cam1" / "7-1.png").write_bytes(b"")
+    free = mark(301)
+    assert len(free) == FREE_PARTS
+    assert not set(free) & {*series, 1, 321}, "siblings of the defect, a damaged picture, one of another size"
+    assert not [seq for seq in free if seq % 5 == 0], "something was found on these, whatever the verdict"
+    assert np.histogram(free, bins=5, range=(1, 285))[0].min() >= 7, free
+    assert mark(100) == free, "there are enough; nor is any of them marked now"
+    # Again from nothing: the same, but for what is near to the second mark.
+    shutil.rmtree(tmp_path / "site" / "marked" / "free")
+    again = mark(100)
+    assert not set(again) & {*series, *range(84, 117)}
+    assert len(set(again) & set(free)) > 35
 
 
 def test_what_nobody_agrees_to_or_cannot_be_is_not_kept(running, tmp_path):

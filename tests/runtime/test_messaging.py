@@ -244,6 +244,36 @@ def test_an_address_that_cannot_be_bound_again_is_tried_until_it_can_and_nobody_
             assert publisher.publish(inspection(2)) == 2
 
 
+def test_its_sockets_have_the_permissions_that_are_asked_for_also_when_they_are_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def modes() -> list[str]:
+        return [oct((tmp_path / name).stat().st_mode & 0o777) for name in ("pub", "local")]
+
+    endpoint, local = (f"ipc://{tmp_path / name}" for name in ("pub", "local"))
+    before = os.umask(0o027)
+    try:
+        with Publisher(endpoint, epoch=1, cameras=CAMERAS, local=local, socket_mode=0o666) as publisher:
+            assert modes() == ["0o666", "0o666"]
+            publisher.rebind()
+            publisher.tick()
+            assert not publisher.fault
+            assert modes() == ["0o666", "0o666"]
+            with Subscriber(publisher.endpoint) as subscriber:
+                connected(publisher, subscriber)
+        # Without one they are those of the process.
+        with Publisher(endpoint, epoch=2, cameras=CAMERAS, local=local):
+            assert modes() == ["0o750", "0o750"]
+        # The path of a socket that ZeroMQ names is known once there is one.
+        monkeypatch.chdir(tmp_path)
+        with Publisher("ipc://*", epoch=3, cameras=CAMERAS, socket_mode=0o606) as publisher:
+            path = Path(publisher.endpoint.removeprefix("ipc://"))
+            assert oct(path.stat().st_mode & 0o777) == "0o606"
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(before)
+
+
 def test_a_subscription_that_is_longer_than_any_topic_cuts_its_client_off(tmp_path: Path):
     """A thousand bytes cost fifty thousand of memory: thousands of them would be the end of the process."""
     context = zmq.Context()

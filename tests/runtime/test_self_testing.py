@@ -26,13 +26,14 @@ from inspectd.calibration.threshold_cli import inspector_of
 from inspectd.config import load_config
 from inspectd.dataset import open_dataset
 from inspectd.errors import RequestError
+from inspectd.frame import Frame
 from inspectd.inspection import AcceptanceRule
 from inspectd.masters import encode_masters, open_masters
 from inspectd.runtime.alarms import Alarms
 from inspectd.runtime.engine import open_engine
 from inspectd.runtime.journal import JournalReader
 from inspectd.runtime.models import LoadedBundle, Model, Models, rule_for
-from inspectd.runtime.self_testing import SelfTests
+from inspectd.runtime.self_testing import UNPAINTED_S, SelfTests
 from inspectd.runtime.station import demo_bundle
 from inspectd.wire import MessageType, State, StateBody, read_body
 
@@ -404,7 +405,7 @@ class Bench:
     def __init__(self, config, models: Models) -> None:
         self.ns, self.failures, self.answers, self.alarms = 10**9, [], [], Alarms("test", epoch=1, publish=print)
         self.line: queue.SimpleQueue = queue.SimpleQueue()
-        self.judges = True
+        self.judges, self.state = True, State.READY
         self.tests = SelfTests(
             config,
             models=models,
@@ -412,7 +413,7 @@ class Bench:
             post=self.line.put,
             with_engine=lambda act: act() if self.judges else None,
             wait_for=lambda act: act(),
-            state=lambda: State.READY,
+            state=lambda: self.state,
             fail=self.failures.append,
             keep=lambda _entry: None,
             epoch=1,
@@ -505,6 +506,44 @@ def test_a_test_that_hangs_is_given_up_and_told(bench):
     bench.turn_until(bench.line.empty)
     assert len(bench.answers) == len(bench.failures) == 1
     assert bench.tests.beat.fault == fault
+
+
+def test_defects_that_are_never_painted_are_told_after_an_hour_of_execution(bench, models):
+    bench = bench("paint = 2")
+    hour = round(UNPAINTED_S * 1e9)
+
+    def run(state: State, ns: int) -> list[str]:
+        bench.state = state
+        for _ in range(4):
+            bench.tests.look()
+            bench.ns += ns // 4
+        bench.tests.look()
+        return [code for code, _ in bench.told()]
+
+    bench.tests.at_start(models.current)
+    assert bench.tests.last.unpainted
+    assert run(State.CONTINUOUS_EXECUTION, hour - 10**9) == []
+    assert run(State.READY, 2 * hour) == [], "on a line that stands still no part can come"
+    # Tests that come to nothing do not begin the hour anew.
+    bench.tests.ask(bench.answers.append)
+    bench.turn_until(lambda: bench.answers)
+    assert run(State.CONTINUOUS_EXECUTION, 2 * 10**9) == ["golden.unpainted"]
+    ((_, words),) = bench.told()
+    assert words == (
+        "in 1 h of execution known defects could not be painted on pictures of now: between two tests cam1 gives too "
+        "few parts for it (golden.paint = 2)"
+    )
+    assert bench.failures == []
+    # Parts come after all.
+    for number in range(2):
+        pixels = np.full((64, 64, 3), 30 + number, np.uint8)
+        bench.tests.note(models.current.inspector.inspect(Frame("cam1", number, pixels, acquired_ns=0)))
+    bench.ns += 10**9
+    bench.tests.look()
+    bench.turn_until(lambda: bench.tests.last.why == "there are parts to paint on")
+    assert (bench.tests.last.faults, bench.tests.last.unpainted) == ([], "")
+    assert bench.told() == []
+    assert run(State.CONTINUOUS_EXECUTION, 2 * hour) == []
 
 
 # What becomes of pictures

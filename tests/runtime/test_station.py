@@ -572,11 +572,17 @@ def test_two_stations_do_not_share_a_state_folder(station, pictures, tmp_path, s
         assert (status, "another line is running with it" in err) == (2, True)
 
 
-def test_the_control_socket_has_the_permissions_that_were_set(station, pictures, tmp_path):
-    with station(FOLDER, "[control]\nsocket_mode = 0o600") as running:
+def test_sockets_have_the_permissions_that_were_set(station, pictures, tmp_path):
+    commands = f"ipc://{tmp_path}/commands"
+    with station(FOLDER, f'[control]\nsocket_mode = 0o600\nendpoint = "{commands}"') as running:
         running.until_state("ContinuousExecution")
-        modes = [(tmp_path / "state" / name).stat().st_mode & 0o777 for name in ("ctl", "pub")]
-    assert modes == [0o600, 0o600]
+        modes = {
+            name: oct((tmp_path / name).stat().st_mode & 0o777)
+            for name in ("state/ctl", "state/pub", "commands", "pub")
+        }
+        with Requester(commands) as requester:
+            assert requester.ask("snapshot").result["state"] == "ContinuousExecution"
+    assert set(modes.values()) == {"0o600"}, modes
     with station(FOLDER, "[control]\nenabled = false") as running:
         running.until(lambda message: message.header.msg_type == MessageType.VERDICT)
         with pytest.raises(NotReached):

@@ -98,7 +98,7 @@ class Marking:
         marks = Marks(out)
         mark = marks.keep(part, args["defect"], mask, by=client, how=args["how"], now_ns=self._utc_ns())
         # Good parts, so that the defect can be learnt from this dataset alone.
-        marks.add_free(_good_parts(found, part, marks.all()))
+        marks.add_free(mark.camera, _good_parts(found, part, marks.all()))
         count = marks.write()
         return {
             "name": mark.name,

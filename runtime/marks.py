@@ -36,7 +36,7 @@ __all__ = ["MARKED", "Mark", "Marks", "marked_pictures"]
 MARKED = "marked"
 """Folder of the dataset, in `augment.out`."""
 FREE_PARTS = 50
-"""Good parts that the dataset has beside its references."""
+"""Good parts of each camera that the dataset has beside its references."""
 _MARKS = "marks"
 _log = logging.getLogger("inspectd.station")
 
@@ -152,19 +152,20 @@ class Marks:
             self._put(str(record.relative_to(self.root)), (mark.model_dump_json(indent=1) + "\n").encode())
         return mark
 
-    def add_free(self, parts: Iterable[Part]) -> None:
-        """Fill up the good parts; those that cannot be read are told and passed over.
+    def add_free(self, camera: str, parts: Iterable[Part]) -> None:
+        """Fill up the good parts of a camera; those that cannot be read are told and passed over.
 
         Args:
-            parts: good ones, in the order in which they are taken; no more are asked for than there is room for.
+            camera: its name.
+            parts: good ones of it, in the order in which they are taken; no more are asked for than there is room for.
 
         Raises:
             OSError: the disk does not take them.
         """
         free = self.root / "free"
         there = {path.stem for path in free.glob("*")} if free.is_dir() else set()
-        ahead = iter(parts)
-        while len(there) < FREE_PARTS and (part := next(ahead, None)) is not None:
+        room, ahead = FREE_PARTS - sum(_camera_of(name) == camera for name in there), iter(parts)
+        while room > 0 and (part := next(ahead, None)) is not None:
             name = name_of(part)
             if name in there:
                 continue
@@ -175,6 +176,7 @@ class Marks:
                 continue
             there.add(name)
             self._put(f"free/{name}{Path(part.sidecar.picture.name).suffix}", data)
+            room -= 1
 
     def write(self) -> int:
         """Write what the dataset consists of anew; how many marks there are.
@@ -205,6 +207,11 @@ class Marks:
 def name_of(part: Part) -> str:
     """The name of an archived part in a dataset: camera, day, epoch and seq."""
     return f"{part.sidecar.camera}-{part.path.parent.parent.name}-{part.path.stem}"
+
+
+def _camera_of(name: str) -> str:
+    # After it come year, month, day, epoch and seq; it may hold dashes itself.
+    return name.rsplit("-", 5)[0]
 
 
 def marked_pictures(top: Path) -> Collection[str]:

@@ -22,7 +22,9 @@ from inspectd.training.style.train import train_dst  # noqa: E402 - needs torch
 SHORT = {"channels": 4, "blocks": 1, "epochs": 2, "pictures": 6, "batch": 2, "precision": "32-true"}
 
 
-def make_bundles(parts: Path, vgg: Path, work: Path, defects: tuple[str, ...]) -> tuple[Path, dict[str, Path]]:
+def make_bundles(
+    parts: Path, vgg: Path, work: Path, defects: tuple[str, ...], *, openvino: bool = False
+) -> tuple[Path, dict[str, Path]]:
     """A folder of bundles, and the checkpoints that they were made of, by defect type."""
     dataset = open_dataset(parts)
     backgrounds, hardware, quiet = Backgrounds(dataset), Hardware(accelerator="cpu"), Console(quiet=True)
@@ -34,5 +36,6 @@ def make_bundles(parts: Path, vgg: Path, work: Path, defects: tuple[str, ...]) -
             checkpoints[exemplar.defect] = train_dst(
                 exemplar, backgrounds, out, settings, hardware=hardware, console=quiet
             )
-            export_bundle(checkpoints[exemplar.defect], work / "bundles" / exemplar.defect, calibration=parts, limit=3)
+            bundle = work / "bundles" / exemplar.defect
+            export_bundle(checkpoints[exemplar.defect], bundle, calibration=parts, limit=3, openvino=openvino)
     return work / "bundles", checkpoints

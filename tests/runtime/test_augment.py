@@ -170,6 +170,19 @@ def test_a_station_paints_on_its_own_good_parts(site, tmp_path):
     assert (checked.returncode, "No faults." in checked.stdout) == (0, True), checked.stdout + checked.stderr
 
 
+def test_a_station_paints_by_openvino(site, parts, vgg_file, tmp_path):
+    pytest.importorskip("openvino", reason="needs pip install 'inspectd[openvino]'")
+    bundles, _ = make_bundles(parts, vgg_file, tmp_path / "made", DEFECTS[:1], openvino=True)
+    with site('backend = "openvino"', bundles=bundles) as running:
+        until(lambda: kept(tmp_path) >= 4)
+        begun = running.ask("augment", defects=list(DEFECTS[:1]), count=4, seed=5)
+        until_told(running, "done")
+    assert len(check_dataset(Path(begun["out"]), 4)) == 4
+    provenance = json.loads((Path(begun["out"]) / "provenance.json").read_text())
+    assert provenance["engines"].keys() == set(DEFECTS[:1])
+    assert provenance["engines"][DEFECTS[0]].startswith("OpenVINO")
+
+
 def test_what_is_painted_is_what_simulate_paints(parts, painting):
     """Grey levels apart from one by rounding: also where a defect is larger than the network's window."""
     from inspectd.simulation.placement import PlacementSettings

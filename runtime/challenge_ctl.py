@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import signal
+import sys
 import time
 from typing import Any
 
@@ -18,7 +20,7 @@ _LOOK_S = 0.3
 
 
 def follow_challenge(requester: Requester, console: Console, *, timeout_s: float) -> dict[str, Any]:
-    """Begin a challenge, and tell of its parts until it is over; an interrupt gives it up.
+    """Begin a challenge, and tell of its parts until it is over; whatever ends the command before gives it up.
 
     Args:
         requester: to the station.
@@ -31,10 +33,11 @@ def follow_challenge(requester: Requester, console: Console, *, timeout_s: float
     Raises:
         InspectdError: it was not begun, or the station is gone.
     """
+    signal.signal(signal.SIGHUP, lambda *_: sys.exit(128 + signal.SIGHUP))  # the terminal was closed
     told = dict(requester.ask("challenge", timeout_s=timeout_s).result or {})
     begun, shown = told["begun"], 0
-    _plain(console, f"challenge: put {told['count']} master parts through camera {told['camera']!r}, in this order")
     try:
+        _plain(console, f"challenge: put {told['count']} master parts through camera {told['camera']!r}, in this order")
         _ask_for(console, told)
         while True:
             for each in told["parts"][shown:]:
@@ -52,7 +55,8 @@ def follow_challenge(requester: Requester, console: Console, *, timeout_s: float
                 raise NotReached(
                     "the station knows nothing of this challenge any more; it was started again. Begin anew"
                 )
-    except KeyboardInterrupt:
+    except BaseException:
+        # The next parts would be taken for master parts, with nobody to lay them in.
         with contextlib.suppress(InspectdError):
             requester.ask("challenge_cancel", timeout_s=timeout_s)
         raise

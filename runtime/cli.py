@@ -302,7 +302,8 @@ def ctl(
     """Ask a station how it is, or tell it what to do. docs/protocol.md lists the operations.
 
     Without --at the station is the one whose state folder is ./state, or else the demo. The exit status is 0 if it
-    was done, and 2 if not, with the reason; 1 of a self-test or a challenge that misses known defects.
+    was done, and 2 if not, with the reason (also of a challenge that was broken off); 1 of a self-test or a challenge
+    that misses known defects.
 
     \b
     Examples:
@@ -330,8 +331,7 @@ def ctl(
     if op == "challenge" and not args:
         from .ctl import challenge
 
-        passed = challenge(control_endpoint(at), as_json=json, timeout_s=timeout_s, keys=keys)
-        raise typer.Exit(0 if passed else 1)
+        raise typer.Exit(challenge(control_endpoint(at), as_json=json, timeout_s=timeout_s, keys=keys))
     if op == "mark" and (box is not None or mask is not None or defect):
         from .ctl import mark_part
 

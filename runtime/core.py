@@ -33,6 +33,7 @@ from inspectd.errors import (
     RequestError,
 )
 from inspectd.frame import FrameSource
+from inspectd.masters import Masters
 from inspectd.wire import OPERATIONS, ROLES, Arguments, Recipe, Severity, State
 
 from .active_model import ActiveModel
@@ -79,6 +80,7 @@ class Core:
         stays: whether a fault leads to Error and a wait for somebody; else it ends the station.
         ready: called once the station is Ready for the first time.
         gate: guards the addresses that other machines reach; None where there are none.
+        challenge: the master parts that are put through a camera; None where there are none.
         reporter: to the supervisor.
         clock: ns, monotonic.
         utc: ns since the Unix epoch.
@@ -102,6 +104,7 @@ class Core:
         stays: bool = True,
         ready: Callable[[], None] = lambda: None,
         gate: Gate | None = None,
+        challenge: Masters | None = None,
         reporter: Reporter | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
         utc: Callable[[], int] = time.time_ns,
@@ -152,9 +155,9 @@ class Core:
             clock=clock,
             utc=utc,
         )
-        self.judging.prove = self.self_tests.refuse
         self._challenges = Challenges(
             config,
+            challenge,
             models=self.models,
             alarms=self.alarms,
             state=lambda: self.state,
@@ -164,6 +167,7 @@ class Core:
             clock=clock,
             utc=utc,
         )
+        self.judging.prove = self._prove
         self._marking = Marking(config, self.post)
         self._watching = Watching(
             config.station.name,
@@ -245,6 +249,7 @@ class Core:
                     self.line.attend(_IDLE_S)
         finally:
             self._augmenting.close()
+            self._challenges.close()
             self.line.close()
             self.judging.close(in_order=self._terminate and self.failure is None)
         if self.failure is None and self.state is not State.HALTED:
@@ -338,7 +343,6 @@ class Core:
             self._fault(error)
 
     def _fault(self, error: InspectdError) -> None:
-        self._broken = self._ending = None
         self._error = error
         code = _FAULTS.get(type(error)) or next(
             (code for kind, code in _FAULTS.items() if isinstance(error, kind)), "station.fault"
@@ -348,12 +352,19 @@ class Core:
         if self._stays and not isinstance(error, MasterPartsError):
             self.alarms.set(code, Severity.ERROR, str(error))
         self._machine.take(Event.FAULT)
+        # Whatever else went wrong while cameras were let go ends in this very state.
+        self._broken = self._ending = None
         self.publisher.change_state(self.state, str(error))
         self._watching.look()
         self._auto = False
         if not self._stays:
             self.failure = error
             self._terminate = True
+
+    def _prove(self, model: Model) -> None:
+        """Refuse a model that must not judge; from the thread that loads it."""
+        self._challenges.refuse(model)
+        self.self_tests.refuse(model)
 
     def _turn(self) -> None:
         self._watching.turn()

@@ -169,8 +169,11 @@ def mark_part(
     return kept is not None
 
 
-def challenge(endpoint: str, *, as_json: bool, timeout_s: float, keys: Path | None) -> bool:
-    """Have master parts put through a camera, and show how they came out; whether the challenge was passed.
+def challenge(endpoint: str, *, as_json: bool, timeout_s: float, keys: Path | None) -> int:
+    """Have master parts put through a camera, and show how they came out.
+
+    Returns:
+        The exit status: 0 if it was passed, 1 if a known defect was missed, 2 if it was broken off before.
 
     Raises:
         InspectdError: it cannot be done.
@@ -197,7 +200,9 @@ def challenge(endpoint: str, *, as_json: bool, timeout_s: float, keys: Path | No
         console.print(
             f"challenge BROKEN OFF after {told['done']} of {told['count']} parts: {told['why']}", soft_wrap=True
         )
-    return bool(told["state"] == "passed")
+    if told["state"] == "passed":
+        return 0
+    return 1 if any(part["why"] and part["defect"] for part in told["parts"]) else 2
 
 
 def _follow(requester: Requester, begun: dict[str, Any], *, timeout_s: float) -> bool:

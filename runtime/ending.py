@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import threading
 from typing import Any
@@ -23,4 +24,6 @@ def kill_and_reap(process: subprocess.Popen[Any], timeout_s: float) -> None:
     try:
         process.wait(timeout_s)
     except subprocess.TimeoutExpired:
-        threading.Thread(target=process.wait, name=f"reap {process.pid}", daemon=True).start()
+        # Where there is no room for one more thread, Python waits for it when it is asked for another process.
+        with contextlib.suppress(RuntimeError):
+            threading.Thread(target=process.wait, name=f"reap {process.pid}", daemon=True).start()

@@ -28,6 +28,7 @@ from inspectd.errors import (
     RequestError,
 )
 from inspectd.inspection import AcceptanceRule
+from inspectd.masters import Masters
 from inspectd.signature import TrustList
 from inspectd.wire import MaskEncoding, State
 
@@ -152,6 +153,7 @@ def _run(
             reporter,
             active=active,
             optics=found.optics,
+            challenge=found.challenge,
             frames=frames,
             stays=stays,
         )
@@ -251,6 +253,7 @@ def _assemble(
     *,
     active: ActiveModel,
     optics: Mapping[str, Optics],
+    challenge: Masters | None,
     frames: int | None,
     stays: bool,
 ) -> tuple[Core, ControlServer | None]:
@@ -308,6 +311,7 @@ def _assemble(
         restored=[] if journal is None else journal.open(),
         archive=archive,
         gate=gate,
+        challenge=challenge,
         reporter=reporter,
         frames=frames,
         stays=stays,
@@ -475,6 +479,8 @@ class _Found:
     """Empty where some calibration cannot be used, which is a fault."""
     thresholds: ThresholdRecord | None
     """What the rule was calibrated by."""
+    challenge: Masters | None
+    """The parts that are put through a camera."""
     faults: Sequence[InspectdError]
     model_faults: Sequence[InspectdError]
 
@@ -519,7 +525,7 @@ def _survey(config: Config, activated: str, *, build: bool = True) -> _Found:
     for name, camera in config.cameras.items():
         with _noted(faults):
             cameras[name] = _look(name, camera)
-    return _Found(bundle, rule, engine, fallback, cameras, optics, thresholds, faults, model_faults)
+    return _Found(bundle, rule, engine, fallback, cameras, optics, thresholds, challenge, faults, model_faults)
 
 
 def _trusted(config: Config) -> TrustList | None:

@@ -115,7 +115,7 @@ class ArchiveProcess:
         try:
             self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            kill_and_reap(self._process, 1.0)
+            kill_and_reap(self._process, min(timeout_s, 1.0))
         latest = None
         with contextlib.suppress(OSError, ProtocolError):
             latest = self.hear(0)

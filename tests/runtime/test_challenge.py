@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import shutil
+import signal
 import subprocess
+import time
 from datetime import datetime
 from pathlib import Path
 
@@ -14,15 +18,17 @@ import pytest
 from inspectd.calibration.golden import GoldenSettings
 from inspectd.config import parse_config
 from inspectd.errors import RequestError
+from inspectd.masters import open_masters
 from inspectd.runtime.alarms import Alarms
 from inspectd.runtime.challenge import Challenges
 from inspectd.runtime.journal import JournalReader
 from inspectd.runtime.models import Models
 from inspectd.runtime.simcam.feed import FrameFeed
+from inspectd.runtime.station import demo_bundle
 from inspectd.wire import MessageType, State, VerdictBody, read_body
 
-from .conftest import inspectd, run_inspectd
-from .station_site import until
+from .conftest import finish, inspectd, run_inspectd
+from .station_site import is_running, until
 from .test_self_testing import make, write_data
 from .test_station import Running, start, station  # noqa: F401 - fixtures
 
@@ -100,7 +106,7 @@ def bench(station, masters, tmp_path, monkeypatch):  # noqa: F811
 def test_parts_that_come_out_as_they_should_pass_and_are_due_no_more(bench):
     with bench('at = ["00:00"]') as site:
         due = site.running.open_alarm("challenge.due")
-        assert due["message"].startswith("since 00:00 the master parts have not been put through camera 'cam1'")
+        assert " 00:00 the master parts have not been put through camera 'cam1'" in due["message"]
         site.lay_in(part(0))
         begun = site.running.ask("challenge")
         assert (begun["state"], begun["done"], begun["count"], begun["parts"]) == ("running", 0, 6, [])
@@ -141,7 +147,7 @@ def test_a_known_defect_that_passes_leads_to_error_and_stays_told_until_it_is_fo
         assert alarm["severity"] == "error"
         assert alarm["message"].startswith("master parts at camera 'cam1': 1 of 3 known defects are missed: images/")
         assert site.running.ask("snapshot")["healthReason"] == alarm["message"]
-        with pytest.raises(RequestError, match="the station judges no parts, it is Error") as caught:
+        with pytest.raises(RequestError, match="the station has to be Ready or to run, and is Error") as caught:
             site.running.ask("challenge")
         assert caught.value.code == "wrong_state"
     with bench() as site:
@@ -179,14 +185,72 @@ def test_what_is_broken_off_proves_nothing(bench):
         assert site.alarms() == {"challenge.due": True}
 
 
+def missed_by(site: Bench) -> None:
+    site.running.ask("challenge")
+    site.lay_in(part(0))
+    until(lambda: site.told()["done"] == 1)
+
+
 def test_nobody_gets_rid_of_a_missed_part_by_breaking_off(bench):
-    with bench() as site:
-        site.running.ask("challenge")
-        site.lay_in(part(0))
-        until(lambda: site.told()["done"] == 1)
+    with bench('at = ["00:00"]') as site:
+        missed_by(site)
         site.running.ask("challenge_cancel")
         site.running.until_state("Error")
-        assert site.alarms() == {"challenge.missed": True}
+        assert site.alarms() == {"challenge.due": True, "challenge.missed": True}
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_nor_by_a_restart(bench, how):
+    with bench() as site:
+        missed_by(site)
+        core = site.running.core
+        site.running.process.send_signal(how) if how == signal.SIGTERM else os.kill(core, how)
+        until(lambda: not is_running(core))
+        if how == signal.SIGTERM:
+            finish(site.running.process)
+            with JournalReader(site.running.folder / "state" / "journal.db") as reader:
+                (row,) = [row for row in reader.requests() if row.client == "station"]
+            assert json.loads(row.answer)["result"]["why"] == "the station ended"
+        else:
+            # The supervisor starts the next one.
+            alarm = site.running.open_alarm("challenge.missed")
+            assert "1 of 3 known defects are missed" in alarm["message"]
+    if how == signal.SIGTERM:
+        with bench() as site:
+            until(lambda: site.alarms().get("challenge.missed"))
+            assert site.running.ask("snapshot")["alarms"][-1]["severity"] == "error"
+
+
+def test_what_cannot_be_kept_is_told_and_kept_once_it_can_be(bench):
+    with bench() as site:
+        blocked = site.running.folder / "state" / ".challenge.json.new"
+        blocked.mkdir()
+        missed_by(site)
+        alarm = site.running.open_alarm("challenge.not_kept")
+        assert (alarm["severity"], alarm["active"]) == ("error", True)
+        assert "challenge.json: what came of a challenge cannot be kept" in alarm["message"]
+        blocked.rmdir()
+        until(lambda: site.alarms()["challenge.not_kept"] is False)
+        kept = json.loads((site.running.folder / "state" / "challenge.json").read_text())
+        assert (kept["done_utc_ns"], kept["is_enough"]) == (0, False)
+
+
+def test_while_a_single_job_is_executed_none_begins(bench):
+    with bench() as site:
+        site.running.ask("start_single_job")
+        with pytest.raises(RequestError, match="Ready or to run, and is SingleExecution"):
+            site.running.ask("challenge")
+
+
+def test_a_model_that_cannot_find_them_is_not_loaded(bench, bundle_path):
+    other = bundle_path.parent / "of-other-defects"
+    shutil.copytree(demo_bundle(), other)
+    refusal = "holds known defects of bright, and the network that judges"
+    try:
+        with bench() as site, pytest.raises(RequestError, match=refusal):
+            site.running.ask("load_model", bundle=other.name)
+    finally:
+        shutil.rmtree(other)
 
 
 @pytest.mark.parametrize("more", ["", "[challenge]\n"], ids=["no section", "an empty one"])
@@ -244,23 +308,33 @@ def test_the_command_asks_for_one_part_after_the_other(bench):
         assert "6 of 6: images/" in err
 
 
-def test_an_interrupted_command_gives_it_up(bench):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_command_gives_it_up(bench, number):
     with bench() as site, by_hand(site) as hand:
         until(lambda: (site.told() or {}).get("state") == "running")
         assert hand.stdout.readline().startswith("challenge: put 6 master parts")
-        hand.send_signal(2)
+        hand.send_signal(number)
         hand.communicate(timeout=20)
         assert hand.returncode != 0
         assert site.told()["why"] == "it was given up"
 
 
+def test_a_command_that_waits_in_vain_says_so(bench):
+    with bench("wait_s = 1") as site:
+        status, out, _ = run_inspectd("ctl", "challenge", "--at", site.running.folder / "state")
+    assert (status, out.splitlines()[-1]) == (
+        2,
+        "challenge BROKEN OFF after 0 of 6 parts: no part came within 1 s",
+    )
+
+
 class Desk:
     """Challenges with clocks that go on by hand."""
 
-    def __init__(self, folder: Path, masters: Path, now: str, more: str = "") -> None:
+    def __init__(self, folder: Path, masters: Path, now: str, at: str = '["06:00", "14:00"]') -> None:
         config = parse_config(
             f'[station]\nstate_dir = "{folder}"\n[cameras.cam1]\nsource = "buttons"\n[model]\nbundle = "demo"\n'
-            f'[challenge]\nfile = "{masters}"\nat = ["06:00", "14:00"]\n{more}',
+            f'[challenge]\nfile = "{masters}"\nat = {at}\n',
             folder / "line.toml",
         )
         self.at(now)
@@ -268,6 +342,7 @@ class Desk:
         self.alarms = Alarms("test", epoch=1, publish=lambda _body: None)
         self.challenges = Challenges(
             config,
+            open_masters(masters),
             models=Models(None),
             alarms=self.alarms,
             state=lambda: State.READY,
@@ -289,31 +364,84 @@ class Desk:
         return next((alarm.message for alarm in self.alarms.active if alarm.code == "challenge.due"), "")
 
 
-def passed(folder: Path, when: str, missed: str = "") -> None:
-    ns = round(datetime.fromisoformat(when).timestamp() * 1e9)
-    (folder / "challenge.json").write_text(json.dumps({"utc_ns": ns, "missed": missed}))
+@pytest.fixture
+def passed(masters, tmp_path):
+    """Has one be done at a time, of this set or another, at this camera or another."""
+
+    def do(when: str, **other) -> None:
+        ns = round(datetime.fromisoformat(when).timestamp() * 1e9)
+        kept = {"set": open_masters(masters).record.sha256, "camera": "cam1", "done_utc_ns": ns, **other}
+        (tmp_path / "challenge.json").write_text(json.dumps(kept))
+
+    return do
 
 
-def test_one_is_due_from_each_time_of_day_until_it_was_done(tmp_path, masters):
-    assert "since 14:00" in Desk(tmp_path, masters, "2026-03-02T05:59").due("2026-03-02T05:59")
-    passed(tmp_path, "2026-03-01T14:05")
+def test_one_is_due_from_each_time_of_day_until_it_was_done(tmp_path, masters, passed):
+    assert "since 2026-03-01 14:00" in Desk(tmp_path, masters, "2026-03-02T05:59").due("2026-03-02T05:59")
+    passed("2026-03-01T14:05")
     desk = Desk(tmp_path, masters, "2026-03-02T05:58")
     assert desk.due("2026-03-02T05:59") == ""
-    assert "since 06:00" in desk.due("2026-03-02T06:00")
-    assert "since 14:00" in desk.due("2026-03-02T15:00")
-    assert "since 14:00" in desk.due("2026-03-09T01:00")
+    assert "since 2026-03-02 06:00" in desk.due("2026-03-02T06:00")
+    assert "since 2026-03-02 14:00" in desk.due("2026-03-02T15:00")
+    assert "since 2026-03-08 14:00" in desk.due("2026-03-09T01:00")
     # Also where the station was down when the time came.
-    assert "since 06:00" in Desk(tmp_path, masters, "2026-03-02T09:00").due("2026-03-02T09:00")
-    passed(tmp_path, "2026-03-02T09:01", missed="1 of 3")
+    assert " 06:00" in Desk(tmp_path, masters, "2026-03-02T09:00").due("2026-03-02T09:00")
+    passed("2026-03-02T09:01", missed="1 of 3", is_enough=False)
     desk = Desk(tmp_path, masters, "2026-03-02T09:02")
     assert desk.due("2026-03-02T09:02") == ""
     assert [(alarm.code, alarm.message) for alarm in desk.alarms.active] == [("challenge.missed", "1 of 3")]
     # A clock that is set back by a day: that it was done lies ahead, so nobody knows.
-    assert "since 06:00" in desk.due("2026-03-01T09:00")
+    assert " 06:00" in desk.due("2026-03-01T09:00")
     assert desk.due("2026-03-02T08:50") == ""
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"utc_ns": "x", "missed": ""}', '{"utc_ns": 5}'])
-def test_a_damaged_memory_counts_as_never(tmp_path, masters, text):
+@pytest.mark.parametrize("other", [{"set": "ab" * 32}, {"camera": "cam2"}])
+def test_one_of_another_set_or_camera_was_none_of_this(tmp_path, masters, passed, other):
+    passed("2026-03-02T09:00", **other)
+    assert " 06:00" in Desk(tmp_path, masters, "2026-03-02T09:01").due("2026-03-02T09:01")
+    passed("2026-03-02T09:00")
+    assert Desk(tmp_path, masters, "2026-03-02T09:01").due("2026-03-02T09:01") == ""
+
+
+def test_an_hour_that_summer_time_repeats_or_leaves_out_asks_once(tmp_path, masters, passed, monkeypatch):
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        desk = Desk(tmp_path, masters, "2026-10-25T01:00+02:00", at='["02:30"]')
+        passed("2026-10-24T03:00+02:00")
+        desk.challenges.take_up()
+        told = [
+            bool(desk.due(f"2026-10-25T{clock}"))
+            for clock in ("02:29+02:00", "02:31+02:00", "02:05+01:00", "02:29+01:00", "02:31+01:00", "03:30+01:00")
+        ]
+        assert told == [False, True, True, True, True, True]
+        passed("2026-10-25T02:20+01:00")
+        desk.challenges.take_up()
+        assert not desk.due("2026-10-25T02:31+01:00")
+        passed("2026-03-28T03:00+01:00")
+        desk.challenges.take_up()
+        assert not desk.due("2026-03-29T01:59+01:00")
+        assert "2026-03-29" in desk.due("2026-03-29T04:00+02:00")
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "null",
+        '{"done_utc_ns": "x"}',
+        '{"done_utc_ns": 1e999}',
+        '{"done_utc_ns": 1' + 30 * "0" + "}",
+        "[" * 9999,
+    ],
+)
+def test_of_a_damaged_memory_nobody_knows_what_it_held(tmp_path, masters, text):
     (tmp_path / "challenge.json").write_text(text)
-    assert "since 06:00" in Desk(tmp_path, masters, "2026-03-02T09:00").due("2026-03-02T09:00")
+    desk = Desk(tmp_path, masters, "2026-03-02T09:00")
+    assert " 06:00" in desk.due("2026-03-02T09:00")
+    (missed,) = [alarm for alarm in desk.alarms.active if alarm.code == "challenge.missed"]
+    assert "is damaged; nobody knows what the latest challenge came to" in missed.message

@@ -46,6 +46,7 @@ class GoldenSettings:
         good_roles: roles that the good parts are taken from.
         least: share of the parts of a type or size that a line has to find, above 0 to 1.
         leave_out: take others for parts that come out otherwise than they should; else refuse.
+        cover: share of a defect's label that has to be marked, 0 to 1: what is only just found is lost by chance later.
         seed: of the choice.
         bits: significant bits of 16-bit picture files; None takes those of the training.
 
@@ -58,12 +59,15 @@ class GoldenSettings:
     good_roles: tuple[str, ...] = ("ok_test",)
     least: float = 1.0
     leave_out: bool = False
+    cover: float = 0.0
     seed: int = 0
     bits: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.least <= 1:
             raise ConfigError(f"--least {100 * self.least:g}%: expected more than 0% and at most 100%")
+        if not 0 <= self.cover <= 1:
+            raise ConfigError(f"--cover {100 * self.cover:g}%: expected 0% to 100%")
         for option, roles, good in (("--defects", self.defect_roles, False), ("--good", self.good_roles, True)):
             known = [role for role in ROLES if (role in DEFECT_FREE_ROLES) == good]
             if not roles or set(roles) - set(known):
@@ -169,7 +173,10 @@ def make_masters(
         DatasetError: no parts of a role, one that cannot be read, a defect that the network has no class for.
     """
     by_type = _candidates(dataset, settings, bundle)
-    wanted = settings.per_class * (len(by_type) + 1)
+    good = [_Candidate(sample) for sample in _drawn(dataset.select(*settings.good_roles), settings.seed)]
+    if not good:
+        raise DatasetError(_none(dataset, settings.good_roles, "--good"))
+    wanted = sum(min(settings.per_class, len(candidates)) for candidates in (*by_type.values(), good))
     if wanted > MOST_PARTS:
         raise ConfigError(
             f"--per-class {settings.per_class}: {len(by_type)} types of defects and the good parts would be {wanted} "
@@ -177,9 +184,6 @@ def make_masters(
         )
     making, taken = _Making(), set[tuple[bool, str]]()
     bits = picture_bits(settings.bits, bundle.card.provenance)
-    good = [_Candidate(sample) for sample in _drawn(dataset.select(*settings.good_roles), settings.seed)]
-    if not good:
-        raise DatasetError(_none(dataset, settings.good_roles, "--good"))
     for candidates in (*map(_by_turns, by_type.values()), iter(good)):
         kept = 0
         for candidate in candidates:
@@ -188,7 +192,7 @@ def make_masters(
             if unit(candidate.sample) in taken:
                 continue
             taken.add(unit(candidate.sample))
-            kept += _try(candidate, judge, making, bits=bits)
+            kept += _try(candidate, judge, making, bits=bits, cover=settings.cover)
             progress("master parts", len(making.parts), wanted)
     if making.left_out and not settings.leave_out:
         raise ConfigError(_refusal(dataset, making.left_out))
@@ -245,7 +249,7 @@ def _by_turns(candidates: Sequence[_Candidate]) -> Iterator[_Candidate]:
         yield from (row[turn] for row in rows.values() if turn < len(row))
 
 
-def _try(candidate: _Candidate, judge: Judge, making: _Making, *, bits: int) -> bool:
+def _try(candidate: _Candidate, judge: Judge, making: _Making, *, bits: int, cover: float) -> bool:
     """Whether a part came out as it should, and is one of the set now."""
     sample = candidate.sample
     pixels = read_image(sample.image, bits=bits)
@@ -255,6 +259,11 @@ def _try(candidate: _Candidate, judge: Judge, making: _Making, *, bits: int) -> 
     why = fault_of(
         inspection, expected=None, class_name=candidate.class_name, labels=labels if candidate.defect else None
     )
+    if not why and candidate.defect and inspection.mask is not None:
+        marked = labels & (inspection.mask.labels == inspection.mask.classes.label(candidate.class_name))
+        share = marked.sum() / labels.sum()
+        if share < cover:
+            why = f"{100 * share:.0f} % of it is marked, below --cover {100 * cover:g}%"
     making.tried.append(candidate)
     if not why:
         making.keep(candidate, inspection.verdict, Shown(pixels, labels, left_out=False))

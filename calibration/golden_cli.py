@@ -31,6 +31,10 @@ def golden(
     leave_out: Annotated[
         bool, typer.Option("--leave-out", help="Take others for parts that are not found today; else refuse.")
     ] = False,
+    cover: Annotated[
+        str,
+        typer.Option(metavar="PERCENT", help="Share of a defect that has to be marked, so that it is clearly found."),
+    ] = "0%",
     least: Annotated[
         str, typer.Option(metavar="PERCENT", help="Share of each type and size that a line has to find.")
     ] = "100%",
@@ -74,6 +78,7 @@ def golden(
         good_roles=roles_of(good),
         least=percentage("--least", least),
         leave_out=leave_out,
+        cover=percentage("--cover", cover),
         seed=seed,
         bits=bits,
     )

@@ -82,6 +82,7 @@ class _Run:
     judges: tuple[str, AcceptanceRule]
     begun: str
     begun_ns: int
+    begun_utc_ns: int
     heard_ns: int
     outcomes: list[MasterOutcome] = field(default_factory=list)
     results: list[str] = field(default_factory=list)
@@ -233,9 +234,10 @@ class Challenges:
                 f"challenge: the station has to be Ready or to run, and is {self._state().label}", code="wrong_state"
             )
         self.refuse(model)
-        now_ns = self._clock()
-        begun = datetime.fromtimestamp(self._utc() // 10**9, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-        self._run = _Run(masters, self._camera, (model.bundle.digest, model.rule), begun, now_ns, heard_ns=now_ns)
+        now_ns, utc_ns = self._clock(), self._utc()
+        begun = datetime.fromtimestamp(utc_ns // 10**9, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        judges = model.bundle.digest, model.rule
+        self._run = _Run(masters, self._camera, judges, begun, now_ns, utc_ns, heard_ns=now_ns)
         answer(self._run.body())
 
     def cancel(self, answer: Callable[[Outcome], None]) -> None:
@@ -254,8 +256,10 @@ class Challenges:
     def note(self, inspection: Inspection, header: Header) -> None:
         """A part has its verdict, which went out under this header."""
         run, frame = self._run, inspection.frame
-        # What had come before it began is no master part.
-        if run is None or run.state != "running" or frame.camera != run.camera or frame.received_ns < run.begun_ns:
+        if run is None or run.state != "running" or frame.camera != run.camera:
+            return
+        # What was exposed or had come before it began is no master part.
+        if frame.received_ns < run.begun_ns or frame.acquired_ns < run.begun_utc_ns:
             return
         if why := self._over(run, inspection):
             self._end(run, why)
@@ -324,6 +328,8 @@ class Challenges:
         if why:
             _log.warning("challenge: broken off after %d of %d parts: %s", len(run.outcomes), len(run.parts), why)
         else:
+            found = f"{result.known - len(result.missed)} of {result.known} known defects found"
+            _log.log(logging.INFO if result.passed else logging.ERROR, "challenge: %s: %s", run.state, found)
             done = {"set_sha256": run.masters.record.sha256, "camera": run.camera, "done_utc_ns": self._utc()}
             missed = self._kept.missed if result.missed else ""
             self._keep_in_mind(**done, missed=missed, is_enough=result.passed)

@@ -129,7 +129,10 @@ def control(
             return 0 if _follow(requester, dict(answer.result or {}), timeout_s=timeout_s) else 1
     result = dict(answer.result or {})
     if save is not None and answer.blobs:
-        save.write_bytes(answer.blobs[-1])
+        try:
+            save.write_bytes(answer.blobs[-1])
+        except OSError as error:
+            raise ConfigError(f"--save {save}: cannot be written ({error.strerror})") from error
     show = None if as_json else _SHOWN.get(op)
     if show is None:
         print(json.dumps(result, indent=None if as_json else 2))  # noqa: T201
@@ -197,8 +200,12 @@ def challenge(endpoint: str, *, as_json: bool, timeout_s: float, keys: Path | No
         )
         console.print(_recalls(masters))
     else:
+        lost = [part["name"] for part in told["parts"] if part["why"] and part["defect"]]
+        missed = f"; until then MISSED: {', '.join(lost)}" if lost else ""
         console.print(
-            f"challenge BROKEN OFF after {told['done']} of {told['count']} parts: {told['why']}", soft_wrap=True
+            f"challenge BROKEN OFF after {told['done']} of {told['count']} parts: {told['why']}{missed}",
+            markup=False,
+            soft_wrap=True,
         )
     if told["state"] == "passed":
         return 0

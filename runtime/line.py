@@ -251,10 +251,13 @@ class Line:
     def stop(self) -> None:
         """Grab nothing more, inspect what was grabbed, end. Takes no lock, so that a signal handler can call it."""
         self._stop = True
+        # Before Python 3.13 a `get` whose time is up when a signal comes waits for ever: for this.
+        self._inbox.put(None)
 
     def abort(self) -> None:
         """Grab nothing more, give what was grabbed NOT_INSPECTED, end."""
-        self._abort = self._stop = True
+        self._abort = True
+        self.stop()
 
     def post(self, act: Callable[[], None] | None = None) -> None:
         """Have something done in the line's thread between two frames; None just wakes it. From any thread."""

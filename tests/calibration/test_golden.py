@@ -151,6 +151,21 @@ def test_a_calibrated_scale_measures_as_it_does_in_the_line(golden, tmp_path):
     assert "3 parts come out otherwise than they should" in said.err
 
 
+def test_what_is_only_just_found_is_no_master_part_where_more_is_asked(golden, tmp_path):
+    parts = list(rows())
+    pixels, mask, *rest = parts[0]
+    wide = mask.copy()
+    wide[:, :] = np.where(mask.any(), mask.max(), 0)  # nearly all of the picture, of which the network marks a corner
+    parts[0] = (pixels, wide, *rest)
+    data = write_data(tmp_path / "data", parts)
+    assert golden("--per-class", "18", data=data)[0] == 0
+    status, out, said = golden("--per-class", "18", "--cover", "50%", data=data)
+    assert status == 2
+    assert re.search(r"1 parts come out otherwise .* \(dent: 1 % of it is marked, below --cover 50%\)", said.err)
+    status, out, _ = golden("--per-class", "18", "--cover", "50%", "--leave-out", data=data)
+    assert (status, len(open_masters(out).record.left_out)) == (0, 1)
+
+
 def test_where_the_page_cannot_be_written_there_is_no_set(golden, tmp_path):
     (tmp_path / "set.html").mkdir()
     status, out, said = golden(data=write_data(tmp_path / "data", rows()))
@@ -170,12 +185,12 @@ def test_simulated_defects_make_a_set_as_real_ones_do(golden, tmp_path):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (("--per-class", "80"), "would be 240 master parts, expected 200 at most"),
         (("--defects", "ok_test"), "--defects ok_test: expected some of ref, extra, simulated, test"),
         (("--good", "test"), "--good test: expected some of free, ok_test, ok_calibration"),
         (("--defects", "extra"), "holds no usable part of the role extra"),
         (("--good", "free"), "holds no usable part of the role free"),
         (("--least", "0%"), "expected more than 0%"),
+        (("--cover", "x"), "--cover"),
         (("--out", "set.json"), "expected a file that ends in .zip"),
     ],
 )

@@ -15,17 +15,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from inspectd.bundle import load_bundle
 from inspectd.calibration.golden import GoldenSettings
 from inspectd.config import parse_config
 from inspectd.errors import RequestError
+from inspectd.frame import Frame
+from inspectd.inspection import AcceptanceRule
 from inspectd.masters import open_masters
 from inspectd.runtime.alarms import Alarms
 from inspectd.runtime.challenge import Challenges
+from inspectd.runtime.engine import open_engine
 from inspectd.runtime.journal import JournalReader
-from inspectd.runtime.models import Models
+from inspectd.runtime.models import LoadedBundle, Model, Models
 from inspectd.runtime.simcam.feed import FrameFeed
 from inspectd.runtime.station import demo_bundle
-from inspectd.wire import MessageType, State, VerdictBody, read_body
+from inspectd.wire import Header, MessageType, State, VerdictBody, read_body
 
 from .conftest import finish, inspectd, run_inspectd
 from .station_site import is_running, until
@@ -339,11 +343,12 @@ class Desk:
         )
         self.at(now)
         self.ns = 10**9
+        self.models = Models(None)
         self.alarms = Alarms("test", epoch=1, publish=lambda _body: None)
         self.challenges = Challenges(
             config,
             open_masters(masters),
-            models=Models(None),
+            models=self.models,
             alarms=self.alarms,
             state=lambda: State.READY,
             fail=print,
@@ -362,6 +367,25 @@ class Desk:
         self.ns += 10**9
         self.challenges.look()
         return next((alarm.message for alarm in self.alarms.active if alarm.code == "challenge.due"), "")
+
+
+def test_what_was_exposed_or_came_before_it_began_is_no_master_part(tmp_path, masters, bundle_path):
+    desk, told = Desk(tmp_path, masters, "2026-03-02T09:00"), []
+    with open_engine(load_bundle(bundle_path), threads=1) as engine:
+        model = Model.make(LoadedBundle(load_bundle(bundle_path), engine), AcceptanceRule(), scales={}, clock=lambda: 0)
+        desk.models.current = model
+        desk.challenges.begin(told.append)
+
+        def see(acquired_ns: int, received_ns: int, camera: str = "cam1") -> int:
+            seen = Frame(camera, 1, part(12), acquired_ns=acquired_ns, received_ns=received_ns)
+            header = Header(msg_type=MessageType.VERDICT, epoch=1, state=State.READY, seq=1)
+            desk.challenges.note(model.inspector.inspect(seen), header)
+            return desk.challenges.body["done"]
+
+        assert see(desk.utc - 1, desk.ns + 5) == 0
+        assert see(desk.utc + 1, desk.ns - 5) == 0
+        assert see(desk.utc + 1, desk.ns + 5, camera="cam2") == 0
+        assert see(desk.utc + 1, desk.ns + 5) == 1
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from itertools import pairwise
@@ -427,6 +428,28 @@ def test_stop_drains_what_was_grabbed(setup):
     assert line.summary().complete
     assert line.summary().verdicts >= 3
     assert setup.publisher.state is State.HALTED
+
+
+def test_a_signal_that_comes_while_the_time_of_a_wait_runs_out_ends_it(setup):
+    line = Line(setup.config(), setup.bundle, setup.engine, [Script(frame(1))], setup.publisher)
+
+    def stop(*_) -> None:
+        line.stop()
+        time.sleep(0.1)  # until the time is up
+
+    before, rescue = signal.signal(signal.SIGUSR1, stop), threading.Timer(5, line.post)
+    sender = threading.Timer(0.03, lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1))
+    rescue.start()
+    try:
+        with setup.publisher:
+            sender.start()
+            begun = time.monotonic()
+            line.attend(0.06)
+            assert time.monotonic() - begun < 2
+    finally:
+        rescue.cancel()
+        sender.join()
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_a_part_that_a_camera_has_in_its_hands_when_the_line_stops_is_judged(setup):

@@ -258,6 +258,9 @@ def _show_snapshot(console: Console, result: dict[str, Any]) -> None:
         for stream in epoch["streams"]:
             table.add_row(*map(str, (stream["stream"], "", epoch["epoch"], stream["oldest"], stream["last"])))
     console.print(table)
+    if challenge := result.get("challenge"):
+        done = f"{challenge['done']} of {challenge['count']} parts"
+        console.print(f"challenge of {challenge['begun']}: {challenge['state']}, {done}", markup=False)
     for alarm in result["alarms"]:
         so = "active" if alarm["active"] else "over"
         acked = f"acknowledged by {alarm['ackedBy']}" if alarm["acked"] else "not acknowledged"

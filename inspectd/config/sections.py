@@ -95,7 +95,7 @@ class Station(_Section):
     state_dir: ConfigPath = Field(Path("state"), validate_default=True)
     """Folder for what must survive a restart: the count of starts (the epoch), the journal, models that were loaded."""
     start: Literal["automatic", "manual"] = "automatic"
-    """What happens at the start: the line runs; or it waits in Preoperational for a client of `control`."""
+    """At the start: `automatic`, the line runs; `manual`, it waits in Preoperational for a client of `control`."""
 
 
 class _CameraSection(_Section):

@@ -21,7 +21,7 @@ from inspectd.training.devices import alone
 from inspectd.training.experiments.cells import METRICS, Cell
 from inspectd.training.experiments.experiment import Entry
 from inspectd.training.experiments.paper import TABLE1, WAYS, figure6, settings_of, table1
-from inspectd.training.experiments.results import compared
+from inspectd.training.experiments.results import common, compared
 from inspectd.training.experiments.variants import ONLY_REAL, Variant
 from inspectd.training.experiments.view import View
 from inspectd.training.segmentation.settings import SegmentSettings
@@ -107,6 +107,22 @@ def test_figure_6_has_three_strategies_for_four_numbers_of_real_defects(nine):
     assert [found["A", real].changes["steps"] for real in ("3", "5", "7", "9")] == [45, 75, 105, 135]
     with pytest.raises(DatasetError, match="real defects beside the references, in the role extra; there are 0"):
         figure6(settings, _without_extra(nine), "buttonlab", "dst")
+    part = figure6(settings, open_dataset(nine), "buttonlab", "dst", strategies=("C", "B"), numbers=("9", "5"))
+    assert [(entry.row, entry.column) for entry in part.entries] == [("B", "5"), ("B", "9"), ("C", "5"), ("C", "9")]
+    assert [entry for entry in grid.entries if entry in part.entries] == list(part.entries), "a part of the whole"
+    assert [(entry.row, entry.column) for entry in part.shown] == [("B", "5"), ("C", "5")]
+    with pytest.raises(ConfigError, match="number of real defects '4' is not one of 3, 5, 7, 9"):
+        figure6(settings, open_dataset(nine), "buttonlab", "dst", numbers=("3", "4"))
+    with pytest.raises(ConfigError, match="strategy 'D' is not one of A, B, C"):
+        figure6(settings, open_dataset(nine), "buttonlab", "dst", strategies=("A", "D"))
+    with pytest.raises(ConfigError, match="no strategy is given"):
+        figure6(settings, open_dataset(nine), "buttonlab", "dst", strategies=())
+
+
+def test_what_differs_in_the_loss_is_told():
+    settings = settings_of("quick", TRAINED, {"peak_weight": 0.03, "defect_weight": 3.0}, seeds=1)
+    assert "laid over the defect 0.8, defects weighing 3, the windows' peaks weighing 0.03, shares" in common(settings)
+    assert "weighing" not in common(settings_of("quick", TRAINED, {}, seeds=1))
 
 
 def _without_extra(root):

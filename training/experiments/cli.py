@@ -52,6 +52,8 @@ def methods(
     ] = 0.5,
     crop: Annotated[float, typer.Option(help="Side of the decoder's crop, as a share of the window's.")] = 1.0,
     crop_bias: Annotated[float, typer.Option(help="How often window and crop are laid over a defect.")] = 0.8,
+    defect_weight: Annotated[float, typer.Option(help="Weight of defects in the loss, as in `segment`.")] = 1.0,
+    peak_weight: Annotated[float, typer.Option(help="Weight of the windows' peaks in it, as in `segment`.")] = 0.0,
     rotation_deg: Annotated[
         float,
         typer.Option(help="Highest rotation of the pictures in training; small for parts that fill the picture."),
@@ -124,6 +126,8 @@ def methods(
                 window=window,
                 crop=crop,
                 crop_bias=crop_bias,
+                defect_weight=defect_weight,
+                peak_weight=peak_weight,
                 rotation_deg=rotation_deg,
                 defect_share=0.5,
                 simulated_share=simulated_share,
@@ -254,6 +258,10 @@ def figure6(
     seeds: Seeds = 3,
     network: Annotated[Network, typer.Option(help="That learns.")] = Network.buttonlab,
     way: Annotated[str, typer.Option("--method", help="To simulate defects for C, as in `methods`.")] = "dst",
+    strategies: Annotated[str, typer.Option(help="Of A, B and C, with commas.")] = "A,B,C",
+    real: Annotated[
+        str | None, typer.Option(metavar="N,N...", help="Numbers of real defects, where not all four are wanted.")
+    ] = None,
     line: Line = "wood",
     size: Size = None,
     window: Window = None,
@@ -291,7 +299,12 @@ def figure6(
             vgg=vgg_weights,
         )
     )
-    _reproduce(data, line, out, lambda dataset: grid_of(settings, dataset, network.value, way), jobs, accelerator)
+    rows, numbers = _listed(strategies), None if real is None else _listed(real)
+
+    def grid(dataset: Dataset) -> Grid:
+        return grid_of(settings, dataset, network.value, way, strategies=rows, numbers=numbers)
+
+    _reproduce(data, line, out, grid, jobs, accelerator)
 
 
 def _changes(

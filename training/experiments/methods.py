@@ -16,7 +16,7 @@ from inspectd.training.files import written_whole
 from inspectd.training.segmentation.results import Evaluation
 
 from .experiment import Cells, Entry, Found, Watch, run_experiment
-from .results import common, compared, figures, machines
+from .results import by_size, common, compared, figures, machines
 from .simulation import ExperimentSettings, Report
 from .variants import Variant
 
@@ -83,11 +83,12 @@ def compare_methods(
 
 
 def table(name: str, settings: ExperimentSettings, found: Mapping[str, Sequence[Evaluation]]) -> str:
-    """The comparison as Markdown: mean ± standard deviation over seeds, the best mean of each column in bold."""
+    """The comparison, whole and by size, as Markdown: mean ± standard deviation over seeds, the best in bold."""
     shown = {method: [figures(result) for result in results] for method, results in found.items()}
     columns = list(next(iter(shown.values()))[0])
     values = {method: {name: [of[name] for of in results] for name in columns} for method, results in shown.items()}
     rows = compared(values, settings.seeds, along_rows=False)
     every = [result for results in found.values() for result in results]
     caption = f"## {name}\n\n{common(settings)}\n\n{machines(every)}"
-    return Table(caption, ("method", *columns), tuple(rows)).markdown() + "\n"
+    tables = (Table(caption, ("method", *columns), tuple(rows)), by_size(found, settings.seeds))
+    return "\n\n".join(part.markdown() for part in tables) + "\n"

@@ -25,13 +25,16 @@ from .experiment import Entry
 from .simulation import ExperimentSettings
 from .variants import ONLY_REAL, Variant
 
-__all__ = ["BUDGETS", "TABLE1", "WAYS", "Budget", "Grid", "figure6", "settings_of", "table1"]
+__all__ = ["BUDGETS", "STRATEGIES", "TABLE1", "WAYS", "Budget", "Grid", "figure6", "settings_of", "table1"]
 
 Budget = Literal["quick", "paper"]
 BUDGETS: tuple[Budget, ...] = get_args(Budget)
 
 WAYS = ("dst", "dst-paper", "histmatch", "histmatch-gauss", "cyclegan", "cutpaste", ONLY_REAL)
 """Columns of Table 1; behind them comes `only-real` with as few updates as in the paper."""
+
+STRATEGIES = ("A", "B", "C")
+"""Rows of Figure 6."""
 
 TABLE1: Mapping[tuple[str, str], float] = {
     ("buttonlab", "dst-paper"): 0.8000,
@@ -153,7 +156,15 @@ def table1(settings: ExperimentSettings, dataset: Dataset, networks: Sequence[st
     return Grid("Table 1", "table1", settings, tuple(entries), shown)
 
 
-def figure6(settings: ExperimentSettings, dataset: Dataset, network: str, way: str) -> Grid:
+def figure6(
+    settings: ExperimentSettings,
+    dataset: Dataset,
+    network: str,
+    way: str,
+    *,
+    strategies: Sequence[str] = STRATEGIES,
+    numbers: Sequence[str] | None = None,
+) -> Grid:
     """Numbers of real defects against strategies: A in turn, B with replacement, C with simulated ones too.
 
     Args:
@@ -161,9 +172,12 @@ def figure6(settings: ExperimentSettings, dataset: Dataset, network: str, way: s
         dataset: with references, and further real defects in `extra`.
         network: that learns.
         way: to simulate defects, see `Variant`.
+        strategies: of A, B and C.
+        numbers: of real defects, of the four that the dataset gives; None takes all.
 
     Raises:
         DatasetError: there are no real defects but the references.
+        ConfigError: an unknown strategy, or a number that is none of the four.
     """
     roles = [sample.role for sample in dataset.samples if sample.masks]
     few, more = roles.count("ref"), roles.count("extra")
@@ -172,8 +186,15 @@ def figure6(settings: ExperimentSettings, dataset: Dataset, network: str, way: s
             f"{dataset.root}: Figure 6 needs real defects beside the references, in the role extra; there are {more}"
         )
     try_network(SegmentSettings(**settings.segment.model_dump() | {"network": network}))
+    every = [str(real) for real in (few, *(few + more * part // 3 for part in (1, 2, 3)))]
+    numbers = every if numbers is None else numbers
+    for asked, known, what in ((strategies, STRATEGIES, "strategy"), (numbers, every, "number of real defects")):
+        if unknown := [name for name in asked if name not in known]:
+            raise ConfigError(f"{what} {unknown[0]!r} is not one of {', '.join(known)}")
+        if not asked:
+            raise ConfigError(f"no {what} is given; there are {', '.join(known)}")
     entries = []
-    for real in (few, *(few + more * part // 3 for part in (1, 2, 3))):
+    for real in map(int, every):
         drawn = {"network": network, "real": real, "replacement": True}
         in_turn = {"network": network, "real": real, "steps": _in_turn(settings.segment, real)}
         entries += [
@@ -181,8 +202,9 @@ def figure6(settings: ExperimentSettings, dataset: Dataset, network: str, way: s
             Entry("B", str(real), Variant.of(ONLY_REAL), drawn),
             Entry("C", str(real), Variant.of(way), drawn),
         ]
+    entries = [entry for entry in entries if entry.row in strategies and entry.column in numbers]
+    shown = tuple(entry for entry in entries if entry.column == entries[0].column)
     entries.sort(key=lambda entry: entry.row)
-    shown = tuple(entry for entry in entries if entry.column == str(few))
     return Grid("Figure 6", "figure6", settings, tuple(entries), shown)
 
 

@@ -20,7 +20,7 @@ from inspectd.training.segmentation.results import Evaluation
 
 from .experiment import Cells, Entry, Found
 from .paper import TABLE1, Grid
-from .results import HEADLINE, common, compared, figures, machines, summary
+from .results import HEADLINE, by_size, common, compared, figures, machines, summary
 from .variants import ONLY_REAL
 
 if TYPE_CHECKING:
@@ -136,7 +136,8 @@ def _tables(grid: Grid, found: Found) -> list[Table]:
     }
     header = (corner, *(name.removeprefix("F1 ") for name in types))
     tables.append(Table("## F1 by defect type", header, tuple(compared(by_type, seeds, along_rows=False, brief=True))))
-    tables.append(_sizes(grid, found))
+    labelled = {_label(grid, entry): results for entry, results in found.items()}
+    tables.append(by_size(labelled, seeds))
     tables.append(_durations(grid, found))
     return tables
 
@@ -157,22 +158,6 @@ def _paper_rows(grid: Grid, found: Found, columns: Sequence[str]) -> list[tuple[
         if any(texts):
             rows.append((f"the paper's {row}, on its photographs", *texts))
     return rows
-
-
-def _sizes(grid: Grid, found: Found) -> Table:
-    """F1 of the pictures by their labelled pixels."""
-    first = next(iter(found.values()))[0].f1_by_size_px
-    names = [name for name, part in first.items() if part.images]
-    values = {
-        _label(grid, entry): {
-            f"{name} px ({first[name].images})": [result.f1_by_size_px[name].image_f1.mean for result in results]
-            for name in names
-        }
-        for entry, results in found.items()
-    }
-    header = next(iter(values.values())).keys()
-    caption = "## Mean image F1 by labelled pixels (pictures)"
-    return Table(caption, ("", *header), tuple(compared(values, grid.settings.seeds, along_rows=False, brief=True)))
 
 
 def _durations(grid: Grid, found: Found) -> Table:

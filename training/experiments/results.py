@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean, stdev
 
+from inspectd.training.document import Table
 from inspectd.training.segmentation.results import Evaluation
 
 from .simulation import ExperimentSettings
 
-__all__ = ["HEADLINE", "common", "compared", "figures", "machines", "summary"]
+__all__ = ["HEADLINE", "by_size", "common", "compared", "figures", "machines", "summary"]
 
 HEADLINE = ("pooled F1", "image F1", "recall at 1 %", "AUROC")
 """The figures that a comparison is about."""
@@ -70,6 +71,29 @@ def compared(
     return [(row, *(texts[row, column] for column in columns)) for row in values]
 
 
+def by_size(found: Mapping[str, Sequence[Evaluation]], seeds: int) -> Table:
+    """Mean F1 of the pictures with so many labelled pixels, as `Evaluation.f1_by_size_px` groups them.
+
+    Args:
+        found: results of each seed, by row; one at least.
+        seeds: as in `compared`.
+    """
+    first = next(iter(found.values()))[0]
+    names = [name for name, part in first.f1_by_size_px.items() if part.images]
+    values = {
+        row: {
+            f"{name} px ({first.f1_by_size_px[name].images})": [
+                result.f1_by_size_px[name].image_f1.mean for result in results
+            ]
+            for name in names
+        }
+        for row, results in found.items()
+    }
+    header = next(iter(values.values())).keys()
+    caption = "## Mean image F1 by labelled pixels (pictures)"
+    return Table(caption, ("", *header), tuple(compared(values, seeds, along_rows=False, brief=True)))
+
+
 def common(settings: ExperimentSettings, networks: Sequence[str] = ()) -> str:
     """What all trainings of an experiment have in common, in one paragraph; `networks` where there are several."""
     segment = settings.segment
@@ -82,6 +106,14 @@ def common(settings: ExperimentSettings, networks: Sequence[str] = ()) -> str:
         schedule += f"CycleGAN with {', '.join(f'{key} {value}' for key, value in changed.items())}; "
     weights = "random" if segment.weights == "none" else "pretrained"
     own = "; a network of one's own begins as it makes itself" if any(":" in name for name in networks) else ""
+    loss = "".join(
+        f", {what} {weight:g}"
+        for what, weight, usual in (
+            ("defects weighing", segment.defect_weight, 1.0),
+            ("the windows' peaks weighing", segment.peak_weight, 0.0),
+        )
+        if weight != usual
+    )
     decay = f"AdamW with decay {segment.weight_decay:g}" if segment.weight_decay else "Adam"
     shares = (
         f"defective {segment.defect_share or 'as they occur'}, simulated of those "
@@ -93,8 +125,8 @@ def common(settings: ExperimentSettings, networks: Sequence[str] = ()) -> str:
         f"{learns} on {segment.backbone} ({weights} weights{own}), "
         f"{settings.count} simulated pictures, {schedule}measured on {' + '.join(settings.roles)}; "
         f"mean ± standard deviation over seeds. {decay}, rate {segment.rate:g} {segment.schedule}, augmentation "
-        f"{segment.augment}, crop {segment.crop:g}, laid over the defect {segment.crop_bias:g}, shares of a batch: "
-        f"{shares}; {segment.precision}."
+        f"{segment.augment}, crop {segment.crop:g}, laid over the defect {segment.crop_bias:g}{loss}, shares of a "
+        f"batch: {shares}; {segment.precision}."
     )
 
 

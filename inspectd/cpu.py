@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from inspectd.bundle import CARD_KEY, INT8_MODEL, MODEL
 from inspectd.errors import ConfigError, IncompatibleEngine
-from inspectd.optional import require
+from inspectd.optional import require, silence
 
 __all__ = [
     "CPU_WAYS",
@@ -151,9 +151,10 @@ def _card_of(session: Any) -> str | None:  # noqa: ANN401 - it has no types
 
 
 def _session(model: bytes, *, threads: int, optimised: bool = True) -> Any:  # noqa: ANN401 - it has no types
+    silence()
     import onnxruntime
 
-    # It would write into a database of its own what it does. What a line does is the factory's own affair.
+    # Where it was imported before, by somebody else.
     with contextlib.suppress(AttributeError):  # versions of before have none
         onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()

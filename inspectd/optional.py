@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
+import sys
 from types import ModuleType
+from typing import cast
 
 from inspectd.errors import MissingDependencyError
 
-__all__ = ["remedy_of", "require"]
+__all__ = ["remedy_of", "require", "silence"]
+
+
+def silence() -> None:
+    """Keep libraries from telling their makers what is done with them. Call before one of them is imported.
+
+    What a line does is the factory's own affair. ONNX Runtime 1.32 looks for a server at its import, on Linux too, and
+    keeps what it would tell in the user's cache; OpenVINO 2026.4 tells one that it was imported, unless the package
+    that does so is missing.
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    sys.modules.setdefault("openvino_telemetry", cast(ModuleType, None))
 
 
 def require(module: str, *, extra: str) -> ModuleType:
@@ -17,6 +31,7 @@ def require(module: str, *, extra: str) -> ModuleType:
     Raises:
         MissingDependencyError: the module is absent, or one that it needs is.
     """
+    silence()
     try:
         return importlib.import_module(module)
     except ImportError as error:

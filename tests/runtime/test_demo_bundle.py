@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -98,3 +99,26 @@ def test_the_demo_judges_every_part(tmp_path):
 @pytest.mark.slow  # a rate is a property of the machine, and of what else runs on it
 def test_the_demo_keeps_its_rate(tmp_path):
     assert max(demo(tmp_path, fps=30)["fps"] for _ in range(3)) >= 15
+
+
+@pytest.mark.parametrize("library", ["onnxruntime", "openvino"])
+def test_a_line_tells_no_maker_of_its_libraries_what_it_does(tmp_path, library):
+    """ONNX Runtime 1.32 keeps what it would tell in a user's cache; OpenVINO 2026.4 an identifier in their home."""
+    pytest.importorskip(library)
+    home = tmp_path / "home"
+    home.mkdir()
+    run = """
+import sys
+from inspectd.bundle import load_bundle
+from inspectd.runtime.engine import open_engine, self_test
+from inspectd.runtime.station import demo_bundle
+
+bundle = load_bundle(demo_bundle())
+with open_engine(bundle, backend=sys.argv[1], allow_uncertified=True) as engine:
+    self_test(engine, bundle)
+"""
+    # What a build server sets keeps OpenVINO silent; a station has none of it.
+    environment = {name: value for name, value in os.environ.items() if name not in ("ORT_DISABLE_TELEMETRY", "CI")}
+    environment |= {"HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")}
+    subprocess.run([sys.executable, "-c", run, library], env=environment, check=True, timeout=120)
+    assert list(home.rglob("*")) == []

@@ -33,6 +33,7 @@ from .alarms import Alarms
 from .control import Outcome
 from .journal import Entry
 from .models import Model, Models
+from .states import PREPARED
 
 __all__ = ["Challenges", "check_challenge"]
 
@@ -292,7 +293,7 @@ class Challenges:
 
     @property
     def _is_judging(self) -> bool:
-        return self._state() in (State.READY, State.SINGLE_EXECUTION, State.CONTINUOUS_EXECUTION)
+        return self._state() in PREPARED
 
     def _over(self, run: _Run, inspection: Inspection | None = None) -> str:
         """Why it cannot go on; empty where it can."""

@@ -252,7 +252,7 @@ class Line:
         """Grab nothing more, inspect what was grabbed, end. Takes no lock, so that a signal handler can call it."""
         self._stop = True
         # Before Python 3.13 a `get` whose time is up when a signal comes waits for ever: for this.
-        self._inbox.put(None)
+        self.post()
 
     def abort(self) -> None:
         """Grab nothing more, give what was grabbed NOT_INSPECTED, end."""

@@ -7,12 +7,13 @@ from pydantic import BaseModel, ConfigDict, computed_field
 from inspectd.wire import DeviceHealth, State
 
 from .beats import Alarm, Beat, ProcessStatus
+from .states import PREPARED
 
 __all__ = ["FRESH_S", "Report"]
 
 FRESH_S = 5.0
 """What is older tells nothing of now: a beat, or a turn of the supervisor's loop."""
-_READY = tuple(state.label for state in (State.READY, State.SINGLE_EXECUTION, State.CONTINUOUS_EXECUTION))
+_READY = tuple(state.label for state in State if state in PREPARED)
 
 
 class Report(BaseModel):

@@ -39,7 +39,7 @@ from .journal import Entry
 from .models import Model, Models
 from .painted_parts import NextParts, PaintedResult, check_painting, paintable_parts, run_painted
 from .schedule import Schedule
-from .states import EXECUTING
+from .states import EXECUTING, PREPARED
 
 __all__ = ["SelfTest", "SelfTests", "check_masters"]
 
@@ -254,7 +254,7 @@ class SelfTests:
             return
         why, model = self._schedule.due(), self._models.current
         # Before a station is ready, and after an error, it is tested anyway.
-        if model is None or (self._state() not in EXECUTING and self._state() is not State.READY):
+        if model is None or self._state() not in PREPARED:
             return
         if self._tested != _what_judges(model):
             why = "another model or rule judges"

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from inspectd.errors import WrongState
 from inspectd.wire import State
 
-__all__ = ["EXECUTING", "OPERATIONAL", "TRANSITIONS", "Event", "StateMachine", "next_state"]
+__all__ = ["EXECUTING", "OPERATIONAL", "PREPARED", "TRANSITIONS", "Event", "StateMachine", "next_state"]
 
 
 class Event(str, Enum):
@@ -34,7 +34,8 @@ class Event(str, Enum):
 
 
 EXECUTING = frozenset({State.SINGLE_EXECUTION, State.CONTINUOUS_EXECUTION})
-OPERATIONAL = frozenset({State.INITIALIZED, State.READY}) | EXECUTING
+PREPARED = frozenset({State.READY}) | EXECUTING
+OPERATIONAL = frozenset({State.INITIALIZED}) | PREPARED
 
 _FROM_EXECUTION = {Event.STOP: State.READY, Event.ABORT: State.READY, Event.DONE: State.READY}
 _ALWAYS = {Event.HALT: State.HALTED, Event.FAULT: State.ERROR}

@@ -65,3 +65,28 @@ def test_the_walk_through_the_calibration_works_as_it_stands_there(tmp_path):
     assert len(re.findall(r"^\d{3}\.png .* NG .* \d\.\d\d$", done.stdout, re.MULTILINE)) >= 5
     assert "no part changed" in done.stdout
     assert "4 of 4 parts are NOT_INSPECTED" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(5400)
+def test_the_walk_from_a_missed_defect_to_a_better_bundle_finds_what_was_missed(tmp_path):
+    """By cut-and-paste, which needs no weights that would have to be fetched."""
+    pytest.importorskip("torch", reason="it trains: pip install 'inspectd[train]'")
+    script = ROOT / "docs" / "guide" / "missed_defect.py"
+    command = [sys.executable, str(script), str(tmp_path / "walk"), "--method", "cutpaste"]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = {
+        what: [float(value) for value in (before, after)]
+        for what, before, after in re.findall(
+            r"^(\S.*?) +([\d.]+)(?: of \d+)? +([\d.]+)(?: of \d+)?$", done.stdout, re.M
+        )
+    }
+    # One reference, marked on the first day; 12 parts on the line and 40 that nothing was learnt from.
+    before, after = told["imprint found"]
+    assert (before <= 4, after >= 9) == (True, True), done.stdout
+    before, after = told["recall of 40"]
+    assert (before <= 0.3, after >= 0.7) == (True, True), done.stdout
+    assert max(told["good parts rejected"]) <= 4, done.stdout

@@ -200,9 +200,13 @@ class Challenges:
         if self._run is not None and self._run.state == "running":
             self._end(self._run, "the station ended")
         for _ in range(2):  # what is being written, and what has come since
-            if self._writer is not None:
-                self._writer.join(_LAST_WRITE_S)
+            self._await_writer()
             self._write()
+        self._await_writer()
+        if self._kept != self._written:
+            # The next start will not know of it; whoever watches, and the journal, do.
+            lost = f"{self._path}: what came of the last challenge is not kept, the disk did not answer in time"
+            self._alarms.show("challenge.not_kept", Severity.ERROR, self._not_written or lost)
 
     def refuse(self, model: Model) -> None:
         """Hold a model that may judge later against the set; from any thread.
@@ -367,6 +371,10 @@ class Challenges:
         )
 
     # On the disk
+
+    def _await_writer(self) -> None:
+        if self._writer is not None:
+            self._writer.join(_LAST_WRITE_S)
 
     def _write(self) -> None:
         """Have the file say what should be; by a thread of its own, for the line waits for no disk."""

@@ -388,6 +388,22 @@ def test_what_was_exposed_or_came_before_it_began_is_no_master_part(tmp_path, ma
         assert see(desk.utc + 1, desk.ns + 5) == 1
 
 
+def test_what_cannot_be_kept_at_the_end_is_told(tmp_path, masters, bundle_path):
+    desk = Desk(tmp_path, masters, "2026-03-02T09:00")
+    (tmp_path / ".challenge.json.new").mkdir()
+    with open_engine(load_bundle(bundle_path), threads=1) as engine:
+        model = Model.make(LoadedBundle(load_bundle(bundle_path), engine), AcceptanceRule(), scales={}, clock=lambda: 0)
+        desk.models.current = model
+        desk.challenges.begin(lambda _body: None)
+        while not [alarm for alarm in desk.alarms.active if alarm.code == "challenge.missed"]:
+            seen = Frame("cam1", 1, part(12), acquired_ns=desk.utc + 1, received_ns=desk.ns + 5)
+            header = Header(msg_type=MessageType.VERDICT, epoch=1, state=State.READY, seq=1)
+            desk.challenges.note(model.inspector.inspect(seen), header)
+        desk.challenges.close()
+    (told,) = [alarm.message for alarm in desk.alarms.active if alarm.code == "challenge.not_kept"]
+    assert "challenge.json: what came of a challenge cannot be kept (Is a directory)" in told
+
+
 @pytest.fixture
 def passed(masters, tmp_path):
     """Has one be done at a time, of this set or another, at this camera or another."""

@@ -15,7 +15,7 @@ from inspectd.errors import InspectdError
 from .measure import Report, machine, machine_text
 
 BENCHMARKS = (
-    *("render", "line", "station", "messages", "training", "dst", "engines", "painter"),
+    *("render", "line", "station", "messages", "training", "dst", "matte", "engines", "painter"),
     *("tiles", "camera", "formats", "archive", "calibration", "sight", "augment", "faults"),
 )
 ON_REQUEST = ("augment", "faults")
@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         "messages": _messages,
         "training": _training,
         "dst": _dst,
+        "matte": _matte,
         "engines": _engines,
         "painter": _painter,
         "tiles": _tiles,
@@ -218,6 +219,12 @@ def _painter(options: argparse.Namespace) -> Report:
     window = 64
     sizes = tuple(dict.fromkeys((window, options.size, 2 * options.size)))
     return run(sizes=sizes, rounds=options.repeats, threads=options.threads)
+
+
+def _matte(options: argparse.Namespace) -> Report:
+    from .matte import run
+
+    return run(parts=options.repeats, size=options.size)
 
 
 def _tiles(options: argparse.Namespace) -> Report:

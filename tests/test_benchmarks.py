@@ -26,6 +26,7 @@ from inspectd.bundle import (
     encode_png,
     write_bundle,
 )
+from inspectd.buttons import DEFECTS, LINES
 from inspectd.preprocess import Preprocess
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -151,6 +152,15 @@ def test_tiles(tmp_path: Path) -> None:
     differences = [way["largest_difference"] for name, way in ways.items() if name != "whole"]
     assert differences == sorted(differences, reverse=True)
     assert all(min(way["s"]) > 0 for way in ways.values())
+
+
+def test_matte(tmp_path: Path) -> None:
+    values = figures("matte", "--repeats", "2", "--size", "128", json_file=tmp_path / "out.json")
+    assert set(values["lines"]) == set(LINES)
+    for found in values["lines"].values():
+        assert set(found) == set(DEFECTS)
+        assert {len(each["share"]) for each in found.values()} == {2}
+        assert all(0.2 < fmean(each["strength"]) < 1.5 for each in found.values())
 
 
 def test_a_line_without_its_bundle_is_refused(tmp_path: Path) -> None:

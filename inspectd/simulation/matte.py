@@ -57,6 +57,8 @@ _COHERENCE = 0.2
 """... and the surface has directions at all. One grain is like any other otherwise, that of what hides it too."""
 _TEXTURE_PX = 1.5
 """By this blur a camera's noise is no texture."""
+_MOST_LOST = 1.25
+"""More than this of a defect's difference to its surface is never made up for: it is another fault then."""
 _CLEAREST = 0.5
 """More of the surface's contrast is never taken to be seen through a veil: its own colour could hardly be told then."""
 
@@ -69,7 +71,8 @@ class Matte:
         profile: opacity at the distances `_CENTRES` from the label's edge, float64, rising from 0; to 1, or to less
             where the defect is a veil.
         field: what the placement carries, float32 [h, w, C + 1]: D in levels, where it is not seen alone what is
-            nearest of it, and of a veil one colour; then the distance to that edge, px, positive inside.
+            nearest of it, and of a veil one colour; so far from the surface that, painted where it was, a thin defect
+            is as strong as it is seen, hence also beyond 0 and 255; then the distance to the edge, px, positive inside.
         veil: whether the surface is seen through the defect.
     """
 
@@ -124,7 +127,13 @@ def matte_of(image: NDArray[np.uint8], mask: BoolMask, region: BoolMask | None =
         veil = np.broadcast_to((colour / (1.0 - through)).astype(np.float32), image.shape)
         return Matte((1.0 - through) * profile, np.dstack((veil, smooth)), veil=True)
     solid = mask & (sure | (np.interp(smooth, _CENTRES, profile) >= _SOLID))
-    return Matte(profile, np.dstack((_nearest(image.astype(np.float32), solid), smooth)), veil=False)
+    pure = _nearest(image.astype(np.float32), solid)
+    if not (mask & absent).any():
+        here = distance > -_REACH_PX
+        opacity = np.interp(smooth, _CENTRES, profile)[..., None]
+        gain = _lost(away[mask], (opacity * (pure - surface))[mask])
+        pure[here] = (surface + gain * (pure - surface))[here]
+    return Matte(profile, np.dstack((pure, smooth)), veil=False)
 
 
 def _profile(away: Floats, whole: NDArray[np.float32], distance: NDArray[np.float32]) -> Floats:
@@ -157,6 +166,21 @@ def _profile(away: Floats, whole: NDArray[np.float32], distance: NDArray[np.floa
     profile = np.maximum.accumulate(np.clip(rising, 0.0, 1.0))
     profile[strongest:] = 1.0
     return np.asarray(profile, np.float64)
+
+
+def _lost(seen: Floats, painted: Floats) -> float:
+    """The factor on a defect's difference to its surface by which, painted where it was, it is as strong as it is seen.
+
+    Of a line of two or three pixels hardly one shows the defect alone, and what its middle looks like is all that is
+    carried: painted so, it came out weaker by a tenth. Means are compared, in which the surface's grain averages out.
+
+    Args:
+        seen: H - B inside the label, [n, C].
+        painted: a (D - B) there, [n, C].
+    """
+    mean = seen.mean(axis=0)
+    along = float(mean @ painted.mean(axis=0))
+    return min(max(float(mean @ mean) / along, 1.0), _MOST_LOST) if along > 0.0 else 1.0
 
 
 def _seen_through(image: NDArray[np.uint8], inside: BoolMask, ring: BoolMask) -> float:

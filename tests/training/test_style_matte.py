@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
+from inspectd.buttons import render
 from inspectd.simulation.coarse import Exemplar, paint, scene_of
-from inspectd.simulation.matte import matte_of
+from inspectd.simulation.matte import _lost, matte_of
 from inspectd.simulation.placement import in_place, place_mask
 
 ROWS, COLUMNS = np.mgrid[:96, :96]
@@ -184,3 +185,31 @@ def test_a_large_defect_costs_no_more_than_its_edge():
     found = matte_of(image, disc)
     assert time.process_time() - begun < 5.0, "the whole disc takes 14 s"
     assert found.profile[-1] == 1.0
+
+
+@pytest.mark.parametrize("defect", ["crack", "scratch"])
+def test_a_thin_defect_painted_where_it_was_is_as_strong_as_it_was(defect):
+    """Of a line of two pixels hardly one shows the defect alone; what is carried has to make up for that."""
+    strengths, shares = [], []
+    for number in range(6):
+        part = render("wood", defect, 5_000_000 + number, 256)
+        source = Exemplar("r", defect, part.image, part.mask > 0)
+        true = part.image.astype(float) - part.twin
+        found = painted(source, part.twin, spot()).astype(float) - part.twin
+        inside = part.mask > 0
+        lengths = (np.linalg.norm(change[inside], axis=1).mean() for change in (found, true))
+        strengths.append(next(lengths) / next(lengths))
+        shares.append((found * true)[inside].sum() / (true**2)[inside].sum())
+    assert np.median(strengths) == pytest.approx(1.0, abs=0.03)
+    assert np.median(shares) > 0.95
+    assert min(shares) > 0.9
+
+
+def test_what_is_made_up_for_has_a_bound_and_never_makes_a_defect_weaker():
+    seen = np.full((9, 3), -40.0)
+    assert _lost(seen, seen) == pytest.approx(1.0)
+    assert _lost(seen, seen / 1.1) == pytest.approx(1.1)
+    assert _lost(seen, seen / 3.0) == pytest.approx(1.25)
+    assert _lost(seen, seen * 2.0) == pytest.approx(1.0)
+    assert _lost(seen, -seen) == pytest.approx(1.0), "what goes the other way is another fault"
+    assert _lost(seen, 0.0 * seen) == pytest.approx(1.0)

@@ -241,6 +241,9 @@ class Core:
         self.judging.take_up()
         self._augmenting.take_up()
         self._challenges.take_up()
+        # Before the first heartbeat, which would say that all is well.
+        self._watching.tell_standing()
+        self.line.tell_health()
         try:
             while not self._terminate:
                 if self._next is not None:

@@ -270,7 +270,7 @@ class Line:
     def attend(self, timeout_s: float) -> None:
         """Do what is to be done between two frames, waiting for it at most so long; while nothing is executed."""
         self.models.close_retired()
-        self._tell_health()
+        self.tell_health()
         self._tick()
         self._take(self._next(timeout_s))
 
@@ -412,7 +412,7 @@ class Line:
             if model is not None:
                 self.wait_for(partial(self_test, model.engine, model.bundle))
             self._each("open")
-            self._tell_health()
+            self.tell_health()
             self._publisher.state = State.READY
         except BaseException:
             self._publisher.state = State.ERROR
@@ -657,7 +657,7 @@ class Line:
     def _turn(self, execution: _Execution) -> None:
         mailbox = execution.mailbox
         self._publisher.drops = self.dropped + self.lost
-        self._tell_health()
+        self.tell_health()
         if mailbox.failure is not None:
             self._publisher.state = State.ERROR
         self._tick()
@@ -773,7 +773,7 @@ class Line:
                 self._hanging.add(camera)
                 mailbox.finish(camera, CameraError(_hangs(camera)))
 
-    def _tell_health(self) -> None:
+    def tell_health(self) -> None:
         """What the heartbeats say of the station: the worst that is so now."""
         health, reason = self.standing
         self._publisher.camera_status = self.cameras()

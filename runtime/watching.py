@@ -214,7 +214,7 @@ class Watching:
         self._flooded.look(now_ns, flood)
         self._watch_deadlines(now_ns)
         self._watch_clock(now_ns)
-        self._tell_standing()
+        self.tell_standing()
 
     def _watch_archive(self, now_ns: int) -> None:
         archive = self._archive
@@ -270,7 +270,7 @@ class Watching:
             )
         self._clock_offset_ns = offset_ns
 
-    def _tell_standing(self) -> None:
+    def tell_standing(self) -> None:
         """What the heartbeats say beside cameras and engine."""
         active = self._alarms.active
         errors = [alarm.message for alarm in active if alarm.severity is Severity.ERROR]

@@ -9,6 +9,7 @@ import platform
 import shutil
 import sys
 import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -638,6 +639,7 @@ def test_a_station_that_runs_on_the_processor_instead_says_so_in_every_heartbeat
         thread = threading.Thread(target=receive, daemon=True)
         thread.start()
         listening.append(thread)
+        time.sleep(0.5)  # so that the very first one is heard
 
     listening = []
     run_station(config, frames=20, wait_s=5, opened=listen, announce=lambda _: None, report=lambda _: None)

@@ -59,8 +59,7 @@ def run(*, parts: int, size: int) -> Report:
         )
         for defect in DEFECTS
     ]
-    off = {f"{line} {defect}": float(np.median(strengths[defect, line])) - 1.0 for line in LINES for defect in THIN}
-    passed = max(map(abs, off.values())) <= BOUND
+    passed = all(abs(float(np.median(strengths[defect, line])) - 1.0) <= BOUND for line in LINES for defect in THIN)
     lines = [
         f"{parts} buttons of {size} px of each line and defect: median strength (mean change inside the label over the "
         "true one), and share of the true change that comes back (median, quartiles)",

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from inspectd.bundle import ENGINE_GRAPHS, Bundle, EnginePrecision, decode_png
+from inspectd.bundle import ENGINE_GRAPHS, Bundle, EnginePrecision, Golden, GoldenSample, decode_png
 from inspectd.cpu import CPU_WAYS, GPU_INT8, TABLES, CpuWay, card_in, open_graph
 from inspectd.errors import BundleError, ConfigError, IncompatibleEngine, InferenceError
 from inspectd.gpu import open_gpu_graph
@@ -21,7 +23,7 @@ __all__ = [
     "Graph",
     "GraphEngine",
     "Opened",
-    "golden_samples",
+    "golden_checks",
     "open_certified",
     "open_engine",
     "self_test",
@@ -269,34 +271,43 @@ def self_test(engine: Engine, bundle: Bundle) -> None:
         BundleError: it does not; the message names the sample.
         InferenceError: the engine failed.
     """
-    for _ in golden_samples(engine, bundle):
-        pass
+    for check in golden_checks(engine, bundle):
+        check()
 
 
-def golden_samples(engine: Engine, bundle: Bundle) -> Iterator[str]:
-    """The self-test, one sample at a time; the name of each that was passed.
+def golden_checks(engine: Engine, bundle: Bundle) -> Iterator[Callable[[], None]]:
+    """The self-test in pieces: each reads a sample, and gives what has the engine judge it.
 
     Raises:
-        BundleError, InferenceError: as `self_test`.
+        BundleError: the bundle cannot be read, or, by what was given, as `self_test`.
+        InferenceError: by what was given, as `self_test`.
     """
     golden = bundle.golden()
-    thresholds = np.asarray(golden.thresholds, np.float32)
-    pixels, score = golden.pixel_tolerance, golden.score_tolerance
-    if engine.precision == "int8":
-        pixels, score = max(pixels, _INT8_PIXELS), max(score, _INT8_SCORE)
     for sample in golden.samples:
         picture = decode_png(bundle.read(sample.input), sample.input)
         expected = decode_png(bundle.read(sample.labels), sample.labels)
-        result = engine.infer(np.atleast_3d(picture)[None], thresholds)
-        differing = float((result.labels[0] != expected).mean())
-        if differing > pixels:
-            raise BundleError(
-                f"{bundle.path}: self-test failed: {sample.input} differs from its golden mask in "
-                f"{100 * differing:.3f} % of the pixels (at most {100 * pixels:g} %)"
-            )
-        off = float(np.abs(result.scores[0] - np.asarray(sample.scores, np.float32)).max())
-        if off > score:
-            raise BundleError(
-                f"{bundle.path}: self-test failed: a score of {sample.input} is off by {off:.3f} (at most {score:g})"
-            )
-        yield sample.input
+        yield partial(_check_sample, engine, golden, sample, of=bundle.path, picture=picture, expected=expected)
+
+
+def _check_sample(
+    engine: Engine,
+    golden: Golden,
+    sample: GoldenSample,
+    *,
+    of: Path,
+    picture: NDArray[np.uint8],
+    expected: NDArray[np.uint8],
+) -> None:
+    pixels, score = golden.pixel_tolerance, golden.score_tolerance
+    if engine.precision == "int8":
+        pixels, score = max(pixels, _INT8_PIXELS), max(score, _INT8_SCORE)
+    result = engine.infer(np.atleast_3d(picture)[None], np.asarray(golden.thresholds, np.float32))
+    differing = float((result.labels[0] != expected).mean())
+    if differing > pixels:
+        raise BundleError(
+            f"{of}: self-test failed: {sample.input} differs from its golden mask in "
+            f"{100 * differing:.3f} % of the pixels (at most {100 * pixels:g} %)"
+        )
+    off = float(np.abs(result.scores[0] - np.asarray(sample.scores, np.float32)).max())
+    if off > score:
+        raise BundleError(f"{of}: self-test failed: a score of {sample.input} is off by {off:.3f} (at most {score:g})")

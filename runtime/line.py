@@ -74,6 +74,7 @@ _TAKEN_A_TURN = 100
 _TRIGGER_S = 5.0
 """So long a camera may take to acquire before a software trigger is sent all the same."""
 
+ABORTED = "aborted"
 _LATE_IN_A_ROW = 5
 """So many late results in a row speak against a model that is on trial: one may be the machine's fault."""
 _log = logging.getLogger("inspectd.line")
@@ -665,19 +666,22 @@ class Line:
             mailbox.close()
         if self._abort:
             for arrival in mailbox.give_up():
-                self._finish(self._refused(arrival, "aborted"))
+                self._finish(self._refused(arrival, ABORTED))
         self._give_up_hanging(mailbox)
         if self._judging_s > JUDGE_S:
             raise InferenceError(_engine_hangs(self._judging_s))
         self._send_trigger(execution)
         now_ns = self._clock()
+        self._refuse_overdue(mailbox, now_ns)
+        due_ns = mailbox.next_due_ns
+        until_due_s = self._tick_s if due_ns is None else max(0.0, (due_ns - now_ns) / 1e9)
+        self._take(self._next(min(self._tick_s, until_due_s)))
+
+    def _refuse_overdue(self, mailbox: Mailbox, now_ns: int) -> None:
         for arrival in mailbox.overdue(now_ns):
             self._overdue += 1
             limit_ms = self._slots[arrival.frame.camera].deadline_ns / 1e6
             self._finish(self._refused(arrival, f"no verdict within its deadline of {limit_ms:g} ms"))
-        due_ns = mailbox.next_due_ns
-        until_due_s = self._tick_s if due_ns is None else max(0.0, (due_ns - now_ns) / 1e9)
-        self._take(self._next(min(self._tick_s, until_due_s)))
 
     def _tick(self) -> None:
         self._publisher.tick()
@@ -708,7 +712,9 @@ class Line:
             raise judged.died
         if judged.inspection is None:
             return
-        is_in_time = self._execution.mailbox.settle(judged.number)
+        # A result that lay here while this thread was held up is late, however early it was there.
+        self._refuse_overdue(judged.mailbox, self._clock())
+        is_in_time = judged.mailbox.settle(judged.number)
         self._judge_model(judged, is_in_time=is_in_time)
         if not is_in_time:
             self._too_late += 1
@@ -719,13 +725,17 @@ class Line:
                 frame.frame_id,
             )
             return
+        inspection = judged.inspection
+        if self._abort:
+            # What came while cameras stopped, or was there already: nobody knows what its verdict is worth.
+            inspection = self._refused(Arrival(inspection.frame), ABORTED)
         try:
-            self._finish(judged.inspection)
+            self._finish(inspection)
         except ProtocolError as error:
             # A part that was taken up has a verdict, whatever cannot be said of it.
             self._finish(
                 replace(
-                    judged.inspection,
+                    inspection,
                     verdict=Verdict.NOT_INSPECTED,
                     defects=(),
                     mask=None,

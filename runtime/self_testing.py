@@ -1,6 +1,6 @@
 """The self-test: is the engine still the network that was exported, and does what judges still find known defects?
 
-    the bundle's golden samples     masks and scores as at export; when somebody asks
+    the bundle's golden samples     masks and scores as at export; at each start, every hour, and when somebody asks
     master parts ([golden])         verdicts as expected, by the inspector and rule of every part; at each start, after
                                     each change of model or rule, at the times that are set, and when somebody asks
     their defects, painted          found on pictures that the line takes now, where `golden.paint` says so; at the same
@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
 from typing import Any, TypeVar
@@ -34,7 +34,7 @@ from inspectd.wire import Severity, State
 from .alarms import Alarms
 from .beats import MastersBeat
 from .control import Outcome
-from .engine import golden_samples
+from .engine import golden_checks
 from .journal import Entry
 from .models import Model, Models
 from .painted_parts import NextParts, PaintedResult, check_painting, paintable_parts, run_painted
@@ -50,6 +50,8 @@ TEST_S = 900.0
 """A test that has not ended by then hangs, on a disk for example."""
 PARTS_S = 20.0
 """So long a test waits for parts to paint on; if fewer come, they are painted on once they have come."""
+SAMPLES_S = 3600.0
+"""So long after its latest test an engine is held against its export again: it may go wrong at any frame."""
 UNPAINTED_S = 3600.0
 """After so much execution in which they have not come somebody has to know."""
 _TOLD, _MOST_TEXT = 20, 200
@@ -72,7 +74,9 @@ class SelfTest:
         seconds: how long it took.
         digest: of the bundle that judged.
         samples: golden samples of the bundle that were compared.
-        engine_fault: how the engine differs from its export; empty where it does not.
+        engine_fault: why nobody knows that the engine is as at export; empty where it is.
+        engine_differs: whether it is not, and that is why.
+        engine_alone: whether nothing else was tested.
         masters: how the master parts came out; None where there are none, or they could not be judged.
         masters_fault: why they could not be judged; empty otherwise.
         painted: how their defects came out when they were painted on pictures of now; None where they were not.
@@ -86,6 +90,8 @@ class SelfTest:
     digest: str
     samples: int = 0
     engine_fault: str = ""
+    engine_differs: bool = False
+    engine_alone: bool = False
     masters: MastersResult | None = None
     masters_fault: str = ""
     painted: PaintedResult | None = None
@@ -203,6 +209,7 @@ class SelfTests:
         self._schedule = Schedule(golden.at, every_s, clock=clock, utc=utc)
         self._has_masters = golden.file is not None
         self._is_fatal = golden.on_failure == "error"
+        self._samples = Schedule((), SAMPLES_S, clock=clock, utc=utc)
         self._next_parts = NextParts(config.golden_camera, golden.paint) if golden.paint else None
         self._paintable: tuple[tuple[str, str, AcceptanceRule], list[int]] | None = None
         self._unseen: PaintedResult | None = None
@@ -211,6 +218,7 @@ class SelfTests:
         self._waited_ns = 0
         self._tested: tuple[str, AcceptanceRule] | None = None
         self._running: object | None = None
+        self._running_alone = False
         self._running_since_ns = self._next_look_ns = 0
         self._answers: list[Callable[[Outcome], None]] = []
         self._count = 0
@@ -244,7 +252,7 @@ class SelfTests:
     def look(self) -> None:
         """At every turn of the line: begin a test if it is time."""
         now_ns = self._clock()
-        if not self._has_masters or now_ns < self._next_look_ns:
+        if now_ns < self._next_look_ns:
             return
         self._next_look_ns = now_ns + round(LOOK_S * 1e9)
         self._wait_for_parts(now_ns)
@@ -256,12 +264,14 @@ class SelfTests:
         # Before a station is ready, and after an error, it is tested anyway.
         if model is None or self._state() not in PREPARED:
             return
-        if self._tested != _what_judges(model):
+        if self._has_masters and self._tested != _what_judges(model):
             why = "another model or rule judges"
         if not why and self._is_unpainted and self._next_parts is not None and self._next_parts.are_there:
             why = "there are parts to paint on"
         if why:
             self._begin(why)
+        elif samples_why := self._samples.due():
+            self._begin(samples_why, engine_alone=True)
 
     def _wait_for_parts(self, now_ns: int) -> None:
         """Count the time for which defects are still to be painted, and tell if it is too long."""
@@ -309,24 +319,26 @@ class SelfTests:
 
     # A test
 
-    def _begin(self, why: str) -> None:
+    def _begin(self, why: str, *, engine_alone: bool = False) -> None:
         mark = self._running = object()
-        self._running_since_ns = self._clock()
-        threading.Thread(target=self._run, args=(mark, why), name="self-test", daemon=True).start()
+        self._running_alone, self._running_since_ns = engine_alone, self._clock()
+        args = mark, why, engine_alone
+        threading.Thread(target=self._run, args=args, name="self-test", daemon=True).start()
 
-    def _run(self, mark: object, why: str) -> None:
+    def _run(self, mark: object, why: str, engine_alone: bool) -> None:
         outcome = None
         while outcome is None:
-            outcome = self._once(why)
+            outcome = self._once(why, engine_alone)
         self._post(partial(self._end, mark, outcome))
 
-    def _once(self, why: str) -> tuple[SelfTest, Model] | RequestError | None:
+    def _once(self, why: str, engine_alone: bool) -> tuple[SelfTest, Model] | RequestError | None:
         """What came of it; None where something else judges now."""
         model = self._models.current
         if model is None:
             return RequestError("self_test: the station has no model", code="failed")
         try:
-            return self._test(model, why, partial(self._between_frames, model)), model
+            between = partial(self._between_frames, model)
+            return self._test(model, why, between, engine_alone=engine_alone), model
         except _Changed:
             return None
 
@@ -349,14 +361,20 @@ class SelfTests:
         except FutureTimeoutError:
             raise InferenceError(f"a picture of the self-test was not judged within {STEP_S:g} s") from None
 
-    def _test(self, model: Model, why: str, between: Callable[[Callable[[], Any]], Any]) -> SelfTest:
+    def _test(
+        self, model: Model, why: str, between: Callable[[Callable[[], Any]], Any], *, engine_alone: bool = False
+    ) -> SelfTest:
         """Everything; what goes wrong is part of it."""
         begun, begun_ns = self._label(), self._clock()
-        samples, engine_fault, masters, masters_fault = 0, "", None, ""
+        samples, engine_fault, engine_differs, masters, masters_fault = 0, "", False, None, ""
         painted, painted_fault, unpainted = None, "", ""
         try:
-            each = golden_samples(model.engine, model.bundle)
-            while between(lambda: next(each, None)) is not None:
+            for check in golden_checks(model.engine, model.bundle):
+                try:
+                    between(check)
+                except BundleError:
+                    engine_differs = True
+                    raise
                 samples += 1
         except _Changed:
             raise
@@ -366,7 +384,7 @@ class SelfTests:
         def judge(frame: Frame) -> Inspection:
             return between(lambda: model.inspector.inspect(frame))  # type: ignore[no-any-return]
 
-        if self._has_masters:
+        if self._has_masters and not engine_alone:
             try:
                 masters = check_masters(self._config, model, judge)
             except _Changed:
@@ -387,6 +405,8 @@ class SelfTests:
             digest=model.bundle.digest,
             samples=samples,
             engine_fault=engine_fault,
+            engine_differs=engine_differs,
+            engine_alone=engine_alone,
             masters=masters,
             masters_fault=masters_fault,
             painted=painted,
@@ -428,18 +448,22 @@ class SelfTests:
             return  # given up
         if not isinstance(outcome, RequestError) and outcome[1] is not self._models.current:
             # Whoever asks after a change wants to know of what judges now.
-            self._begin(outcome[0].why)
+            self._begin(outcome[0].why, engine_alone=outcome[0].engine_alone)
             return
         self._running = None
         if isinstance(outcome, RequestError):
             self._answer(outcome)
             return
         test, model = outcome
-        engine_fault = f"self_test: {test.engine_fault}" if test.engine_fault else ""
-        self._alarms.show("model.self_test", Severity.ERROR, engine_fault)
         fault = self._note(test, model)
-        self._answer(self._told(test))
-        if fault is not None:
+        if test.engine_alone and self._answers and self._has_masters:
+            self._begin("asked for")  # while the samples alone were tested
+        else:
+            self._answer(self._told(test))
+        # One that differs misses what nobody knows of; of one that fails no part is OK.
+        if test.engine_differs:
+            self._fail(BundleError(test.engine_fault))
+        elif fault is not None:
             self._fail(fault)
 
     def _answer(self, outcome: Outcome) -> None:
@@ -457,13 +481,19 @@ class SelfTests:
         if model is None:
             self._end(mark, RequestError(f"self_test: {why}", code="failed"))
         else:
-            self._end(mark, (SelfTest("hangs", self._label(), TEST_S, model.bundle.digest, masters_fault=why), model))
+            test = SelfTest("hangs", self._label(), TEST_S, model.bundle.digest, masters_fault=why)
+            if self._running_alone or not self._has_masters:
+                test = replace(test, masters_fault="", engine_fault=why, engine_alone=True)
+            self._end(mark, (test, model))
 
     # What follows from it
 
     def _note(self, test: SelfTest, model: Model) -> MasterPartsError | None:
-        """Alarms and journal; what leads the station to Error, if anything does."""
-        if not self._has_masters:
+        """Alarms and journal; what leads the station to Error of the master parts, if anything does."""
+        self._samples.done()
+        engine_fault = f"self_test: {test.engine_fault}" if test.engine_fault else ""
+        self._alarms.show("model.self_test", Severity.ERROR, engine_fault)
+        if not self._has_masters or test.engine_alone:
             return None
         self.last = test
         self._schedule.done()

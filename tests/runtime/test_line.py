@@ -605,6 +605,80 @@ def test_what_is_not_judged_by_its_deadline_is_not_inspected_then(setup):
     assert (summary.complete, summary.overdue, line.triggers, line.waiting) == (True, 2, 3, 0)
 
 
+class Paced(Script):
+    """A camera whose frames arrive one after the other, those that are on their way when it stops as well."""
+
+    def __init__(self, *steps: int, period_s: float, on_their_way: int = 0) -> None:
+        super().__init__(*steps)
+        self._period_s, self._on_their_way = period_s, on_their_way
+
+    def read(self, timeout_s: float) -> Frame:
+        if not self._steps:
+            raise EndOfFrames
+        time.sleep(self._period_s)
+        return frame(self._steps.pop(0))
+
+    def stop(self) -> None:
+        self._steps = self._steps[: self._on_their_way]
+
+
+def when_published(count: int, act):
+    """For `inspected`: what the thread that judges does after so many parts."""
+    left = [count]
+
+    def inspected(_inspection) -> None:
+        left[0] -= 1
+        if not left[0]:
+            act()
+
+    return inspected
+
+
+def test_a_result_that_waited_for_the_lines_thread_beyond_its_deadline_is_late(setup):
+    line = Line(
+        setup.config('source = "buttons"\ndeadline_ms = 300\nqueue_frames = 16'),
+        setup.bundle,
+        setup.engine,
+        [Paced(*range(1, 16), period_s=0.05)],
+        setup.publisher,
+    )
+    # Held up as a slow disk or a flood of connections would.
+    line.inspected = when_published(2, lambda: line.post(lambda: time.sleep(0.7)))
+    with setup.publisher, setup.subscriber:
+        assert setup.publisher.wait_for_subscriber(5.0)
+        line.run()
+        setup.messages = setup._received()
+    late = [message for message in setup.of(MessageType.VERDICT) if message.header.latency_us > 300_000]
+    assert len(late) > 3
+    assert {Verdict(message.header.verdict) for message in late} == {Verdict.NOT_INSPECTED}
+    assert line.overdue == len(late)
+    assert line.summary().complete
+
+
+def test_nothing_is_ok_after_an_abort(setup):
+    sent, aborted_ns = [], []
+    line = Line(
+        setup.config(),
+        setup.bundle,
+        setup.engine,
+        [Paced(*range(1, 40), period_s=0.03, on_their_way=4)],
+        setup.publisher,
+        archive=lambda each: sent.append((time.monotonic_ns(), each.inspection)),
+    )
+
+    def abort() -> None:
+        aborted_ns.append(time.monotonic_ns())
+        line.abort()
+
+    line.inspected = when_published(3, lambda: line.post(abort))
+    with setup.publisher, setup.subscriber:
+        line.run()
+    after = [inspection for at_ns, inspection in sent if at_ns > aborted_ns[0]]
+    assert len(after) >= 4
+    assert {(inspection.verdict, inspection.reason) for inspection in after} == {(Verdict.NOT_INSPECTED, "aborted")}
+    assert line.summary().complete
+
+
 def test_heartbeats_go_on_while_the_last_frame_is_still_with_the_engine(setup):
     engine = Slow(setup.engine, 1.0)
     setup.run(Arriving(1), engine=engine, camera='source = "buttons"\ndeadline_ms = 200', frames=1)

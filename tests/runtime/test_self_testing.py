@@ -25,15 +25,15 @@ from inspectd.calibration.record import utc_now
 from inspectd.calibration.threshold_cli import inspector_of
 from inspectd.config import load_config
 from inspectd.dataset import open_dataset
-from inspectd.errors import RequestError
+from inspectd.errors import BundleError, InferenceError, RequestError
 from inspectd.frame import Frame
 from inspectd.inspection import AcceptanceRule
 from inspectd.masters import encode_masters, open_masters
 from inspectd.runtime.alarms import Alarms
-from inspectd.runtime.engine import open_engine
+from inspectd.runtime.engine import EngineResult, open_engine
 from inspectd.runtime.journal import JournalReader
 from inspectd.runtime.models import LoadedBundle, Model, Models, rule_for
-from inspectd.runtime.self_testing import UNPAINTED_S, SelfTests
+from inspectd.runtime.self_testing import SAMPLES_S, UNPAINTED_S, SelfTests
 from inspectd.runtime.station import demo_bundle
 from inspectd.wire import MessageType, State, StateBody, read_body
 
@@ -508,7 +508,78 @@ def test_a_test_that_hangs_is_given_up_and_told(bench):
     assert bench.tests.beat.fault == fault
 
 
-def test_defects_that_are_never_painted_are_told_after_an_hour_of_execution(bench, models):
+class _Turns:
+    """A real engine, until it is told to be blind or to fail."""
+
+    def __init__(self, engine) -> None:
+        self._engine, self.name, self.precision, self.failure = engine, engine.name, engine.precision, None
+        self.is_blind, self.fails = False, False
+
+    def infer(self, images, thresholds) -> EngineResult:
+        if self.fails:
+            raise InferenceError("the device is gone")
+        result = self._engine.infer(images, thresholds)
+        if self.is_blind:
+            return EngineResult(result.labels * 0, result.confidence * 0, result.scores * 0)
+        return result
+
+
+def with_turns(models: Models) -> _Turns:
+    current = models.current
+    engine = _Turns(current.engine)
+    models.current = model_of(current.bundle, engine)
+    return engine
+
+
+@pytest.mark.parametrize("more", ["", "on_failure = 'alarm'", None], ids=["masters", "masters' alarm", "no masters"])
+def test_an_engine_that_comes_to_differ_from_its_export_is_found_within_the_hour(
+    write_config, pictures, golden, models, more
+):
+    engine = with_turns(models)
+    bench = Bench(load_config(write_config(FOLDER, "" if more is None else golden + more)), models)
+    bench.tests.at_start(models.current)
+    bench.state = State.CONTINUOUS_EXECUTION
+    last, engine.is_blind = bench.tests.last, True
+    bench.ns += round((SAMPLES_S - 1) * 1e9)
+    bench.tests.look()
+    assert bench.line.empty()
+    bench.ns += 2 * 10**9
+    bench.tests.look()
+    bench.turn_until(lambda: bench.failures)
+    (failure,) = bench.failures
+    assert isinstance(failure, BundleError)
+    assert "differs from its golden mask" in str(failure)
+    assert [code for code, _ in bench.told()] == ["model.self_test"]
+    assert bench.tests.last is last, "the master parts were not judged"
+    # Once it is right again the next start says so.
+    engine.is_blind = False
+    bench.tests.at_start(models.current)
+    assert bench.told() == []
+
+
+def test_an_engine_that_fails_its_test_is_an_alarm_alone(write_config, pictures, models):
+    engine = with_turns(models)
+    bench = Bench(load_config(write_config(FOLDER)), models)
+    engine.fails = True
+    bench.tests.ask(bench.answers.append)
+    bench.turn_until(lambda: bench.answers)
+    # It gives no part another verdict than NOT_INSPECTED.
+    assert bench.told() == [("model.self_test", "self_test: the device is gone")]
+    assert bench.failures == []
+
+
+def test_who_asks_while_the_samples_alone_are_tested_is_told_of_the_master_parts(bench, models):
+    bench = bench()
+    bench.tests.at_start(models.current)
+    bench.ns += round(SAMPLES_S * 1e9)
+    bench.tests.look()
+    bench.tests.ask(bench.answers.append)
+    bench.turn_until(lambda: bench.answers)
+    assert (bench.answers[0]["why"], bench.answers[0]["masters"]["found"]) == ("asked for", 24)
+
+
+def test_defects_that_are_never_painted_are_told_after_an_hour_of_execution(bench, models, monkeypatch):
+    monkeypatch.setattr("inspectd.runtime.self_testing.SAMPLES_S", 1e9)
     bench = bench("paint = 2")
     hour = round(UNPAINTED_S * 1e9)
 

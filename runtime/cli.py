@@ -294,6 +294,13 @@ def ctl(
     box: Annotated[
         str | None, typer.Option(metavar="X,Y,W,H", help="mark: a box around the defect, in px of the picture.")
     ] = None,
+    stroke: Annotated[
+        str | None,
+        typer.Option(metavar="'X,Y X,Y ...'", help="mark: a line along the defect, in px; what is thin or faint."),
+    ] = None,
+    width: Annotated[
+        float | None, typer.Option(min=1, max=200, metavar="PX", help="mark: how wide the stroke is; without it 3.")
+    ] = None,
     mask: Annotated[
         Path | None, typer.Option(metavar="FILE", help="mark: a mask of the defect, of the picture's size.")
     ] = None,
@@ -322,8 +329,11 @@ def ctl(
 
     if op != "augment" and (count is not None or wait):
         raise ConfigError(f"--count and --wait are of augment, not of {op}")
-    if op != "mark" and (box is not None or mask is not None or yes):
-        raise ConfigError(f"--box, --mask and --yes are of mark, not of {op}")
+    places = [each for each in (box, stroke, mask) if each is not None]
+    if op != "mark" and (places or width is not None or yes):
+        raise ConfigError(f"--box, --stroke, --width, --mask and --yes are of mark, not of {op}")
+    if width is not None and stroke is None:
+        raise ConfigError("--width is of --stroke")
     if op not in ("augment", "mark") and defect:
         raise ConfigError(f"--defect is of augment and mark, not of {op}")
     # Master parts are judged between frames, which takes a while where frames always wait.
@@ -332,16 +342,21 @@ def ctl(
         from .ctl import challenge
 
         raise typer.Exit(challenge(control_endpoint(at), as_json=json, timeout_s=timeout_s, keys=keys))
-    if op == "mark" and (box is not None or mask is not None or defect):
+    if op == "mark" and (places or defect):
         from .ctl import mark_part
 
-        if len(args or []) != 1 or len(defect or []) != 1 or (box is None) == (mask is None):
-            raise ConfigError("mark: expected one RESULT_ID, one --defect NAME, and --box X,Y,W,H or --mask FILE")
+        if len(args or []) != 1 or len(defect or []) != 1 or len(places) != 1:
+            raise ConfigError(
+                "mark: expected one RESULT_ID, one --defect NAME, and one of --box X,Y,W,H, --stroke 'X,Y X,Y ...' and "
+                "--mask FILE"
+            )
         kept = mark_part(
             control_endpoint(at),
             (args or [""])[0],
             defect=(defect or [""])[0],
             box=box,
+            stroke=stroke,
+            width=width or 3,
             mask=mask,
             save=save,
             agree=lambda told: yes or typer.confirm(f"{told}; keep it?", err=True),

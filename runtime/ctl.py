@@ -147,6 +147,8 @@ def mark_part(
     *,
     defect: str,
     box: str | None,
+    stroke: str | None,
+    width: float,
     mask: Path | None,
     save: Path | None,
     agree: Callable[[str], bool],
@@ -158,15 +160,20 @@ def mark_part(
     Raises:
         InspectdError: it cannot be done.
     """
+    from .mark_ctl import by_box, by_mask, by_stroke
     from .mark_ctl import mark as keep
-    from .mark_ctl import parse_box
 
-    where = None if box is None else parse_box(box)
+    if box is not None:
+        where = by_box(box)
+    elif stroke is not None:
+        where = by_stroke(stroke, width)
+    elif mask is not None:
+        where = by_mask(mask)
+    else:
+        raise ConfigError("mark: say where the defect is")
     secure = None if keys is None else ClientKeys.load(keys).apply
     with Requester(endpoint, secure=secure) as requester:
-        kept = keep(
-            requester, result_id, defect=defect, mask=mask, box=where, save=save, agree=agree, timeout_s=timeout_s
-        )
+        kept = keep(requester, result_id, defect=defect, where=where, save=save, agree=agree, timeout_s=timeout_s)
     if kept is not None:
         print(json.dumps(kept, indent=2))  # noqa: T201
     return kept is not None

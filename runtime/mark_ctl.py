@@ -1,12 +1,15 @@
-"""`inspectd ctl mark`: a defect that the line missed, from a box or a mask to a label that the station keeps."""
+"""`inspectd ctl mark`: a defect that the line missed, from a box, a stroke or a mask to a label."""
 
 from __future__ import annotations
 
 import base64
+import math
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ from inspectd.wire import MAX_REQUEST_BYTES
 
 from .messaging import Requester
 
-__all__ = ["Box", "mark", "overlay", "parse_box", "refined"]
+__all__ = ["Box", "Where", "by_box", "by_mask", "by_stroke", "mark", "overlay", "parse_box", "parse_stroke", "refined"]
 
 Box = tuple[int, int, int, int]
 """x, y, width, height, px."""
@@ -30,6 +33,7 @@ _SIDE_PX = 240
 """Boxes are enlarged to this; measured on rendered defects of 10 to 60 px."""
 _LEAST_SHARE = 0.02
 """Of a box: less is no defect that somebody has drawn a box around."""
+_MOST_POINTS = 200
 _OVERHEAD_BYTES = 2048
 _LABEL = np.array((0, 255, 0), np.float32)
 
@@ -39,6 +43,87 @@ class _Which:
     epoch: int
     stream: int
     seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Where a defect is.
+
+    Attributes:
+        how: what somebody gave, for the record.
+        label: from the picture, uint8 [H, W, C], to the defect in it, bool [H, W]; raises ConfigError.
+    """
+
+    how: str
+    label: Callable[[NDArray[np.uint8]], NDArray[np.bool_]]
+
+
+def by_box(text: str) -> Where:
+    """In a box around it, X,Y,W,H.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    box = parse_box(text)
+    return Where(f"GrabCut in the box {','.join(map(str, box))}", partial(refined, box=box))
+
+
+def by_stroke(text: str, width: float) -> Where:
+    """Along a line with corners, X,Y X,Y ..., so many px wide: what is thin and what hardly stands out.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    points = parse_stroke(text)
+    return Where(f"a stroke of {width:g} px along {text.strip()}", partial(_drawn, points=points, width=width))
+
+
+def by_mask(path: Path) -> Where:
+    """By a picture of its pixels."""
+    return Where(f"a mask, {path.name}", partial(_masked, path=path))
+
+
+def parse_stroke(text: str) -> list[tuple[int, int]]:
+    """X,Y X,Y ...; a single point is a dot.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    points = [re.fullmatch(r"(\d{1,6}),(\d{1,6})", each) for each in re.sub(r"\s*,\s*", ",", text).split()]
+    if not points or len(points) > _MOST_POINTS or None in points:
+        raise ConfigError(
+            f"--stroke {text!r}: expected its corners in px, X,Y X,Y ..., {_MOST_POINTS} at most, as '120,80 140,95'"
+        )
+    return [(int(point[1]), int(point[2])) for point in points if point is not None]
+
+
+def _drawn(image: NDArray[np.uint8], *, points: Sequence[tuple[int, int]], width: float) -> NDArray[np.bool_]:
+    rows, columns = image.shape[:2]
+    for x, y in points:
+        if x >= columns or y >= rows:
+            raise ConfigError(f"--stroke: {x},{y} lies outside of the picture of {columns} x {rows} px")
+    label = np.zeros((rows, columns), np.bool_)
+    # Pixels whose middle is near enough: OpenCV's own lines are a pixel or two wider than they are said to be.
+    reach = math.ceil(width / 2)
+    for (x0, y0), (x1, y1) in pairwise(points if len(points) > 1 else [*points, *points]):
+        left, top = max(0, min(x0, x1) - reach), max(0, min(y0, y1) - reach)
+        y, x = np.mgrid[top : min(rows, max(y0, y1) + reach + 1), left : min(columns, max(x0, x1) + reach + 1)]
+        along, across = x1 - x0, y1 - y0
+        length = along**2 + across**2
+        share = np.clip(((x - x0) * along + (y - y0) * across) / length, 0, 1) if length else np.zeros(x.shape)
+        near = np.hypot(x - x0 - share * along, y - y0 - share * across) <= width / 2
+        label[y[near], x[near]] = True
+    return label
+
+
+def _masked(image: NDArray[np.uint8], *, path: Path) -> NDArray[np.bool_]:
+    label = read_mask(path) > 0
+    if label.shape != image.shape[:2]:
+        raise ConfigError(
+            f"{path}: the mask is {label.shape[1]} x {label.shape[0]} px and the picture {image.shape[1]} x "
+            f"{image.shape[0]} px (width x height); expected the same size"
+        )
+    return label
 
 
 def parse_box(text: str) -> Box:
@@ -81,7 +166,7 @@ def refined(image: NDArray[np.uint8], box: Box) -> NDArray[np.bool_]:
     if mask.sum() < max(1, _LEAST_SHARE * width * height):
         raise ConfigError(
             f"--box {x},{y},{width},{height}: nothing in it stands out from the surface around it; draw a larger "
-            "box, or give a --mask"
+            "box, draw along it (--stroke), or give a --mask"
         )
     return mask
 
@@ -135,8 +220,7 @@ def mark(
     result_id: str,
     *,
     defect: str,
-    mask: Path | None,
-    box: Box | None,
+    where: Where,
     save: Path | None,
     agree: Callable[[str], bool],
     timeout_s: float,
@@ -147,8 +231,7 @@ def mark(
         requester: to the station.
         result_id: epoch-stream-seq, or what the archive names the part by.
         defect: its type.
-        mask: a picture of the defect's pixels, or
-        box: a box around them.
+        where: it is.
         save: where the overlay is written; a new file among the temporary ones if not given.
         agree: told of the overlay's path; whether to go on.
         timeout_s: for each answer.
@@ -170,24 +253,16 @@ def mark(
             f"{error}; of OK parts it keeps every so many (archive.ok_every)", code="not_found"
         ) from error
     image = decode_image(answer.blobs[0], Path(result_id))
-    if box is not None:
-        label, how = refined(image, box), f"GrabCut in the box {','.join(map(str, box))}"
-    elif mask is not None:
-        label, how = read_mask(mask) > 0, f"a mask, {mask.name}"
-        if label.shape != image.shape[:2]:
-            raise ConfigError(
-                f"{mask}: the mask is {label.shape[1]} x {label.shape[0]} px and the picture {image.shape[1]} x "
-                f"{image.shape[0]} px (width x height); expected the same size"
-            )
-    else:
-        raise ConfigError("mark: say where the defect is: --box X,Y,W,H or --mask FILE")
+    label = where.label(image)
     text = base64.b64encode(encode_png(label.astype(np.uint8) * 255)).decode()
     if len(text) > MAX_REQUEST_BYTES - _OVERHEAD_BYTES:
         raise ConfigError(f"mark: the mask is too ragged to be sent ({len(text)} bytes); draw a smoother one")
     shown = _write(overlay(image, label), save, result_id)
     if not agree(f"{shown}: {int(label.sum())} px of {defect!r} in green"):
         return None
-    result = requester.ask("mark", {**asked, "defect": defect, "mask": text, "how": how}, timeout_s=timeout_s).result
+    result = requester.ask(
+        "mark", {**asked, "defect": defect, "mask": text, "how": where.how}, timeout_s=timeout_s
+    ).result
     return {**(result or {}), "overlay": str(shown)}
 
 

@@ -22,7 +22,7 @@ from inspectd.errors import ConfigError, RequestError
 from inspectd.inspection import Verdict
 from inspectd.runtime.archive import Archive
 from inspectd.runtime.augment.gathering import good_parts
-from inspectd.runtime.mark_ctl import overlay, parse_box, refined
+from inspectd.runtime.mark_ctl import by_stroke, overlay, parse_box, refined
 from inspectd.runtime.marking import Marking
 from inspectd.runtime.marks import FREE_PARTS, marked_pictures
 from inspectd.wire import OPERATIONS
@@ -82,6 +82,25 @@ def test_a_box_with_nothing_in_it_is_refused():
     for text in ("1,2,3", "a,b,c,d", "1,2,0,4", "-1,2,3,4"):
         with pytest.raises(ConfigError, match="expected X,Y,W,H"):
             parse_box(text)
+
+
+def test_a_stroke_along_a_thin_defect_is_its_label():
+    part = render(LINES[2], "scratch", 7_000_001, 256)
+    truth = part.mask > 0
+    # As somebody would click along it: from end to end in five pieces.
+    rows, columns = np.nonzero(truth)
+    axis = columns if np.ptp(columns) > np.ptp(rows) else rows
+    steps = np.linspace(axis.min(), axis.max(), 6)
+    near = [np.abs(axis - step) <= 2 for step in steps]
+    corners = " ".join(f"{round(columns[each].mean())},{round(rows[each].mean())}" for each in near)
+    label = by_stroke(corners, 3).label(part.image)
+    assert (label & truth).sum() / (label | truth).sum() > 0.5
+    assert by_stroke("3, 4", 1).label(part.image).nonzero() == (np.array([4]), np.array([3]))
+    for text in ("", "1,2 3", "a,b", "1,2;3,4", "-1,2 3,4", " ".join(["1,1"] * 201)):
+        with pytest.raises(ConfigError, match="expected its corners"):
+            by_stroke(text, 3)
+    with pytest.raises(ConfigError, match="256,3 lies outside of the picture of 256 x 256 px"):
+        by_stroke("1,1 256,3", 3).label(part.image)
 
 
 def test_only_engineers_mark():
@@ -175,6 +194,13 @@ def test_a_missed_defect_becomes_a_reference_that_trainings_read(running, tmp_pa
     cv2.imwrite(str(tmp_path / "mask.png"), np.roll(truth, 5) * 255)
     status, _, err = run_inspectd(*command)
     assert (status, "is marked with 'spot' already" in err) == (2, True)
+
+    # Along a line: another type on the same part.
+    stroke = ("--stroke", "5,8 15,8", "--width", "2", "--defect", "scratch", "--yes", *at)
+    status, out, err = run_inspectd("ctl", "mark", name, *stroke)
+    assert status == 0, err
+    kept = {each["defect"]: each["how"] for each in json.loads((dataset.root / "provenance.json").read_text())["marks"]}
+    assert kept["scratch"] == "a stroke of 2 px along 5,8 15,8"
     assert running.state() == "ContinuousExecution"
 
 
@@ -240,6 +266,9 @@ def test_what_nobody_agrees_to_or_cannot_be_is_not_kept(running, tmp_path):
         (("1-0-999999", "--box", "1,1,9,9", "--defect", "spot"), "is not in the archive; of OK parts"),
         ((result, "--box", "60,60,20,20", "--defect", "spot"), "lies outside of the picture"),
         ((result, "--defect", "spot"), "expected one RESULT_ID"),
+        ((result, "--box", "1,1,9,9", "--stroke", "1,1 9,9", "--defect", "spot"), "expected one RESULT_ID"),
+        ((result, "--box", "1,1,9,9", "--width", "3", "--defect", "spot"), "--width is of --stroke"),
+        ((result, "--stroke", "1,1 99,9", "--defect", "spot"), "99,9 lies outside of the picture of 64 x 64 px"),
         (("part0.png?", "--box", "1,1,9,9", "--defect", "spot"), "expected the id of a result"),
         (("cam9/1-2", "--box", "1,1,9,9", "--defect", "spot"), "no camera 'cam9'"),
         ((result, "--box", "20,14,20,20", "--defect", "a+b"), "a name without '+'"),

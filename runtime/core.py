@@ -437,9 +437,9 @@ class Core:
             case "load_model":
                 self.judging.load(args["bundle"], answer)
             case "activate":
-                answer(self.judging.activate())
+                self.judging.activate(answer)
             case "rollback":
-                answer(self.judging.roll_back())
+                self.judging.roll_back(answer)
             case "reload_config":
                 answer(self._reload())
             case "augment":

@@ -13,12 +13,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from inspectd.bundle import load_bundle
 from inspectd.config import parse_config
+from inspectd.errors import RequestError
 from inspectd.runtime import active_model
 from inspectd.runtime.active_model import ActiveModel
 from inspectd.runtime.control import Client
@@ -356,3 +358,36 @@ def test_a_subscriber_that_stalls_holds_nobody_up(station, pictures, tmp_path): 
         assert numbers == list(range(numbers[0], numbers[0] + 400))
         with Requester(f"ipc://{tmp_path}/state/ctl") as requester:
             assert requester.ask("snapshot").ok
+
+
+def test_a_picture_that_hangs_keeps_no_command_from_being_done(station, pictures, tmp_path):  # noqa: F811
+    more = f'[archive]\npath = "{tmp_path}/archive"\nformat = "png"\nok_every = 1'
+    with station(FOLDER, more) as running:
+        running.until(lambda message: message.header.seq > 5)
+        until(lambda: list((tmp_path / "archive").rglob("1-1.png")), "nothing was archived")
+        (hanging,) = (tmp_path / "archive").rglob("1-1.png")
+        whole = hanging.read_bytes()
+        hanging.unlink()
+        os.mkfifo(hanging)  # whoever reads it waits for somebody who writes
+        local = f"ipc://{tmp_path}/state/ctl"
+        with Requester(local, identity=b"viewer") as viewer, ThreadPoolExecutor(1) as beside:
+            asked = beside.submit(viewer.ask, "get_image", {"stream": 0, "seq": 1}, timeout_s=20)
+            time.sleep(0.5)
+            with Requester(local, identity=b"operator") as operator:
+                assert operator.ask("snapshot", timeout_s=2.5).ok
+                for op in ("abort", "halt", "reset"):
+                    assert operator.ask(op, timeout_s=2.5).ok
+            running.until_state("ContinuousExecution")
+            assert running.ask("stop") == {"state": "Ready"}
+            with pytest.raises(RequestError, match="get_image: the disk does not answer") as caught:
+                asked.result(timeout=20)
+            assert caught.value.code == "failed"
+        alarm = running.open_alarm("control.slow")
+        assert (alarm["severity"], "get_image cannot be had" in alarm["message"]) == ("warning", True)
+        # Results are on another disk.
+        assert running.ask("get_result", stream=0, seq=1)["header"]["seq"] == 1
+        with hanging.open("wb"):
+            hanging.unlink()
+        hanging.write_bytes(whole)
+        until(lambda: not running.open_alarm("control.slow")["active"])
+        assert running.ask("get_image", stream=0, seq=1)["format"] == "png"

@@ -36,7 +36,8 @@ class ActiveModel:
     """The file.
 
     It holds as long as `model.bundle` of the configuration is the one that it took the place of. What is decided holds
-    at once; `flush` brings it to the disk, and may be asked again where that fails.
+    at once; `flush` brings it to the disk, and may be asked again where that fails. Who may not wait for the disk has
+    another thread `write` what is `wanted`.
 
     Args:
         path: of the file.
@@ -63,6 +64,16 @@ class ActiveModel:
         self._wanted = replace(kept, trial=_OPEN) if kept.trial == _PAUSED else kept
 
     @property
+    def wanted(self) -> _Kept:
+        """What the file should say."""
+        return self._wanted
+
+    @property
+    def written(self) -> _Kept | None:
+        """What it says; None where nobody knows."""
+        return self._written
+
+    @property
     def bundle(self) -> str:
         """Path of the bundle that should judge; empty for the configured one."""
         return self._wanted.bundle
@@ -83,6 +94,10 @@ class ActiveModel:
         is_proved = not self.is_on_trial or str(bundle) == (self._wanted.before or self._configured)
         self._wanted = _Kept(str(bundle)) if is_proved else replace(self._wanted, bundle=str(bundle))
 
+    def take_back(self, wanted: _Kept) -> None:
+        """What was decided since is not done: this holds, as `wanted` was before."""
+        self._wanted = wanted
+
     def passed(self) -> None:
         """The trial is over."""
         self._wanted = replace(self._wanted, before="", trial=_OVER)
@@ -98,9 +113,15 @@ class ActiveModel:
         Raises:
             OSError: the disk does not take it; ask again.
         """
-        kept = self._wanted
-        if kept == self._written:
-            return
+        if self._wanted != self._written:
+            self.write(self._wanted)
+
+    def write(self, kept: _Kept) -> None:
+        """Have the file say this; on the disk when this returns. By one thread at a time.
+
+        Raises:
+            OSError: the disk does not take it.
+        """
         if kept.trial == _OVER and kept.bundle in ("", self._configured):
             self._path.unlink(missing_ok=True)
         else:

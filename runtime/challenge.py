@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, time, timedelta, timezone
@@ -33,6 +32,7 @@ from .alarms import Alarms
 from .control import Outcome
 from .journal import Entry
 from .models import Model, Models
+from .state_file import StateFile
 from .states import PREPARED
 
 __all__ = ["Challenges", "check_challenge"]
@@ -40,8 +40,6 @@ __all__ = ["Challenges", "check_challenge"]
 LOOK_S = 0.25
 _AHEAD_NS = 2 * 3600 * 10**9
 """A challenge that was done later than this from now was so by a clock that has been set back since."""
-_LAST_WRITE_S = 2.0
-"""So long the disk is waited for at the end."""
 _log = logging.getLogger("inspectd.station")
 
 
@@ -177,9 +175,8 @@ class Challenges:
         self._clock = clock
         self._utc = utc
         self._at = [time.fromisoformat(each) for each in self._settings.at]
-        self._kept = self._written = _Kept()
-        self._writer: threading.Thread | None = None
-        self._not_written = ""
+        self._kept = _Kept()
+        self._file = self._file_that_says(self._kept)
         self._run: _Run | None = None
         self._next_look_ns = 0
 
@@ -192,21 +189,17 @@ class Challenges:
         """What came of the latest one before this start; what was missed then is missed still."""
         if self._masters is None:
             return
-        self._kept = self._written = _Kept.read(self._path)
+        self._kept = _Kept.read(self._path)
+        self._file = self._file_that_says(self._kept)
         self._tell_missed()
 
     def close(self) -> None:
         """The station ends, and with it a challenge that is under way."""
         if self._run is not None and self._run.state == "running":
             self._end(self._run, "the station ended")
-        for _ in range(2):  # what is being written, and what has come since
-            self._await_writer()
-            self._write()
-        self._await_writer()
-        if self._kept != self._written:
+        if not self._file.close(self._kept):
             # The next start will not know of it; whoever watches, and the journal, do.
-            lost = f"{self._path}: what came of the last challenge is not kept, the disk did not answer in time"
-            self._alarms.show("challenge.not_kept", Severity.ERROR, self._not_written or lost)
+            self._tell_not_kept(self._file.failure or "the disk did not answer in time")
 
     def refuse(self, model: Model) -> None:
         """Hold a model that may judge later against the set; from any thread.
@@ -291,8 +284,8 @@ class Challenges:
         self._next_look_ns = now_ns + round(LOOK_S * 1e9)
         if self._run is not None and self._run.state == "running" and (why := self._over(self._run)):
             self._end(self._run, why)
-        self._write()
-        self._alarms.show("challenge.not_kept", Severity.ERROR, self._not_written)
+        self._file.keep(self._kept)
+        self._tell_not_kept(self._file.failure)
         self._alarms.show("challenge.due", Severity.WARNING, self._due())
 
     @property
@@ -345,7 +338,7 @@ class Challenges:
     def _keep_in_mind(self, **changes: Any) -> None:  # noqa: ANN401 - fields of _Kept
         self._kept = self._kept.model_copy(update=changes)
         self._tell_missed()
-        self._write()
+        self._file.keep(self._kept)
 
     def _tell_missed(self) -> None:
         self._alarms.show("challenge.missed", self._kept.severity, self._kept.missed)
@@ -372,28 +365,15 @@ class Challenges:
 
     # On the disk
 
-    def _await_writer(self) -> None:
-        if self._writer is not None:
-            self._writer.join(_LAST_WRITE_S)
+    def _file_that_says(self, kept: _Kept) -> StateFile[_Kept]:
+        def write(what: _Kept) -> None:
+            replace_file(self._path, what.model_dump_json(by_alias=True).encode())
 
-    def _write(self) -> None:
-        """Have the file say what should be; by a thread of its own, for the line waits for no disk."""
-        if self._kept == self._written or (self._writer is not None and self._writer.is_alive()):
-            return
-        kept = self._kept
+        return StateFile(write, name="challenge", written=kept)
 
-        def write() -> None:
-            try:
-                replace_file(self._path, kept.model_dump_json(by_alias=True).encode())
-            except OSError as error:
-                self._not_written = (
-                    f"{self._path}: what came of a challenge cannot be kept ({error.strerror}); it is tried again"
-                )
-            else:
-                self._written, self._not_written = kept, ""
-
-        self._writer = threading.Thread(target=write, name="challenge", daemon=True)
-        self._writer.start()
+    def _tell_not_kept(self, why: str) -> None:
+        told = f"{self._path}: what came of a challenge cannot be kept ({why}); it is tried again" if why else ""
+        self._alarms.show("challenge.not_kept", Severity.ERROR, told)
 
 
 def _asked(part: MasterPart) -> dict[str, str]:

@@ -1,10 +1,11 @@
 """Control: the ROUTER socket that clients ask and command the station by (docs/protocol.md).
 
-    client ── DEALER ── ROUTER (thread) ── replay, get_result, get_image: answered here, from the disk
+    client ── DEALER ── ROUTER (thread) ── replay, get_result, get_image: read from the disk by threads of their own
                                       └── everything else: posted to the line's thread, between two frames
 
-What changes something is done once for each client and request_id: that it was begun is in the journal before it is
-done, and its answer before it is sent.
+A disk may hang, and no command waits for one: what is read from it has a time limit. What changes something is done
+once for each client and request_id: that it was begun is in the journal before it is done, and its answer before it is
+sent.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from inspectd.wire import (
 )
 
 from .access import KEY_SIGNS
+from .disk_worker import DiskWorker
 from .journal import Entry, Journal, JournalReader
 from .messaging.link import Link, bind, bind_again, bound_address, let_go
 
@@ -51,7 +53,10 @@ __all__ = ["Client", "ControlServer", "Images", "Station"]
 
 _POLL_MS = 200
 _DISK_S = 1.0
-"""How long a command waits for the disk before it is done without being kept."""
+"""How long a command waits for the disk before it is done without being kept, or without what was kept of it before."""
+_READ_S = 4.0
+"""How long a client waits for what is on the disk; below the patience of clients."""
+_READS_WAITING = 128
 _KEPT_ANSWERS = 1000
 _ATTEMPTS_KEPT, _ATTEMPTS_WITHIN_S = 100, 3600.0
 """So many commands that a client may not give are kept: a client must not fill the journal with them."""
@@ -97,6 +102,9 @@ class Station(Protocol):
     def note_control(self, fault: str) -> None:
         """Why nobody can be answered, in the line's thread; empty once somebody can be again."""
 
+    def note_slow_disk(self, told: str) -> None:
+        """What a disk that hangs keeps from being answered, in the line's thread; empty once none does."""
+
 
 class Images(Protocol):
     """Where archived pictures are found."""
@@ -119,6 +127,20 @@ class _Door:
 
     link: Link
     is_guarded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """An answer that waits to be sent; `key` is that of a request that changed something."""
+
+    identity: bytes
+    answer: Answer
+    key: tuple[str, str] | None = None
+    lacks_epochs: bool = False
+
+
+_Past = tuple[str, str, str | None]
+"""Operation, arguments and answer of a request of before."""
 
 
 class ControlServer:
@@ -170,10 +192,20 @@ class ControlServer:
         self._bound_at = generation()
         self._fault = ""
         self._doors: dict[bytes, _Door] = {}
-        self._done: queue.SimpleQueue[tuple[bytes, Answer, tuple[str, str] | None]] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[_Made] = queue.SimpleQueue()
+        self._memory: DiskWorker[_Past | None] = DiskWorker("control-memory", limit_s=_DISK_S)
+        self._results: DiskWorker[Answer] = DiskWorker("control-journal", limit_s=_READ_S, most=_READS_WAITING)
+        self._pictures: DiskWorker[Answer] = DiskWorker("control-archive", limit_s=_READ_S, most=_READS_WAITING)
+        self._disks: tuple[tuple[DiskWorker[Any], str], ...] = (
+            (self._memory, "the journal's disk does not answer: what was done before this start could be done again"),
+            (self._results, "the journal's disk does not answer: replay, get_result and earlier epochs cannot be had"),
+            (self._pictures, "the archive's disk does not answer: get_image cannot be had"),
+        )
+        self._slow = ""
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
-        self._answers: OrderedDict[tuple[str, str], tuple[str, str, str | None]] = OrderedDict()
+        self._answers: OrderedDict[tuple[str, str], _Past] = OrderedDict()
+        self._reading: dict[tuple[bytes, int], tuple[str, str]] = {}
         self._in_flight: Counter[bytes] = Counter()
         self._attempts: dict[str, _Allowance] = {}
         self._over = False
@@ -191,6 +223,8 @@ class ControlServer:
             ConfigError: an address is taken or cannot be bound.
         """
         self._bind()
+        for worker, _ in self._disks:
+            worker.start()
         self._thread.start()
 
     def _bind(self) -> None:
@@ -249,6 +283,8 @@ class ControlServer:
         """Serve nobody any more. May be called twice."""
         self._over = True
         self._wake()
+        for worker, _ in self._disks:
+            worker.close()
         if self._thread.ident is not None:
             self._thread.join(2 * _DISK_S + 1)
         if not self._thread.is_alive():
@@ -281,6 +317,7 @@ class ControlServer:
                 ready = dict(poller.poll(_POLL_MS))
                 if self._wake_read in ready:
                     os.read(self._wake_read, 4096)
+                self._watch_disks()
                 self._send_done()
                 for key, door in self._doors.items():
                     if door.link.socket in ready:
@@ -351,8 +388,8 @@ class ControlServer:
                 f"{request.op}: needs the role {operation.role}, this client is {client.role}", code="forbidden"
             )
         if not operation.changes:
-            if (answered := self._read(request, arguments)) is not None:
-                self._send(identity, answered)
+            if (found := self._on_disk(request, arguments)) is not None:
+                self._read(identity, request, *found)
                 return
             self._post(identity, request, arguments, client, None)
             return
@@ -370,8 +407,8 @@ class ControlServer:
 
         def answer(outcome: Outcome) -> None:
             made = _refusal(number, outcome) if isinstance(outcome, RequestError) else Answer(number, outcome)
-            self._done.put((identity, made, key))
-            self._wake()
+            lacks_epochs = made.ok and request.op == "snapshot" and self._journal_path is not None
+            self._made(_Made(identity, made, key, lacks_epochs=lacks_epochs))
 
         def act() -> None:
             try:
@@ -387,19 +424,28 @@ class ControlServer:
         self._in_flight[identity] += 1
         self._station.post(act)
 
+    def _made(self, made: _Made) -> None:
+        """Have it sent by the thread that has the sockets; from any thread."""
+        self._done.put(made)
+        self._wake()
+
     def _send_done(self) -> None:
         while True:
             try:
-                identity, answer, key = self._done.get_nowait()
+                made = self._done.get_nowait()
             except queue.Empty:
                 return
+            identity, answer = made.identity, made.answer
+            if made.lacks_epochs:
+                self._add_epochs(identity, answer)
+                continue
             self._in_flight[identity] -= 1
             if self._in_flight[identity] <= 0:
                 del self._in_flight[identity]
-            if key is not None:
-                self._end(key, answer)
-            elif answer.result is not None and "epochs" in answer.result:
-                answer = self._with_epochs(answer)
+            if made.key is None:
+                self._reading.pop((identity, answer.request_id), None)
+            else:
+                self._end(made.key, answer)
             self._send(identity, answer)
 
     def _send(self, identity: bytes, answer: Answer) -> None:
@@ -438,15 +484,30 @@ class ControlServer:
             )
         return Answer.from_parts([request.request_id.to_bytes(8, "little"), text.encode()])
 
-    def _past(self, key: tuple[str, str]) -> tuple[str, str, str | None] | None:
-        if self._journal_path is None:
+    def _past(self, key: tuple[str, str]) -> _Past | None:
+        """What the journal knows of a request; one that cannot be read, or not now, knows nothing. Its alarm tells."""
+        path = self._journal_path
+        if path is None:
             return None
-        try:
-            with JournalReader(self._journal_path) as reader:
-                past = reader.request(*key)
-        except ConfigError:
-            return None  # a journal that cannot be read remembers nothing; its alarm tells
-        return None if past is None else (past.op, past.args, past.answer)
+        found: list[_Past | None] = []
+        answered = threading.Event()
+
+        def read() -> _Past | None:
+            try:
+                with JournalReader(path) as reader:
+                    past = reader.request(*key)
+            except ConfigError:
+                return None
+            return None if past is None else (past.op, past.args, past.answer)
+
+        def give(past: _Past | None) -> None:
+            found.append(past)
+            answered.set()
+
+        # Waited for, so that commands keep their order; but for a disk that hangs only once.
+        self._memory.do(read, give, late=None)
+        answered.wait(_DISK_S)
+        return found[0] if found else None
 
     def _begin(self, key: tuple[str, str], request: Request, client: Client) -> None:
         args = _canonical(request.args)
@@ -488,15 +549,54 @@ class ControlServer:
 
     # What is answered from the disk
 
-    def _read(self, request: Request, arguments: Arguments) -> Answer | None:
+    def _on_disk(
+        self, request: Request, arguments: Arguments
+    ) -> tuple[DiskWorker[Answer], Callable[[], Answer]] | None:
+        """Who reads the answer from the disk, and how; None for what is not answered from there."""
+        args = arguments.model_dump()
         match request.op:
             case "replay":
-                return self._replay(request, arguments.model_dump())
+                return self._results, lambda: self._replay(request, args)
             case "get_result":
-                return self._result(request, arguments.model_dump())
+                return self._results, lambda: self._result(request, args)
             case "get_image":
-                return self._image(request, arguments.model_dump())
+                return self._pictures, lambda: self._image(request, args)
         return None
+
+    def _read(self, identity: bytes, request: Request, worker: DiskWorker[Answer], find: Callable[[], Answer]) -> None:
+        number, asked = request.request_id, (request.op, _canonical(request.args))
+        if self._reading.get((identity, number)) == asked:
+            return  # sent again: its answer will come
+
+        def read() -> Answer:
+            try:
+                return find()
+            except RequestError as error:
+                return _refusal(number, error)
+            except (InspectdError, OSError) as error:
+                return Answer(number, code="failed", message=str(error))
+
+        late = Answer(number, code="failed", message=f"{request.op}: the disk does not answer; ask again later")
+        self._in_flight[identity] += 1
+        self._reading[identity, number] = asked
+        if not worker.do(read, lambda answer: self._made(_Made(identity, answer)), late=late):
+            told = f"{request.op}: too much waits for the disk; ask again in a moment"
+            self._made(_Made(identity, Answer(number, code="busy", message=told)))
+
+    def _add_epochs(self, identity: bytes, answer: Answer) -> None:
+        def give(whole: Answer) -> None:
+            self._made(_Made(identity, whole))
+
+        if not self._results.do(lambda: self._with_epochs(answer), give, late=answer, limit_s=_DISK_S):
+            give(answer)
+
+    def _watch_disks(self) -> None:
+        for worker, _ in self._disks:
+            worker.look()
+        slow = "; ".join(told for worker, told in self._disks if worker.busy_s > _READ_S)
+        if slow != self._slow:
+            self._slow = slow
+            self._station.post(lambda: self._station.note_slow_disk(slow))
 
     def _reader(self) -> JournalReader:
         if self._journal_path is None:

@@ -390,6 +390,10 @@ class Core:
         """Whether commands can be taken at all."""
         self.alarms.show("control.failing", Severity.ERROR, fault)
 
+    def note_slow_disk(self, told: str) -> None:
+        """What clients cannot be given because a disk hangs."""
+        self.alarms.show("control.slow", Severity.WARNING, told)
+
     def do(self, op: str, arguments: Arguments, client: Client, answer: Answering) -> None:
         """Do what an operation asks for; the answer may come later.
 
@@ -437,9 +441,9 @@ class Core:
             case "load_model":
                 self.judging.load(args["bundle"], answer)
             case "activate":
-                answer(self.judging.activate())
+                self.judging.activate(answer)
             case "rollback":
-                answer(self.judging.roll_back())
+                self.judging.roll_back(answer)
             case "reload_config":
                 answer(self._reload())
             case "augment":

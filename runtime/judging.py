@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,23 @@ from .alarms import Alarms
 from .control import Outcome
 from .engine import self_test
 from .models import LoadedBundle, Model, Models, rule_for, thresholds_of
+from .state_file import StateFile
 
 __all__ = ["Answering", "Judging", "OpenBundle"]
 
 Answering = Callable[[Outcome], None]
 OpenBundle = Callable[[Path, Config], LoadedBundle]
+_DISK_S = 5.0
+"""Whoever changes the model waits so long for the disk; below the patience of clients."""
 _log = logging.getLogger("inspectd.station")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Wait:
+    """Somebody who waits until the disk has answered; told why it is not waited for any longer, or nothing."""
+
+    since_ns: int
+    told: Callable[[str], None]
 
 
 class Judging:
@@ -77,6 +89,11 @@ class Judging:
         self._set: dict[str, ClassRule] = {}
         self._scales = scales
         self._loading = False
+        self._file = StateFile(
+            active.write, name="model", written=active.written, answered=lambda: self._post(self._keep)
+        )
+        self._waits: list[_Wait] = []
+        self._call_off: Callable[[str], None] | None = None
         self.prove: Callable[[Model], None] = lambda _model: None
         self.unusable = loaded if isinstance(loaded, InspectdError) else None
         model = None
@@ -101,8 +118,10 @@ class Judging:
 
     def look(self) -> None:
         """Several times a second: how the model that judges is."""
-        if self._active.is_on_trial and not self.models.is_on_trial:
+        # One that has not begun to judge has passed nothing.
+        if self._call_off is None and self._active.is_on_trial and not self.models.is_on_trial:
             self._active.passed()
+        self._file.keep(self._active.wanted)  # also what the disk has refused
         self._keep()
         model = self.models.current
         why = "" if model is None else model.engine.failure or ""
@@ -113,9 +132,14 @@ class Judging:
 
     def close(self, *, in_order: bool) -> None:
         """Close all; `in_order` if the station was told to end, and nothing is the matter."""
+        if self._call_off is not None:
+            self._call_off("the station ends")
         if in_order:
             self._active.pause()
-        self._keep()
+        is_kept = self._file.close(self._active.wanted)
+        why = "" if is_kept else self._file.failure or "the disk does not answer"
+        self._tell_not_kept(why)
+        self._answer_waits(lambda _wait: why)
         self.models.close()
 
     @property
@@ -179,7 +203,10 @@ class Judging:
         Raises:
             ConfigError: that does not fit it.
         """
-        return None if model is None else self._model(LoadedBundle(model.bundle, model.engine, model.fallback))
+        return None if model is None else self._model_again(model)
+
+    def _model_again(self, model: Model) -> Model:
+        return self._model(LoadedBundle(model.bundle, model.engine, model.fallback))
 
     def _current(self, op: str) -> Model:
         if self.models.current is None:
@@ -261,6 +288,10 @@ class Judging:
             if isinstance(outcome, InspectdError):
                 answer(RequestError(f"load_model: {outcome}"))
                 return
+            if self._call_off is not None:
+                # It would take the place of the one that waits there to be activated.
+                self._wait(lambda _why: loaded(outcome))
+                return
             try:
                 model = self._model(outcome)
             except ConfigError as error:
@@ -308,32 +339,69 @@ class Judging:
             return self._config.station.state_dir / "models"
         return Path(configured.bundle).parent
 
-    def activate(self) -> dict[str, Any]:
-        """Let the one that was loaded judge from the next frame, on trial.
+    def activate(self, answer: Answering) -> None:
+        """Let the one that was loaded judge, on trial, from the next frame after the disk knows of it.
+
+        For that frame may be the end of the process. A disk that refuses it changes nothing of that, and is told by an
+        alarm; one that does not answer leaves the one before at work.
 
         Raises:
             RequestError: none was loaded, or the rule does not fit it.
         """
-        before = self.models.current
+        self._refuse_meanwhile("activate")
+        before, wanted = self.models.current, self._active.wanted
         try:
-            wanted = self.models.standby = self._again(self.models.standby)
+            self.models.standby = self._model_again(self.models.loaded)
         except ConfigError as error:
             raise RequestError(f"activate: {error}") from error
-        if wanted is not None:
-            # Before its first frame, which may be the end of the process.
-            self._active.activate(wanted.bundle.path, None if before is None else before.bundle.path)
-            self._keep()
-        return self._swapped(self.models.activate())
+        path = self.models.loaded.bundle.path
 
-    def roll_back(self) -> dict[str, Any]:
-        """Let the one before judge again.
+        def call_off(why: str) -> None:
+            self._call_off = None
+            self._active.take_back(wanted)
+            told = f"activate: not done, {why}; the model of before goes on judging"
+            answer(RequestError(told, code="failed"))
+
+        def told(why: str) -> None:
+            if self._call_off is not call_off:
+                return  # it was called off
+            if why:
+                call_off(why)
+                return
+            try:
+                # The rule may have been changed since.
+                self.models.standby = self._model_again(self.models.loaded)
+            except ConfigError as error:
+                call_off(str(error))
+                return
+            self._call_off = None
+            answer(self._swapped(self.models.activate()))
+
+        self._call_off = call_off
+        self._active.activate(path, None if before is None else before.bundle.path)
+        self._wait(told)
+        self._keep()
+
+    def roll_back(self, answer: Answering) -> None:
+        """Let the one before judge again from the next frame; answered once the disk knows of it.
 
         Raises:
             RequestError: there is none.
         """
+        self._refuse_meanwhile("rollback")
         model = self.models.roll_back()
+        named = self._swapped(model)
+
+        def told(why: str) -> None:
+            failed = f"rollback: {model.bundle.card.name!r} judges again, but after a restart another one may: {why}"
+            answer(RequestError(failed, code="failed") if why else named)
+
+        self._wait(told)
         self._went_back(model)
-        return self._swapped(model)
+
+    def _refuse_meanwhile(self, op: str) -> None:
+        if self._call_off is not None:
+            raise RequestError(f"{op}: a model is being activated, and waits for the disk", code="busy")
 
     def note_failed_swap(self, why: str) -> None:
         """The one that was activated has failed, and the one before judges again."""
@@ -348,6 +416,9 @@ class Judging:
             self._went_back(model)
 
     def _went_back(self, model: Model) -> None:
+        if self._call_off is not None:
+            # What was loaded has given way to the model that failed.
+            self._call_off("the model that judged has failed meanwhile; load it again")
         self._active.roll_back(model.bundle.path)
         if self._active.is_on_trial:
             self.models.watch()
@@ -361,10 +432,29 @@ class Judging:
         return model.named
 
     def _keep(self) -> None:
-        """What should judge after a restart, on the disk; tried again with each look."""
-        why = ""
-        try:
-            self._active.flush()
-        except OSError as error:
-            why = f"which model judges could not be kept ({error.strerror}); after a restart it may be another one"
-        self._alarms.show("model.not_kept", Severity.WARNING, why)
+        """Bring what should judge after a restart to the disk, and tell who waits for that."""
+        is_settled = self._file.is_settled(self._active.wanted)
+        if not is_settled:
+            self._file.keep(self._active.wanted)
+        self._tell_not_kept(self._file.failure)
+        if is_settled:
+            self._answer_waits(lambda _wait: "")
+        else:
+            latest_ns = self._clock() - round(_DISK_S * 1e9)
+            self._answer_waits(lambda wait: "the disk does not answer" if wait.since_ns < latest_ns else None)
+
+    def _tell_not_kept(self, why: str) -> None:
+        told = f"which model judges could not be kept ({why}); after a restart it may be another one" if why else ""
+        self._alarms.show("model.not_kept", Severity.WARNING, told)
+
+    def _wait(self, told: Callable[[str], None]) -> None:
+        self._waits.append(_Wait(self._clock(), told))
+
+    def _answer_waits(self, what: Callable[[_Wait], str | None]) -> None:
+        """Tell each that waits for the disk; those for whom there is nothing to tell go on waiting."""
+        waits, self._waits = self._waits, []
+        for wait in waits:
+            if (told := what(wait)) is None:
+                self._waits.append(wait)
+            else:
+                wait.told(told)

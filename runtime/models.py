@@ -118,15 +118,24 @@ class Models:
         before, self.standby = self.standby, model
         self._retire(before)
 
+    @property
+    def loaded(self) -> Model:
+        """The one that was loaded.
+
+        Raises:
+            RequestError: none was.
+        """
+        if self.standby is None:
+            raise RequestError("activate: no model is loaded; load one with load_model", code="wrong_state")
+        return self.standby
+
     def activate(self) -> Model:
         """Let the one that was loaded judge from the next frame.
 
         Raises:
             RequestError: none was loaded.
         """
-        if self.standby is None:
-            raise RequestError("activate: no model is loaded; load one with load_model", code="wrong_state")
-        before, self.previous, self.current, self.standby = self.previous, self.current, self.standby, None
+        before, self.previous, self.current, self.standby = self.previous, self.current, self.loaded, None
         self._retire(before)
         self.watch()
         return self.current

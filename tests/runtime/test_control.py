@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import socket
+import sqlite3
 import struct
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from inspectd.errors import RequestError
+from inspectd.runtime import control
 from inspectd.runtime.control import Client, ControlServer, Outcome
 from inspectd.runtime.journal import Journal, JournalReader
 from inspectd.runtime.messaging import Requester
@@ -34,6 +37,7 @@ class Records:
     def __init__(self) -> None:
         self.clients: list[Client] = []
         self.told: list[str] = []
+        self.slow: list[str] = []
 
     def post(self, act: Callable[[], None]) -> None:
         act()
@@ -44,6 +48,9 @@ class Records:
 
     def note_control(self, fault: str) -> None:
         self.told.append(fault)
+
+    def note_slow_disk(self, told: str) -> None:
+        self.slow.append(told)
 
 
 class RawClient:
@@ -72,10 +79,19 @@ class RawClient:
     def ask(self, parts: list[bytes]) -> list[bytes]:
         """Parts of the answer."""
         self.tell(parts)
+        return self.answer()
+
+    def answer(self) -> list[bytes]:
+        """Parts of the next answer."""
         answer = []
         more = 1
         while more:
             more, part = self._frame()
+            if more & 4:
+                assert part.startswith(b"\x04PING")
+                pong = b"\x04PONG" + part[7:]
+                self._socket.sendall(bytes([4, len(pong)]) + pong)
+                continue
             answer.append(part)
             more &= 1
         return answer
@@ -294,3 +310,104 @@ def test_a_client_that_is_killed_while_its_flood_waits_does_not_take_the_station
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+
+
+class Shelf:
+    """Pictures, the first of which is a FIFO: whoever reads it hangs, as on a disk of a network that is away."""
+
+    def __init__(self, folder: Path) -> None:
+        self.fifo = folder / "picture"
+        os.mkfifo(self.fifo)
+        self.asked: list[int] = []
+
+    def __call__(self, epoch: int, stream: int, seq: int) -> tuple[dict[str, object], bytes]:
+        self.asked.append(seq)
+        return {"format": "png"}, self.fifo.read_bytes() if seq == 1 else b"whole"
+
+    def let_go(self) -> None:
+        with contextlib.suppress(OSError):  # nobody hangs there
+            os.close(os.open(self.fifo, os.O_WRONLY | os.O_NONBLOCK))
+
+
+@pytest.fixture
+def shelf(tmp_path):
+    shelf = Shelf(tmp_path)
+    yield shelf
+    shelf.let_go()
+
+
+def picture(number: int, seq: int) -> list[bytes]:
+    """A question for a picture."""
+    return Request(number, "get_image", {"stream": 0, "seq": seq}).to_parts()
+
+
+def test_a_picture_that_hangs_keeps_nobody_waiting(tmp_path, shelf, monkeypatch):
+    monkeypatch.setattr(control, "_READ_S", 1.0)
+    station, local = Records(), f"ipc://{tmp_path / 'ctl'}"
+    with ControlServer(station, local=local, images=shelf), Requester(local) as requester:
+        viewer = RawClient(tmp_path / "ctl", {"Socket-Type": b"DEALER", "Identity": b"me"})
+        try:
+            viewer.tell(picture(1, seq=1))
+            until(lambda: shelf.asked)
+            for number in range(3):  # sent again, as clients do
+                viewer.tell(picture(1, seq=1))
+                viewer.tell(picture(2 + number, seq=2))
+            for op in ("abort", "stop", "halt", "reset", "snapshot"):
+                assert requester.ask(op, timeout_s=0.5).ok
+            answers = {answer.request_id: answer for answer in (Answer.from_parts(viewer.answer()) for _ in range(4))}
+            assert {answer.code for answer in answers.values()} == {"failed"}
+            assert "get_image: the disk does not answer" in answers[1].message
+            until(lambda: station.slow)
+            assert "the archive's disk does not answer: get_image cannot be had" in station.slow[0]
+            # And whoever asks now is told so at once.
+            with pytest.raises(RequestError, match="the disk does not answer"):
+                requester.ask("get_image", {"stream": 0, "seq": 2}, timeout_s=0.5)
+            assert shelf.asked == [1]
+            shelf.let_go()
+            until(lambda: station.slow[-1] == "")
+            # What was given up is neither read nor answered any more.
+            assert Answer.from_parts(viewer.ask(picture(9, seq=3))).blobs == (b"whole",)
+            assert shelf.asked == [1, 3]
+        finally:
+            viewer.close()
+
+
+def test_a_server_ends_although_the_disk_hangs(tmp_path, shelf):
+    with ControlServer(Records(), local=f"ipc://{tmp_path / 'ctl'}", images=shelf):
+        client = RawClient(tmp_path / "ctl", {"Socket-Type": b"DEALER", "Identity": b"me"})
+        client.tell(picture(1, seq=1))
+        until(lambda: shelf.asked)
+        began_s = time.monotonic()
+    assert time.monotonic() - began_s < 1.5
+    client.close()
+
+
+def test_who_asks_for_more_than_may_wait_is_told_to_come_again(tmp_path, shelf, monkeypatch):
+    monkeypatch.setattr(control, "_READS_WAITING", 4)
+    with ControlServer(Records(), local=f"ipc://{tmp_path / 'ctl'}", images=shelf):
+        client = RawClient(tmp_path / "ctl", {"Socket-Type": b"DEALER", "Identity": b"me"})
+        try:
+            for number in range(1, 6):
+                client.tell(picture(number, seq=1))
+            refused = Answer.from_parts(client.answer())
+            assert (refused.request_id, refused.code) == (5, "busy")
+            assert "too much waits for the disk" in refused.message
+        finally:
+            client.close()
+
+
+def test_a_command_waits_for_what_was_kept_of_before_only_so_long(tmp_path):
+    journal = Journal(tmp_path / "journal.db", epoch=1)
+    journal.open()
+    assert journal.close()
+    station, local = Records(), f"ipc://{tmp_path / 'ctl'}"
+    other = sqlite3.connect(journal.path, isolation_level=None)
+    other.execute("PRAGMA journal_mode = DELETE")
+    other.execute("BEGIN EXCLUSIVE")  # whoever reads waits
+    with ControlServer(station, local=local, journal_path=journal.path), Requester(local) as requester:
+        for _ in range(3):
+            began_s = time.monotonic()
+            assert requester.ask("abort").ok
+            assert time.monotonic() - began_s < 1.6
+    assert len(station.clients) == 3
+    other.close()

@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
+import queue
 import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from inspectd.bundle import load_bundle
 from inspectd.config import parse_config
-from inspectd.errors import InspectdError
+from inspectd.errors import RequestError
+from inspectd.runtime import active_model
 from inspectd.runtime.active_model import ActiveModel
+from inspectd.runtime.control import Client
 from inspectd.runtime.core import Core
 from inspectd.runtime.engine import open_engine
 from inspectd.runtime.messaging import CameraStream, Publisher, Requester, Silence, Subscriber
 from inspectd.runtime.models import LoadedBundle
 from inspectd.runtime.optics import load_optics
 from inspectd.runtime.sources import make_source
-from inspectd.wire import AlarmBody, Flags, MessageType, read_body
+from inspectd.wire import OPERATIONS, AlarmBody, Flags, MessageType, read_body
 
 from .conftest import finish
 from .station_site import until
@@ -214,7 +219,7 @@ def core_at_work(config, bundle_path: Path, publisher: Publisher, **options) -> 
         sources=[make_source("cam1", config.cameras["cam1"])],
         publisher=publisher,
         journal=None,
-        open_bundle=no_bundle,
+        open_bundle=open_bundle,
         active=ActiveModel(config.station.state_dir / "model.json", str(bundle_path)),
         optics=load_optics(config.cameras),
         **options,
@@ -287,8 +292,57 @@ def test_parts_are_judged_while_the_address_cannot_be_bound_again(bundle_path, p
             assert not isinstance(subscriber.receive(5.0), Silence)
 
 
-def no_bundle(path: Path, config) -> LoadedBundle:
-    raise InspectdError("not asked for")
+def open_bundle(path: Path, config) -> LoadedBundle:
+    bundle = load_bundle(path)
+    return LoadedBundle(bundle, open_engine(bundle, threads=1))
+
+
+def test_no_heartbeat_and_no_deadline_waits_for_the_disk_when_a_model_is_activated(
+    bundle_path, pictures, tmp_path, monkeypatch
+):
+    replace_file = active_model.replace_file
+
+    def slowly(path: Path, data: bytes) -> None:
+        time.sleep(2.5)
+        replace_file(path, data)
+
+    config = configured(bundle_path, tmp_path)
+    publisher = Publisher(f"ipc://{tmp_path}/pub", epoch=1, cameras={"cam1": CameraStream()})
+    answers: queue.SimpleQueue[object] = queue.SimpleQueue()
+
+    def ask(core: Core, op: str, **args: str) -> None:
+        arguments = OPERATIONS[op].arguments.model_validate(args)
+        core.post(lambda: core.do(op, arguments, Client("test", "test", "engineer"), answers.put))
+
+    with (
+        publisher,
+        Subscriber(publisher.endpoint) as subscriber,
+        core_at_work(config, bundle_path, publisher) as core,
+    ):
+        ask(core, "load_model", bundle=bundle_path.name)
+        assert isinstance(answers.get(timeout=20), dict)
+        monkeypatch.setattr(active_model, "replace_file", slowly)
+        while not isinstance(subscriber.receive(0.0), Silence):
+            pass
+        ask(core, "activate")
+        began_s = time.monotonic()
+        beats, latencies_us = [began_s], []
+        while answers.empty():
+            assert time.monotonic() - began_s < 20
+            message = subscriber.receive(0.05)
+            if isinstance(message, Silence):
+                continue
+            if message.header.msg_type == MessageType.HEARTBEAT:
+                beats.append(time.monotonic())
+            elif message.header.msg_type == MessageType.VERDICT:
+                latencies_us.append(message.header.latency_us)
+        beats.append(time.monotonic())
+        assert isinstance(answers.get(), dict)
+        assert time.monotonic() - began_s > 2.4, "it was answered before it was on the disk"
+        assert max(after - before for before, after in itertools.pairwise(beats)) < 1.2
+        assert len(latencies_us) > 20
+        assert max(latencies_us) < 1_500_000
+        assert json.loads((tmp_path / "model.json").read_text())["trial"] == "open"
 
 
 def test_a_subscriber_that_stalls_holds_nobody_up(station, pictures, tmp_path):  # noqa: F811
@@ -304,3 +358,36 @@ def test_a_subscriber_that_stalls_holds_nobody_up(station, pictures, tmp_path): 
         assert numbers == list(range(numbers[0], numbers[0] + 400))
         with Requester(f"ipc://{tmp_path}/state/ctl") as requester:
             assert requester.ask("snapshot").ok
+
+
+def test_a_picture_that_hangs_keeps_no_command_from_being_done(station, pictures, tmp_path):  # noqa: F811
+    more = f'[archive]\npath = "{tmp_path}/archive"\nformat = "png"\nok_every = 1'
+    with station(FOLDER, more) as running:
+        running.until(lambda message: message.header.seq > 5)
+        until(lambda: list((tmp_path / "archive").rglob("1-1.png")), "nothing was archived")
+        (hanging,) = (tmp_path / "archive").rglob("1-1.png")
+        whole = hanging.read_bytes()
+        hanging.unlink()
+        os.mkfifo(hanging)  # whoever reads it waits for somebody who writes
+        local = f"ipc://{tmp_path}/state/ctl"
+        with Requester(local, identity=b"viewer") as viewer, ThreadPoolExecutor(1) as beside:
+            asked = beside.submit(viewer.ask, "get_image", {"stream": 0, "seq": 1}, timeout_s=20)
+            time.sleep(0.5)
+            with Requester(local, identity=b"operator") as operator:
+                assert operator.ask("snapshot", timeout_s=2.5).ok
+                for op in ("abort", "halt", "reset"):
+                    assert operator.ask(op, timeout_s=2.5).ok
+            running.until_state("ContinuousExecution")
+            assert running.ask("stop") == {"state": "Ready"}
+            with pytest.raises(RequestError, match="get_image: the disk does not answer") as caught:
+                asked.result(timeout=20)
+            assert caught.value.code == "failed"
+        alarm = running.open_alarm("control.slow")
+        assert (alarm["severity"], "get_image cannot be had" in alarm["message"]) == ("warning", True)
+        # Results are on another disk.
+        assert running.ask("get_result", stream=0, seq=1)["header"]["seq"] == 1
+        with hanging.open("wb"):
+            hanging.unlink()
+        hanging.write_bytes(whole)
+        until(lambda: not running.open_alarm("control.slow")["active"])
+        assert running.ask("get_image", stream=0, seq=1)["format"] == "png"

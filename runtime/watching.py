@@ -99,6 +99,8 @@ class Watching:
         self._utc = utc
         self._stats: StatsBody | None = None
         self._overdue = Lasting(alarms, "line.overdue", Severity.ERROR)
+        self._frozen = {name: Lasting(alarms, f"camera.frozen.{name}", Severity.ERROR) for name in line.frozen}
+        self._repeated_seen = dict.fromkeys(line.frozen, 0)
         self._archive_refusing = Lasting(alarms, "archive.refusing")
         self._keys_refused = Lasting(alarms, "security.refused")
         self._flooded = Lasting(alarms, "publish.flooded")
@@ -201,6 +203,7 @@ class Watching:
         self._alarms.hold(failing, prefix="process.failing.camera-")
         bad = {f"camera.image.{name}": (Severity.ERROR, why) for name, why in self._line.image_watch.bad.items()}
         self._alarms.hold(bad, prefix="camera.image.")
+        self._watch_frozen(now_ns)
         foreign = {
             f"camera.calibration.{name}": (Severity.ERROR, f"camera {name!r}: parts are NOT_INSPECTED: {why}")
             for name, why in self._line.misfits.items()
@@ -215,6 +218,13 @@ class Watching:
         self._watch_deadlines(now_ns)
         self._watch_clock(now_ns)
         self.tell_standing()
+
+    def _watch_frozen(self, now_ns: int) -> None:
+        for name, watch in self._line.frozen.items():
+            more = watch.refused > self._repeated_seen[name]
+            self._repeated_seen[name] = watch.refused
+            told = f"camera {name!r}: parts are NOT_INSPECTED: it gives one and the same picture again and again"
+            self._frozen[name].look(now_ns, told if more or watch.is_frozen else "")
 
     def _watch_archive(self, now_ns: int) -> None:
         archive = self._archive

@@ -73,4 +73,4 @@ def watches_for(cameras: Mapping[str, Camera]) -> dict[str, FrozenWatch]:
 def _checksum(pixels: NDArray[np.uint8]) -> int:
     """Of a picture uint8 [H, W, C], or of evenly spaced rows of a large one."""
     step = -(-pixels.nbytes // _LOOKED_AT)
-    return zlib.crc32(np.ascontiguousarray(pixels[::step]))
+    return zlib.crc32(np.ascontiguousarray(pixels[::step]).data)

@@ -209,6 +209,7 @@ class Watching:
             for name, why in self._line.misfits.items()
         }
         self._alarms.hold(foreign, prefix="camera.calibration.")
+        self._watch_colour()
         self._judging.look()
         self._watch_archive(now_ns)
         self._watch_gate(now_ns)
@@ -225,6 +226,19 @@ class Watching:
             self._repeated_seen[name] = watch.refused
             told = f"camera {name!r}: parts are NOT_INSPECTED: it gives one and the same picture again and again"
             self._frozen[name].look(now_ns, told if more or watch.is_frozen else "")
+
+    def _watch_colour(self) -> None:
+        model = self._judging.models.current
+        grey = {
+            f"camera.grey.{name}": (
+                Severity.ERROR,
+                f"the bundle was trained on pictures in colour, and those of camera {name!r} are grey: defects that "
+                f"only their colour shows pass",
+            )
+            for name, is_grey in self._line.gives_grey.items()
+            if is_grey and model is not None and model.bundle.is_in_colour
+        }
+        self._alarms.hold(grey, prefix="camera.grey.")
 
     def _watch_archive(self, now_ns: int) -> None:
         archive = self._archive

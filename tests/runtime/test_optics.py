@@ -395,6 +395,28 @@ def test_a_foreign_calibration_raises_an_alarm(station, tmp_path):  # noqa: F811
         assert told.header.verdict == Verdict.NOT_INSPECTED
 
 
+@pytest.mark.parametrize(("channels", "is_told"), [(1, True), (3, False)])
+def test_grey_pictures_for_a_bundle_that_was_trained_in_colour_raise_an_alarm(
+    station,  # noqa: F811
+    tmp_path,
+    channels,
+    is_told,
+):
+    (tmp_path / "pictures").mkdir()
+    save_picture(tmp_path / "pictures" / "0.png", surface(1)[..., :channels])
+    with station('source = "folder"\npath = "pictures"\nloop = true\nfps = 5', "", "--bundle", "demo") as running:
+        told = running.until(lambda message: message.header.msg_type == MessageType.VERDICT)
+        assert told.header.verdict != Verdict.NOT_INSPECTED
+        if is_told:
+            alarm = running.open_alarm("camera.grey.cam1")
+            assert alarm["severity"] == "error"
+            assert "was trained on pictures in colour, and those of camera 'cam1' are grey" in alarm["message"]
+        else:
+            for _ in range(5):
+                running.until(lambda message: message.header.msg_type == MessageType.VERDICT)
+            assert not running.ask("snapshot")["alarms"]
+
+
 def test_so_many_in_a_row_make_an_alarm_and_end_it():
     watch = ImageWatch()
     numbers = learn_image([surface(seed) for seed in range(20)]).numbers[0]

@@ -62,7 +62,7 @@ def image(
     from .image import learn_image
     from .image_page import image_page
     from .page import write_page
-    from .pictures import list_pictures, read_pictures, same_size
+    from .pictures import known_channels, list_pictures, read_pictures, same_size
     from .record import CameraId, header, save_record, utc_now
 
     if out.suffix != ".json" or out.is_dir():
@@ -93,6 +93,7 @@ def image(
             width_px=width,
             height_px=height,
         ),
+        channels=known_channels(photographs),
         frames=len(photographs),
         margin=margin,
         limits=dict(fit.limits),

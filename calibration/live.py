@@ -123,7 +123,6 @@ def _by_camera(folder: Path, taking: Taking) -> CameraId:
 
 def _by_line(config: Path, folder: Path, taking: Taking, *, corrected: bool) -> CameraId:
     from inspectd.config import GenicamCamera, load_config
-    from inspectd.errors import ConfigError
     from inspectd.runtime.optics import Optics
 
     from .line import camera_of
@@ -137,13 +136,7 @@ def _by_line(config: Path, folder: Path, taking: Taking, *, corrected: bool) -> 
     others = {"scale": None, "scale_mm_per_px": None, "image_health": None, "flat_field": flat_field}
     optics = Optics.load(name, settings.model_copy(update=others))
 
-    def prepared(frame: Frame) -> Frame:
-        try:
-            return optics.prepare(frame)[0]
-        except ValueError as error:
-            raise ConfigError(f"cameras.{name}.flat_field: {flat_field}: {error}") from None
-
-    return CameraId(_take(name, settings, folder, taking, prepared) or None)
+    return CameraId(_take(name, settings, folder, taking, lambda frame: optics.prepare(frame)[0]) or None)
 
 
 def _take(name: str, settings: Camera, folder: Path, taking: Taking, prepare: Callable[[Frame], Frame]) -> str:

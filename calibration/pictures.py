@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from inspectd.picture import IMAGE_SUFFIXES, decode_pixels
 
 from .record import read_source
 
-__all__ = ["Photograph", "list_pictures", "read_pictures", "same_size"]
+__all__ = ["Photograph", "known_channels", "list_pictures", "read_pictures", "same_size"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,18 @@ def same_size(photographs: Sequence[Photograph]) -> tuple[int, int]:
                 f"{first.shape[1]} by {first.shape[0]}; all pictures have to come from one camera at one resolution"
             )
     return first.shape
+
+
+def known_channels(photographs: Sequence[Photograph]) -> Literal[1, 3] | None:
+    """What a camera that took them gives: 1 for grey, 3 for RGB; None where they do not tell.
+
+    A grey camera's pictures may have been saved as RGB; the channels of a colour camera differ, by their noise alone.
+    """
+    found = {photograph.pixels.shape[2] for photograph in photographs}
+    if found == {1}:
+        return 1
+    coloured = (np.any(photograph.pixels != photograph.pixels[..., :1]) for photograph in photographs)
+    return 3 if found == {3} and any(coloured) else None
 
 
 def _read(path: Path, bits: int) -> Photograph:

@@ -30,6 +30,7 @@ import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -363,6 +364,21 @@ class Bundle:
             return Golden.model_validate_json(self.read(GOLDEN))
         except ValidationError as error:
             raise BundleError(f"{self.path}: {GOLDEN} is not valid: {explain(error)}") from error
+
+    @cached_property
+    def is_in_colour(self) -> bool:
+        """Whether it was trained on pictures in colour alone, as its samples tell, which are some of them.
+
+        False also where they cannot be read: the self-test says so.
+        """
+        if self.card.preprocess.channels == 1:
+            return False
+        try:
+            pictures = (decode_png(self.read(sample.input), sample.input) for sample in self.golden().samples)
+            # Grey ones are repeated for a network of three channels; a colour camera's differ, by their noise alone.
+            return all(bool(np.any(pixels != pixels[..., :1])) for pixels in pictures)
+        except BundleError:
+            return False
 
     def paintings(self) -> GoldenPaintings:
         """The self-test's samples of a bundle of kind dst.

@@ -42,6 +42,7 @@ from inspectd.inspection import Inspection, Verdict
 from inspectd.wire import DeviceHealth, State
 
 from .engine import Engine, self_test
+from .frozen import watches_for
 from .histogram import Histogram
 from .mailbox import Arrival, Mailbox, Slot
 from .messaging import Publisher, Sent
@@ -170,6 +171,8 @@ class Line:
 
     Attributes:
         image_watch: which cameras give bad pictures.
+        frozen: by camera, whether it gives one and the same picture again and again.
+        gives_grey: by camera, whether the latest of its pictures was grey.
         standing: how the station is apart from cameras and engine, and why; heartbeats tell the worst.
         each_turn: called several times in each period of the heartbeat, also while cameras are waited for.
         judges: told by the thread that judges when it begins with a part (True) and is done with it (False).
@@ -212,6 +215,8 @@ class Line:
         self._sources = list(sources)
         self._publisher = publisher
         self.image_watch = ImageWatch()
+        self.frozen = watches_for(config.cameras)
+        self.gives_grey = dict.fromkeys(config.cameras, False)
         self._archive = archive
         publisher.sent = self._note_sent
         self._free_running = {name: camera.free_running for name, camera in config.cameras.items()}
@@ -880,7 +885,10 @@ class Line:
             return _Judged(mailbox, number, self._refused(arrival, arrival.fault or "the station has no model"), model)
         self._judging_since_ns = begun_ns = self._clock()
         optics = self._optics[arrival.frame.camera]
+        self.gives_grey[arrival.frame.camera] = arrival.frame.pixels.shape[2] == 1
         try:
+            # The first of all: what was not taken of this part is not corrected, measured or painted on either.
+            self.frozen[arrival.frame.camera].look(arrival.frame)
             frame, health = optics.prepare(arrival.frame)
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody knows whether the picture is one
             self._judging_since_ns = 0

@@ -75,7 +75,7 @@ class Optics:
         self._flat_field = flat_field
         self._check = None if image is None else ImageCheck.of(image)
         self._refuses = refuses
-        self._fits: tuple[str, int, int] | None = None
+        self._fits: tuple[str, int, int, int] | None = None
         found = (None if flat_field is None else flat_field.record, scale, image)
         self.records: tuple[Record, ...] = tuple(record for record in found if record is not None)
         self._used = {record.kind: record.sha256 for record in self.records}
@@ -130,14 +130,13 @@ class Optics:
             The frame to inspect, and how good its picture is; None where nobody knows what good ones look like.
 
         Raises:
-            ConfigError: the calibrations are of another camera, or of another resolution.
-            ValueError: the flat field is for other pixels: grey, and not colour.
+            ConfigError: the calibrations are of another camera, of another resolution, or of grey and not of colour.
         """
         try:
             self._hold_against(frame)
             if self._flat_field is not None and not is_corrected:
                 frame = replace(frame, pixels=self._flat_field.apply(frame.pixels))
-        except (ConfigError, ValueError) as error:
+        except ConfigError as error:
             self.misfit = str(error)
             raise
         self.misfit = ""
@@ -168,14 +167,17 @@ class Optics:
         )
 
     def _hold_against(self, frame: Frame) -> None:
-        met = (frame.serial, frame.width, frame.height)
+        channels = frame.pixels.shape[2]
+        met = (frame.serial, frame.width, frame.height, channels)
         if met == self._fits:
             return
         # All of them first: what does not fit is met again with each frame, and doubts are told once.
         doubts = [
             doubt
             for record in self.records
-            for doubt in record.check(serial=frame.serial or None, width_px=frame.width, height_px=frame.height)
+            for doubt in record.check(
+                serial=frame.serial or None, width_px=frame.width, height_px=frame.height, channels=channels
+            )
         ]
         for doubt in doubts:
             _log.warning("camera %r: %s", self._name, doubt)

@@ -354,7 +354,7 @@ def _inspected(part: Part, inspector: Inspector, optics: Optics | None) -> Inspe
         # What was corrected then was archived so; what never came to be judged was archived as it came.
         is_corrected = "flat_field" in (part.sidecar.body.get("calibration") or {})
         frame, health = optics.prepare(frame, is_corrected=is_corrected)
-    except (ConfigError, ValueError) as error:
+    except ConfigError as error:
         return inspector.refuse(frame, str(error))
     return optics.conclude(inspector.inspect(frame), health)
 

@@ -99,6 +99,8 @@ class Watching:
         self._utc = utc
         self._stats: StatsBody | None = None
         self._overdue = Lasting(alarms, "line.overdue", Severity.ERROR)
+        self._frozen = {name: Lasting(alarms, f"camera.frozen.{name}", Severity.ERROR) for name in line.frozen}
+        self._repeated_seen = dict.fromkeys(line.frozen, 0)
         self._archive_refusing = Lasting(alarms, "archive.refusing")
         self._keys_refused = Lasting(alarms, "security.refused")
         self._flooded = Lasting(alarms, "publish.flooded")
@@ -201,11 +203,13 @@ class Watching:
         self._alarms.hold(failing, prefix="process.failing.camera-")
         bad = {f"camera.image.{name}": (Severity.ERROR, why) for name, why in self._line.image_watch.bad.items()}
         self._alarms.hold(bad, prefix="camera.image.")
+        self._watch_frozen(now_ns)
         foreign = {
             f"camera.calibration.{name}": (Severity.ERROR, f"camera {name!r}: parts are NOT_INSPECTED: {why}")
             for name, why in self._line.misfits.items()
         }
         self._alarms.hold(foreign, prefix="camera.calibration.")
+        self._watch_colour()
         self._judging.look()
         self._watch_archive(now_ns)
         self._watch_gate(now_ns)
@@ -215,6 +219,26 @@ class Watching:
         self._watch_deadlines(now_ns)
         self._watch_clock(now_ns)
         self.tell_standing()
+
+    def _watch_frozen(self, now_ns: int) -> None:
+        for name, watch in self._line.frozen.items():
+            more = watch.refused > self._repeated_seen[name]
+            self._repeated_seen[name] = watch.refused
+            told = f"camera {name!r}: parts are NOT_INSPECTED: it gives one and the same picture again and again"
+            self._frozen[name].look(now_ns, told if more or watch.is_frozen else "")
+
+    def _watch_colour(self) -> None:
+        model = self._judging.models.current
+        grey = {
+            f"camera.grey.{name}": (
+                Severity.ERROR,
+                f"the bundle was trained on pictures in colour, and those of camera {name!r} are grey: defects that "
+                f"only their colour shows pass",
+            )
+            for name, is_grey in self._line.gives_grey.items()
+            if is_grey and model is not None and model.bundle.is_in_colour
+        }
+        self._alarms.hold(grey, prefix="camera.grey.")
 
     def _watch_archive(self, now_ns: int) -> None:
         archive = self._archive

@@ -77,6 +77,8 @@ class Record(Part):
     """Width of the camera's pictures; None where it does not depend on it."""
     height_px: int | None = Field(None, ge=1)
     """Height of the camera's pictures; None where it does not depend on it."""
+    channels: Literal[1, 3] | None = None
+    """1 for grey pictures, 3 for RGB; None where it does not depend on it, or is not known."""
 
     @field_validator("made")
     @classmethod
@@ -85,19 +87,23 @@ class Record(Part):
             raise ValueError(f"expected a time in UTC, got {made.isoformat()}")
         return made
 
-    def check(self, *, serial: str | None, width_px: int, height_px: int) -> tuple[str, ...]:
+    def check(
+        self, *, serial: str | None, width_px: int, height_px: int, channels: int | None = None
+    ) -> tuple[str, ...]:
         """Hold it against a live camera.
 
         Args:
             serial: the camera's serial number; None where it has none (a folder of pictures).
             width_px: width of its frames.
             height_px: height of its frames.
+            channels: of its frames; None where nobody asks.
 
         Returns:
             What could not be compared, in words to log; empty where it certainly belongs to this camera.
 
         Raises:
-            ConfigError: it is another camera's, or for another resolution; both sides are named.
+            ConfigError: it is another camera's, for another resolution, or for grey and not colour; both sides are
+                named.
         """
         faults, doubts = [], []
         if self.serial is None:
@@ -111,6 +117,9 @@ class Record(Part):
         for name, own, live in (("width", self.width_px, width_px), ("height", self.height_px, height_px)):
             if own is not None and own != live:
                 faults.append(f"it is for a {name} of {own} px, and the camera's frames have {live} px")
+        if None not in (self.channels, channels) and self.channels != channels:
+            mine, its = ("grey pictures", "in colour") if self.channels == 1 else ("pictures in colour", "grey")
+            faults.append(f"it is for {mine}, and the camera's frames are {its}")
         if faults:
             raise ConfigError(
                 f"the {self.kind} calibration of {self.made:%Y-%m-%d} does not fit: {'; '.join(faults)}; "
@@ -120,7 +129,7 @@ class Record(Part):
 
     def content(self) -> dict[str, Any]:
         """What its file holds: JSON values by name, with the digest."""
-        values = self.model_dump(mode="json")
+        values = self._values()
         return {**values, "sha256": _digest(values)}
 
     def text(self) -> str:
@@ -130,7 +139,14 @@ class Record(Part):
     @property
     def sha256(self) -> str:
         """Digest of what it says: two calibrations with the same one are the same."""
-        return _digest(self.model_dump(mode="json"))
+        return _digest(self._values())
+
+    def _values(self) -> dict[str, Any]:
+        values = self.model_dump(mode="json")
+        if self.channels is None:
+            # Records of before say nothing of them, and are known to others by their digests.
+            del values["channels"]
+        return values
 
 
 def load_record(path: Path, kind: type[_Record]) -> _Record:

@@ -151,6 +151,22 @@ class GenicamCamera(_CameraSection):
     """A camera that delivers nothing for so long is lost, ms; 0 waits for ever. Without it 5000, triggered 0."""
     reconnect: bool = True
     """Whether a camera that is absent or lost is looked for again while the line runs; else it ends the line."""
+    frozen_frames: int | None = Field(None, ge=0, le=1000)
+    """From so many identical pictures in a row on they are NOT_INSPECTED; 0 never. Without it 2, simulated 0."""
+
+    @field_validator("frozen_frames")
+    @classmethod
+    def _one_is_always_identical(cls, frames: int | None) -> int | None:
+        if frames == 1:
+            raise ValueError("1 would refuse every picture; expected 2 or more, or 0 to refuse none")
+        return frames
+
+    @property
+    def refuses_from(self) -> int:
+        """From so many identical pictures in a row on they are not inspected; 0 for never."""
+        if self.frozen_frames is not None:
+            return self.frozen_frames
+        return 0 if self.simulated else 2
 
     @property
     def free_running(self) -> bool:

@@ -216,6 +216,11 @@ class GenicamSource:
         return self._serial
 
     @property
+    def pixel_format(self) -> str:
+        """Name of the format that was agreed on at opening."""
+        return next(name for name, known in PIXEL_FORMATS.items() if known is self._format)
+
+    @property
     def unread(self) -> int:
         """Frames that the producer holds ready and that nobody has fetched; 0 where it does not say."""
         if self._acquirer is None:

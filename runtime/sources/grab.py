@@ -94,7 +94,13 @@ class _Grab:
 
     def _run(self) -> None:
         ring = FrameRing.create(self._slots, self._source.largest_bytes)
-        self._link.tell(Kind.READY, descriptor=ring.descriptor, device=self._source.device, serial=self._source.serial)
+        self._link.tell(
+            Kind.READY,
+            descriptor=ring.descriptor,
+            device=self._source.device,
+            serial=self._source.serial,
+            pixel_format=self._source.pixel_format,
+        )
         ring.close()
         self._source.place = partial(self._place, ring)
         while not self._stopped:

@@ -83,7 +83,7 @@ class Grabber:
         self._sleep = sleep
         self._child: GrabProcess | None = None
         self._wanted = self._pausing = False
-        self._complained = self._device = ""
+        self._complained = self._device = self._pixel_format = ""
         self._attempts = 0
         self._next_attempt_ns = 0
         self._too_often = too_often or BackOff()
@@ -293,6 +293,7 @@ class Grabber:
         match packet.kind:
             case Kind.READY:
                 child.take_ring(packet)
+                self._check_format(packet.facts["pixel_format"])
                 self._connected_ns = self._clock()
                 self._device = packet.facts["device"]
                 # What is wrong is over only once it acquires again.
@@ -330,6 +331,20 @@ class Grabber:
                 raise self._lose(facts["reason"], away=facts["away"])
             case _:
                 pass
+
+    def _check_format(self, pixel_format: str) -> None:
+        """One that lost its power starts with formats of its own, and in grey the network would not see all defects.
+
+        Raises:
+            CameraError: it is another one than before; it is looked for again, for it may be set as it was.
+        """
+        if not self._pixel_format:
+            self._pixel_format = pixel_format
+        if pixel_format != self._pixel_format:
+            raise self._lose(
+                f"sends {pixel_format} now, and sent {self._pixel_format} before; set "
+                f"cameras.{self._name}.features.PixelFormat to the one that is meant, and start the line again"
+            )
 
     def _begin(self) -> None:
         if self._child is not None:

@@ -145,6 +145,33 @@ def test_the_command_writes_what_a_line_reads_and_a_page(tmp_path):
         record.check(serial="7", width_px=320, height_px=240)
 
 
+def reddish(pixels: np.ndarray) -> np.ndarray:
+    return np.concatenate([pixels, pixels, np.minimum(pixels, 250) + 5], axis=2)
+
+
+def in_grey(pixels: np.ndarray) -> np.ndarray:
+    return np.repeat(pixels, 3, axis=2)
+
+
+@pytest.mark.parametrize(
+    ("saved", "channels"),
+    [
+        ([lambda pixels: pixels], 1),
+        ([reddish], 3),
+        ([in_grey, reddish], 3),
+        ([in_grey], None),  # by a viewer, of a grey camera
+        ([lambda pixels: pixels, reddish], None),
+    ],
+)
+def test_a_record_knows_whether_its_pictures_are_in_colour(tmp_path, saved, channels):
+    (tmp_path / "good").mkdir()
+    for seed in range(20):
+        cv2.imwrite(str(tmp_path / "good" / f"{seed:02}.png"), saved[seed % len(saved)](good(seed)))
+    done = command(tmp_path / "good", "--out", tmp_path / "image.json")
+    assert done.returncode == 0, done.stderr
+    assert load_record(tmp_path / "image.json", ImageRecord).channels == channels
+
+
 def test_where_the_page_cannot_be_written_the_record_is_the_one_of_before(tmp_path):
     (tmp_path / "good").mkdir()
     for seed in range(20):

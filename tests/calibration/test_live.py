@@ -129,7 +129,7 @@ def test_a_camera_that_waits_for_software_has_a_trigger_for_each(feed, line, tmp
         (f'{FAST}\n[cameras.cam2]\nsource = "buttons"', (), "the line has the cameras cam1, cam2; say by --camera"),
         ('trigger = "Line1"', ("--timeout", "0.7"), "no picture within 0.7 s; where something triggers it"),
         (f'{FAST}\nflat_field = "flat.npz"', (), "it is of camera another, and this is camera press4"),
-        (f'{FAST}\nflat_field = "grey.npz"', (), "cameras.cam1.flat_field: "),
+        (f'{FAST}\nflat_field = "grey.npz"', (), "it is for grey pictures, and the camera's frames are in colour"),
         (f'{FAST}\nflat_field = "none.npz"', (), "none.npz: no such"),
         ("features = {Gian = 1.0}", (), "Gian"),
         ('device = "press5"', (), "press5"),

@@ -94,6 +94,29 @@ def test_a_foreign_camera_is_refused_and_both_are_named(record):
         record.check(serial="22894911", width_px=640, height_px=480)
 
 
+@pytest.mark.parametrize(
+    ("channels", "said"),
+    [(1, "it is for grey pictures, and the camera's frames are in colour"), (3, "for pictures in colour, .* are grey")],
+)
+def test_colour_that_has_gone_is_refused_where_it_is_known(record, channels, said):
+    of = {"serial": "22894911", "width_px": 1280, "height_px": 960}
+    known = record.model_copy(update={"channels": channels})
+    assert known.check(**of, channels=channels) == record.check(**of, channels=channels) == ()
+    with pytest.raises(ConfigError, match=said):
+        known.check(**of, channels=4 - channels)
+
+
+def test_a_record_of_before_has_the_digest_that_others_know_it_by(record, tmp_path):
+    """Thresholds name the scale that they were calibrated with."""
+    path = tmp_path / "trial.json"
+    save_record(path, record)
+    written = json.loads(path.read_text())
+    assert "channels" not in written
+    assert load_record(path, Trial).sha256 == written["sha256"]
+    save_record(path, record.model_copy(update={"channels": 3}))
+    assert load_record(path, Trial).channels == 3
+
+
 def test_what_cannot_be_compared_is_said(record):
     assert "no serial number" in record.check(serial=None, width_px=1280, height_px=960)[0]
     unknown = record.model_copy(update={"serial": None})

@@ -70,6 +70,38 @@ def test_what_was_written_is_read(tmp_path, name):
     assert bundle.golden().samples[0].input == "golden/0.png"
 
 
+@pytest.mark.parametrize(
+    ("pictures", "colour", "expected"),
+    [
+        ([5], "rgb", True),
+        ([5, 5], "rgb", True),
+        ([0], "rgb", False),  # grey ones, as a network of three channels takes them
+        ([5, 0], "rgb", False),  # it was trained on both
+        ([5], "grey", False),
+        ([], "rgb", False),  # damaged; the self-test says so
+    ],
+)
+def test_a_bundle_knows_whether_it_was_trained_in_colour(tmp_path, pictures, colour, expected):
+    golden = Golden(
+        samples=tuple(
+            GoldenSample(input=f"golden/{number}.png", labels="golden/labels.png", scores=(0.5,))
+            for number in range(max(1, len(pictures)))
+        ),
+        thresholds=(0.5,),
+    )
+    inputs = {}
+    for number, redness in enumerate(pictures):
+        pixels = np.full((16, 16, 3), 100, np.uint8)
+        pixels[3, 4, 0] += redness
+        inputs[f"golden/{number}.png"] = encode_png(pixels)
+    grey = {"colour": "grey", "mean": (0.5,), "std": (0.5,)} if colour == "grey" else {}
+    made = {**files(), GOLDEN: golden.model_dump_json().encode(), **inputs}
+    if not pictures:
+        made["golden/0.png"] = b"no PNG"
+    write_bundle(tmp_path / "bundle", card(preprocess=Preprocess(height=16, width=16, **grey)), made, version="1.0")
+    assert load_bundle(tmp_path / "bundle").is_in_colour == expected
+
+
 def test_folder_and_zip_have_one_digest(tmp_path):
     digests = {write_bundle(tmp_path / name, card(), files(), version="1.0") for name in ("b", "b.zip")}
     assert len(digests) == 1

@@ -131,6 +131,10 @@ def test_every_fault_is_told_at_once_with_its_path():
             MINIMAL + "[acceptance.default]\nscore = 0.8\nreview_score = 0.9\n",
             "acceptance.default: review_score 0.9 must be below",
         ),
+        (
+            '[cameras.cam1]\nsource = "genicam"\nproducer = "viky"\nfrozen_frames = 1\n[model]\nbundle = "demo"\n',
+            "cameras.cam1.frozen_frames: 1 would refuse every picture; expected 2 or more, or 0",
+        ),
         (MINIMAL + '[golden]\nat = ["06:00"]\n', "golden: file is missing: the set of `inspectd-calibrate golden`"),
         (MINIMAL + '[golden]\non_failure = "alarm"\n', "golden: file is missing"),
         (MINIMAL + '[golden]\nfile = "set.zip"\nat = ["06:00", "24:00"]\n', "golden.at.1: expected"),

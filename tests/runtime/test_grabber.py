@@ -21,10 +21,11 @@ from inspectd.errors import CameraAway, CameraError, CameraLost, EndOfFrames, Fr
 from inspectd.frame import CameraState, Frame
 from inspectd.runtime.restarts import BackOff
 from inspectd.runtime.simcam.faults import Faults
+from inspectd.runtime.simcam.feed import FrameFeed
 from inspectd.runtime.sources import grabber as module
 from inspectd.runtime.sources.grabber import Grabber
 
-from .camera_site import WAIT_S, answers, frames, picture, until
+from .camera_site import HEIGHT, WAIT_S, WIDTH, answers, frames, picture, until
 
 
 def is_running(number: int) -> bool:
@@ -285,6 +286,37 @@ def test_another_producer_is_grabbed_and_replaced_likewise(site):
             grabber.read(0.1)
     assert len(frames(grabber, 5)) == 5
     assert grabber.status.connections == 2
+
+
+def test_a_camera_that_comes_back_with_another_pixel_format_is_not_taken(site, monkeypatch):
+    """Where no feature sets it: without power it forgets what was set by hand, and the network would get grey."""
+    monkeypatch.setattr(module, "BACK_OFF_S", (0.1,))
+    site.plug_in()
+    grabber = site.streaming()
+    site.pass_parts(1)
+    assert frames(grabber, 1)[0].pixels.shape[2] == 3
+
+    def lose(channels: int) -> None:
+        if grabber.process is not None:
+            os.kill(grabber.process, signal.SIGKILL)
+        site.feed.close()
+        site.feed = FrameFeed(site.path, WIDTH, HEIGHT, channels=channels)
+
+    lose(channels=1)
+    until(lambda: "Mono8" in grabber.status.reason, grabber)
+    assert grabber.status.reason.startswith("camera 'cam1': sends Mono8 now, and sent RGB8 before; ")
+    assert "cameras.cam1.features.PixelFormat" in grabber.status.reason
+    assert (grabber.status.state, grabber.status.connections) == (CameraState.LOST, 1)
+    # Nor where it is opened anew, by a reset: nobody has looked at it since.
+    grabber.close()
+    grabber.open()
+    grabber.start()
+    until(lambda: "Mono8" in grabber.status.reason, grabber)
+    assert grabber.status.state is not CameraState.STREAMING
+    lose(channels=3)
+    until(lambda: grabber.status.state is CameraState.STREAMING, grabber)
+    assert site.feed.put(picture(7), 5.0)
+    np.testing.assert_array_equal(frames(grabber, 1)[0].pixels, picture(7))
 
 
 def test_a_process_that_fails_at_once_ends_the_start(site, monkeypatch):

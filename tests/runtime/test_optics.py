@@ -209,6 +209,8 @@ def test_a_bad_picture_is_no_fault_of_a_model_on_trial(setup: Setup, calibration
     [
         ({"width_px": 64}, "A1", "it is for a width of 64 px, and the camera's frames have 96 px"),
         ({"serial": "B2"}, "A1", "it is of camera B2, and this is camera A1"),
+        ({"channels": 1}, "A1", "it is for grey pictures, and the camera's frames are in colour"),
+        ({"channels": 3}, "A1", ""),
         ({"serial": "A1"}, "A1", ""),
         ({"serial": "A1"}, "", ""),  # a folder has no serial number; that is logged
     ],
@@ -300,7 +302,7 @@ def test_good_pictures_are_corrected_ones(setup: Setup, tmp_path, calibration): 
         ({"serial": "B2"}, {}, "A1", "the flat_field calibration of 2026-11-26 does not fit: it is of camera B2"),
         ({}, {"serial": "B2"}, "A1", "the scale calibration of 2026-11-26 does not fit: it is of camera B2"),
         ({}, {"height_px": 64}, "A1", "it is for a height of 64 px, and the camera's frames have 96 px"),
-        ({"channels": 1}, {}, "A1", "this flat field is for uint8 [96, 96, 1]"),
+        ({"channels": 1}, {}, "A1", "it is for grey pictures, and the camera's frames are in colour"),
         ({"serial": "A1"}, {"serial": "A1"}, "A1", ""),
     ],
 )
@@ -337,6 +339,18 @@ def test_a_camera_that_was_exchanged_is_found_at_its_first_frame(setup: Setup, t
     source = Script(*(replace(each, serial=serials[each.frame_id - 1]) for each in frames(dim(), dim(), dim())))
     line = setup.run(source, camera=named, frames=3)
     assert setup.verdicts == [Verdict.OK, Verdict.NOT_INSPECTED, Verdict.OK]
+    assert not line.misfits
+
+
+def test_colour_that_goes_while_the_line_runs_is_found_at_the_first_frame(setup: Setup, tmp_path):  # noqa: F811
+    """Its numbers are those of good pictures: grey values, and no other size."""
+    save_record(tmp_path / "image.json", record(channels=3))
+    grey = surface(101)[..., :1].copy()
+    line = setup.run(
+        Script(*frames(surface(100), grey, surface(102))), camera=camera(tmp_path / "image.json"), frames=3
+    )
+    assert setup.verdicts == [Verdict.OK, Verdict.NOT_INSPECTED, Verdict.OK]
+    assert "it is for pictures in colour, and the camera's frames are grey" in setup.reasons[1]
     assert not line.misfits
 
 
@@ -379,6 +393,28 @@ def test_a_foreign_calibration_raises_an_alarm(station, tmp_path):  # noqa: F811
         assert "parts are NOT_INSPECTED: the scale calibration of 2026-11-26 does not fit" in alarm.message
         told = running.until(lambda message: message.header.msg_type == MessageType.VERDICT)
         assert told.header.verdict == Verdict.NOT_INSPECTED
+
+
+@pytest.mark.parametrize(("channels", "is_told"), [(1, True), (3, False)])
+def test_grey_pictures_for_a_bundle_that_was_trained_in_colour_raise_an_alarm(
+    station,  # noqa: F811
+    tmp_path,
+    channels,
+    is_told,
+):
+    (tmp_path / "pictures").mkdir()
+    save_picture(tmp_path / "pictures" / "0.png", surface(1)[..., :channels])
+    with station('source = "folder"\npath = "pictures"\nloop = true\nfps = 5', "", "--bundle", "demo") as running:
+        told = running.until(lambda message: message.header.msg_type == MessageType.VERDICT)
+        assert told.header.verdict != Verdict.NOT_INSPECTED
+        if is_told:
+            alarm = running.open_alarm("camera.grey.cam1")
+            assert alarm["severity"] == "error"
+            assert "was trained on pictures in colour, and those of camera 'cam1' are grey" in alarm["message"]
+        else:
+            for _ in range(5):
+                running.until(lambda message: message.header.msg_type == MessageType.VERDICT)
+            assert not running.ask("snapshot")["alarms"]
 
 
 def test_so_many_in_a_row_make_an_alarm_and_end_it():

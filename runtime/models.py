@@ -36,6 +36,10 @@ class LoadedBundle:
     engine: Engine
     fallback: str = ""
 
+    def __post_init__(self) -> None:
+        """Reads here, by whoever loads it, what the line's thread asks for: that one waits for no disk."""
+        _ = self.bundle.is_in_colour
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Model:

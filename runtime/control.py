@@ -19,7 +19,7 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -28,26 +28,21 @@ import zmq
 
 from inspectd.config import Role
 from inspectd.errors import ConfigError, InspectdError, ProtocolError, RequestError
-from inspectd.inspection import Verdict
 from inspectd.wire import (
-    MAX_ANSWER_BYTES,
-    MAX_REPLAY_ROWS,
     MAX_REQUEST_BYTES,
     OPERATIONS,
     ROLES,
     Answer,
     ArgumentError,
     Arguments,
-    Flags,
-    Message,
-    MessageType,
     Request,
 )
 
 from .access import KEY_SIGNS
 from .disk_worker import DiskWorker
-from .journal import Entry, Journal, JournalReader
+from .journal import Entry, Journal
 from .messaging.link import Link, bind, bind_again, bound_address, let_go
+from .on_disk import ON_DISK, Images, OnDisk, Past, refusal
 
 __all__ = ["Client", "ControlServer", "Images", "Station"]
 
@@ -106,13 +101,6 @@ class Station(Protocol):
         """What a disk that hangs keeps from being answered, in the line's thread; empty once none does."""
 
 
-class Images(Protocol):
-    """Where archived pictures are found."""
-
-    def __call__(self, epoch: int, stream: int, seq: int) -> tuple[dict[str, Any], bytes] | None:
-        """Format and size of a part's picture, and its file; None where there is none."""
-
-
 Outcome = Mapping[str, Any] | RequestError
 """The result of an operation, or why it was not done."""
 
@@ -137,10 +125,6 @@ class _Made:
     answer: Answer
     key: tuple[str, str] | None = None
     lacks_epochs: bool = False
-
-
-_Past = tuple[str, str, str | None]
-"""Operation, arguments and answer of a request of before."""
 
 
 class ControlServer:
@@ -183,8 +167,7 @@ class ControlServer:
         self._local_role: Role = local_role
         self._socket_mode = socket_mode
         self._journal = journal
-        self._journal_path = journal_path
-        self._images = images
+        self._on_disk = OnDisk(journal_path, images, epoch=station.epoch)
         self._secure = secure
         self._who = who
         self._context = context
@@ -193,7 +176,7 @@ class ControlServer:
         self._fault = ""
         self._doors: dict[bytes, _Door] = {}
         self._done: queue.SimpleQueue[_Made] = queue.SimpleQueue()
-        self._memory: DiskWorker[_Past | None] = DiskWorker("control-memory", limit_s=_DISK_S)
+        self._memory: DiskWorker[Past | None] = DiskWorker("control-memory", limit_s=_DISK_S)
         self._results: DiskWorker[Answer] = DiskWorker("control-journal", limit_s=_READ_S, most=_READS_WAITING)
         self._pictures: DiskWorker[Answer] = DiskWorker("control-archive", limit_s=_READ_S, most=_READS_WAITING)
         self._disks: tuple[tuple[DiskWorker[Any], str], ...] = (
@@ -204,7 +187,7 @@ class ControlServer:
         self._slow = ""
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
-        self._answers: OrderedDict[tuple[str, str], _Past] = OrderedDict()
+        self._answers: OrderedDict[tuple[str, str], Past] = OrderedDict()
         self._reading: dict[tuple[bytes, int], tuple[str, str]] = {}
         self._in_flight: Counter[bytes] = Counter()
         self._attempts: dict[str, _Allowance] = {}
@@ -366,7 +349,7 @@ class ControlServer:
         try:
             self._handle(identity, request, client)
         except RequestError as error:
-            self._send(identity, _refusal(request.request_id, error))
+            self._send(identity, refusal(request.request_id, error))
         except (InspectdError, OSError) as error:
             self._send(identity, Answer(request.request_id, code="failed", message=str(error)))
 
@@ -388,10 +371,10 @@ class ControlServer:
                 f"{request.op}: needs the role {operation.role}, this client is {client.role}", code="forbidden"
             )
         if not operation.changes:
-            if (found := self._on_disk(request, arguments)) is not None:
-                self._read(identity, request, *found)
-                return
-            self._post(identity, request, arguments, client, None)
+            if request.op in ON_DISK:
+                self._read(identity, request, arguments)
+            else:
+                self._post(identity, request, arguments, client, None)
             return
         key = (client.key, str(request.request_id))
         if (before := self._before(key, request)) is not None:
@@ -406,8 +389,8 @@ class ControlServer:
         number = request.request_id
 
         def answer(outcome: Outcome) -> None:
-            made = _refusal(number, outcome) if isinstance(outcome, RequestError) else Answer(number, outcome)
-            lacks_epochs = made.ok and request.op == "snapshot" and self._journal_path is not None
+            made = refusal(number, outcome) if isinstance(outcome, RequestError) else Answer(number, outcome)
+            lacks_epochs = made.ok and request.op == "snapshot" and self._on_disk.has_journal
             self._made(_Made(identity, made, key, lacks_epochs=lacks_epochs))
 
         def act() -> None:
@@ -484,28 +467,19 @@ class ControlServer:
             )
         return Answer.from_parts([request.request_id.to_bytes(8, "little"), text.encode()])
 
-    def _past(self, key: tuple[str, str]) -> _Past | None:
-        """What the journal knows of a request; one that cannot be read, or not now, knows nothing. Its alarm tells."""
-        path = self._journal_path
-        if path is None:
+    def _past(self, key: tuple[str, str]) -> Past | None:
+        """What the journal knows of a request; where it cannot be read in time, nothing."""
+        if not self._on_disk.has_journal:
             return None
-        found: list[_Past | None] = []
+        found: list[Past | None] = []
         answered = threading.Event()
 
-        def read() -> _Past | None:
-            try:
-                with JournalReader(path) as reader:
-                    past = reader.request(*key)
-            except ConfigError:
-                return None
-            return None if past is None else (past.op, past.args, past.answer)
-
-        def give(past: _Past | None) -> None:
+        def give(past: Past | None) -> None:
             found.append(past)
             answered.set()
 
         # Waited for, so that commands keep their order; but for a disk that hangs only once.
-        self._memory.do(read, give, late=None)
+        self._memory.do(lambda: self._on_disk.past(key), give, late=None)
         answered.wait(_DISK_S)
         return found[0] if found else None
 
@@ -549,33 +523,15 @@ class ControlServer:
 
     # What is answered from the disk
 
-    def _on_disk(
-        self, request: Request, arguments: Arguments
-    ) -> tuple[DiskWorker[Answer], Callable[[], Answer]] | None:
-        """Who reads the answer from the disk, and how; None for what is not answered from there."""
-        args = arguments.model_dump()
-        match request.op:
-            case "replay":
-                return self._results, lambda: self._replay(request, args)
-            case "get_result":
-                return self._results, lambda: self._result(request, args)
-            case "get_image":
-                return self._pictures, lambda: self._image(request, args)
-        return None
-
-    def _read(self, identity: bytes, request: Request, worker: DiskWorker[Answer], find: Callable[[], Answer]) -> None:
+    def _read(self, identity: bytes, request: Request, arguments: Arguments) -> None:
         number, asked = request.request_id, (request.op, _canonical(request.args))
         if self._reading.get((identity, number)) == asked:
             return  # sent again: its answer will come
 
         def read() -> Answer:
-            try:
-                return find()
-            except RequestError as error:
-                return _refusal(number, error)
-            except (InspectdError, OSError) as error:
-                return Answer(number, code="failed", message=str(error))
+            return self._on_disk.answer(request, arguments)
 
+        worker = self._pictures if request.op == "get_image" else self._results
         late = Answer(number, code="failed", message=f"{request.op}: the disk does not answer; ask again later")
         self._in_flight[identity] += 1
         self._reading[identity, number] = asked
@@ -587,7 +543,7 @@ class ControlServer:
         def give(whole: Answer) -> None:
             self._made(_Made(identity, whole))
 
-        if not self._results.do(lambda: self._with_epochs(answer), give, late=answer, limit_s=_DISK_S):
+        if not self._results.do(lambda: self._on_disk.with_epochs(answer), give, late=answer, limit_s=_DISK_S):
             give(answer)
 
     def _watch_disks(self) -> None:
@@ -597,92 +553,6 @@ class ControlServer:
         if slow != self._slow:
             self._slow = slow
             self._station.post(lambda: self._station.note_slow_disk(slow))
-
-    def _reader(self) -> JournalReader:
-        if self._journal_path is None:
-            raise RequestError("there is no journal on this station (journal.enabled)", code="refused")
-        return JournalReader(self._journal_path)
-
-    def _replay(self, request: Request, args: Mapping[str, Any]) -> Answer:
-        epoch, stream, first, last = args["epoch"] or self._station.epoch, args["stream"], args["first"], args["last"]
-        if not first <= last < first + MAX_REPLAY_ROWS:
-            raise RequestError(
-                f"replay: expected from <= to, at most {MAX_REPLAY_ROWS} results, got {first} to {last}",
-                code="bad_request",
-                field="to",
-            )
-        with self._reader() as reader:
-            held = next((each for each in reader.held(epoch) if each.stream == stream), None)
-            if held is None:
-                raise RequestError(f"replay: nothing is held of stream {stream} of epoch {epoch}", code="not_found")
-            blobs: list[bytes] = []
-            given = first - 1
-            size = 0
-            for message in reader.messages(epoch=epoch, stream=stream, first=first, last=last, masks=args["masks"]):
-                if size > MAX_ANSWER_BYTES and message.header.seq != given:
-                    break
-                given = message.header.seq
-                parts = _again(message)
-                size += sum(map(len, parts))
-                blobs += parts
-        result = {
-            "epoch": epoch,
-            "stream": stream,
-            "oldest": held.oldest,
-            "newest": held.last,
-            "from": max(first, held.oldest),
-            "to": given,
-            "messages": len(blobs) // 4,
-        }
-        return Answer(request.request_id, result, blobs=tuple(blobs))
-
-    def _result(self, request: Request, args: Mapping[str, Any]) -> Answer:
-        epoch, stream, seq = args["epoch"] or self._station.epoch, args["stream"], args["seq"]
-        with self._reader() as reader:
-            messages = list(reader.messages(epoch=epoch, stream=stream, first=seq, last=seq, masks=True))
-        verdict = next((each for each in messages if each.header.msg_type == MessageType.VERDICT), None)
-        if verdict is None:
-            raise RequestError(f"get_result: {epoch}-{stream}-{seq} is not in the journal", code="not_found")
-        header = verdict.header
-        described = {
-            "topic": verdict.topic,
-            "epoch": header.epoch,
-            "stream": header.stream,
-            "seq": header.seq,
-            "frame_id": header.frame_id,
-            "t_acq_ns": header.t_acq_ns,
-            "latency_us": header.latency_us,
-            "verdict": Verdict(header.verdict).name,
-            "state": header.state.label,
-            "defect_count": header.defect_count,
-            "recipe_no": header.recipe_no,
-            "trigger_id": header.trigger_id,
-        }
-        result = {"header": described, "body": json.loads(verdict.body), "mask": len(messages) > 1}
-        return Answer(request.request_id, result, blobs=tuple(part for each in messages for part in _again(each)))
-
-    def _image(self, request: Request, args: Mapping[str, Any]) -> Answer:
-        epoch, stream, seq = args["epoch"] or self._station.epoch, args["stream"], args["seq"]
-        found = self._images(epoch, stream, seq)
-        if found is None:
-            raise RequestError(f"get_image: {epoch}-{stream}-{seq} is not in the archive", code="not_found")
-        described, data = found
-        return Answer(request.request_id, described, blobs=(data,))
-
-    def _with_epochs(self, answer: Answer) -> Answer:
-        """Earlier epochs, from the disk; a journal that cannot be read has none."""
-        held: dict[int, list[dict[str, int]]] = {}
-        if self._journal_path is not None:
-            try:
-                with JournalReader(self._journal_path) as reader:
-                    for each in reader.held():
-                        if each.epoch != self._station.epoch:
-                            row = {"stream": each.stream, "last": each.last, "oldest": each.oldest}
-                            held.setdefault(each.epoch, []).append(row)
-            except ConfigError:
-                pass
-        epochs = [{"epoch": epoch, "streams": streams} for epoch, streams in held.items()]
-        return Answer(answer.request_id, {**(answer.result or {}), "epochs": epochs})
 
 
 class _Allowance:
@@ -710,17 +580,6 @@ class _Allowance:
         """How many were, since this was last asked."""
         count, self.passed_over = self.passed_over, 0
         return count
-
-
-def _again(message: Message) -> list[bytes]:
-    """The four parts of a message from the journal."""
-    header = message.header
-    again = replace(header, flags=(header.flags | Flags.REPLAYED) & ~Flags.NOT_DURABLE)
-    return [message.topic.encode("ascii"), again.pack(), message.body, message.payload]
-
-
-def _refusal(request_id: int, error: RequestError) -> Answer:
-    return Answer(request_id, code=error.code, field=error.field, message=str(error))
 
 
 def _canonical(args: Mapping[str, Any]) -> str:

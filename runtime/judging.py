@@ -272,21 +272,20 @@ class Judging:
         """Open a bundle of the models' folder beside the one that judges.
 
         Raises:
-            RequestError: there is none of that name, or one is being loaded.
+            RequestError: one is being loaded.
         """
         if self._loading:
             raise RequestError("load_model: another model is being loaded", code="busy")
-        path = self._find(name)
         self._loading = True
 
         def load() -> None:
-            outcome = self._tested(path)
+            outcome = self._tested(name)
             self._post(lambda: loaded(outcome))
 
         def loaded(outcome: LoadedBundle | InspectdError) -> None:
             self._loading = False
             if isinstance(outcome, InspectdError):
-                answer(RequestError(f"load_model: {outcome}"))
+                answer(outcome if isinstance(outcome, RequestError) else RequestError(f"load_model: {outcome}"))
                 return
             if self._call_off is not None:
                 # It would take the place of the one that waits there to be activated.
@@ -303,9 +302,9 @@ class Judging:
 
         threading.Thread(target=load, name="load-model", daemon=True).start()
 
-    def _tested(self, path: Path) -> LoadedBundle | InspectdError:
+    def _tested(self, name: str) -> LoadedBundle | InspectdError:
         try:
-            loaded = self._open_bundle(path, self._config)
+            loaded = self._open_bundle(self._find(name), self._config)
             try:
                 self_test(loaded.engine, loaded.bundle)
                 # By the rule of now; by one that is set later it is tested once it judges.

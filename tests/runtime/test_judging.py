@@ -128,6 +128,14 @@ def test_a_score_that_is_set_holds_for_the_model_that_comes_next(site, bundle_pa
     assert (site.verdict(178), site.verdict(255)) == (Verdict.OK, Verdict.NG)
 
 
+def test_a_model_is_looked_for_beside_the_line_too(site):
+    """Its folder may lie on a disk of a network."""
+    site.load("third")
+    refused = site.answer()
+    assert isinstance(refused, RequestError)
+    assert (refused.code, "no 'third' in" in str(refused)) == ("not_found", True)
+
+
 class Disk:
     """Where the file of the active model lies; it answers when the test says so."""
 

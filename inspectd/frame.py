@@ -41,6 +41,7 @@ class CameraStatus:
         host_clock: frames whose time is the host's at their arrival, because the camera's clock is not UTC.
         serial: the camera's serial number; empty where it has none, or is not known yet.
         failing: whether the process that has it crashed or hung too often of late.
+        uncounted: why the parts of a camera that a line triggers have no numbers; empty where they have, or need none.
     """
 
     state: CameraState
@@ -54,6 +55,7 @@ class CameraStatus:
     host_clock: int = 0
     serial: str = ""
     failing: bool = False
+    uncounted: str = ""
 
 
 STREAMING = CameraStatus(CameraState.STREAMING)
@@ -69,7 +71,8 @@ class Frame:
         frame_id: the camera's own number (GenTL block id); gaps in it are lost frames.
         pixels: uint8 [H, W, C], C = 1 (grey) or 3 (RGB), contiguous.
         acquired_ns: moment of exposure, ns since the Unix epoch (UTC); a label, never a clock.
-        trigger_id: the PLC's part or trigger number, 0 when free-running.
+        trigger_id: the PLC's part or trigger number; of a camera that a line triggers, which part since its start it
+            is. 0 when free-running, and where it is not known.
         received_ns: `time.monotonic_ns()` when the frame reached the host; latencies count from here.
         source: the file that it was read from, relative to the camera's folder; empty where it comes from a camera.
         camera_clock: whether `acquired_ns` comes from the camera's own clock; else it is the host's, at arrival.

@@ -26,7 +26,7 @@ from .features import write_feature
 from .pixel_formats import PIXEL_FORMATS, PixelFormat, Place, to_pixels
 from .producers import Device, Foreign, Producer, load_api, producer_file, sigint_kept, tolerated
 
-__all__ = ["GenicamSource"]
+__all__ = ["GenicamSource", "gives_part_numbers"]
 
 _WAIT_MS = 20
 """How long the producer is waited for at a time, while no other thread runs."""
@@ -359,6 +359,11 @@ class GenicamSource:
 
     def _part(self, buffer: Foreign) -> int:
         """The number of the part, from 1, where the camera knows it: the simulated one does. 0 where not."""
-        if self._camera.producer != "simulator":
+        if not gives_part_numbers(self._camera.producer):
             return 0
         return load_api().asked(lambda: 1 + int(buffer.get_info_uint64(PART_ID_INFO)), 0)
+
+
+def gives_part_numbers(producer: str) -> bool:
+    """Whether a producer of the configuration says with each frame which part it shows; the simulated one does."""
+    return producer == "simulator"

@@ -4,6 +4,9 @@
 
 Whatever becomes of the process, the line goes on, the status says what is wrong, and frames that had come stay as they
 are. Every software trigger comes back once: as a frame, or as a DamagedFrame with the reason.
+
+The parts of a camera that a line triggers are counted here, from 1 at each start, as whoever triggers it counts them.
+Where it is not certain any more which part a frame shows, it has the number 0, which is nobody's, until the next start.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from inspectd.runtime.restarts import BackOff, History
 from inspectd.runtime.signals import interrupts_held
 
 from .damaged import DamagedFrame, stand_in
+from .genicam import gives_part_numbers
 from .grab import OVERRUN
 from .grab_link import Kind, Link, LinkClosed, Packet
 from .ring import FrameRing, RingDamaged
@@ -50,6 +54,7 @@ BACK_OFF_S = (0.5, 1.0, 2.0, 5.0)
 _MOST_MISSED = 1000
 """So many parts at most are told of a jump in the numbers of a triggered camera; all of them are counted."""
 _OPEN_POLL_S = 0.1
+_LAST_PART = 0xFFFF_FFFF  # what a header has room for; 1 comes after it, for 0 is no part
 _log = logging.getLogger("inspectd.camera")
 
 
@@ -91,6 +96,10 @@ class Grabber:
         self._connected_ns = 0
         self._previous: int | None = None
         self._counts_on = False
+        self._numbers_parts = not (
+            camera.free_running or camera.trigger == "Software" or gives_part_numbers(camera.producer)
+        )
+        self._part: int | None = None  # the latest since the start; None where that is not known
         self._ready: deque[Frame | DamagedFrame] = deque()
         self._triggers: deque[int] = deque()
         self._answer_by_ns = 0  # for the first of them, which alone has been sent; 0 where it was not
@@ -143,9 +152,16 @@ class Grabber:
         self._ready.clear()
         self._pausing = False
         self._wanted = True
-        if self._status.state is CameraState.READY:
+        self._part = None
+        self._set(uncounted="")
+        is_there = self._status.state is CameraState.READY
+        if is_there:
             self._begin()
             self._hear_while(CameraState.READY)
+        if is_there and self._status.state is CameraState.STREAMING:
+            self._part = 0 if self._numbers_parts else None
+        else:
+            self._lose_count("it was not there when the line was started")
 
     def stop(self) -> None:
         """Acquire nothing more; what is on its way can still be read. Never waits."""
@@ -355,6 +371,8 @@ class Grabber:
             self._set(failing=self._history.failing)
         told = reason if reason.startswith("camera ") else f"camera {self._name!r}: {reason}"
         child, self._child = self._child, None
+        # What was triggered until it is there again nobody knows.
+        self._lose_count("it was lost")
         self._pausing = False
         was = self._status.state
         with self._lock:
@@ -390,7 +408,7 @@ class Grabber:
             late=status.late + late,
             host_clock=status.host_clock + (not frame.camera_clock),
         )
-        self._ready.append(replace(frame, trigger_id=self._answered() or frame.trigger_id))
+        self._ready.append(replace(frame, trigger_id=self._number(frame.trigger_id)))
 
     def _arrive_unusable(self, packet: Packet) -> None:
         facts = packet.facts
@@ -405,7 +423,7 @@ class Grabber:
             self._set(unusable=self._status.unusable + 1)
         # A camera that runs freely just has one frame less; of a triggered one it is a part.
         if not (overrun and self._camera.free_running):
-            number = self._answered() or facts["trigger_id"]
+            number = self._number(facts["trigger_id"])
             self._ready.append(DamagedFrame(facts["reason"], replace(frame, trigger_id=number)))
 
     def _note_gap(self, frame_id: int) -> None:
@@ -441,7 +459,31 @@ class Grabber:
             return
         self._set(missed=self._status.missed + frames)
         if not self._camera.free_running and self._camera.trigger != "Software":
-            self._ready.extend(self._missing(0, 0, f"a frame {why}") for _ in range(min(frames, _MOST_MISSED)))
+            told = min(frames, _MOST_MISSED)
+            self._ready.extend(self._missing(0, self._next_part(), f"a frame {why}") for _ in range(told))
+            if frames > told:
+                self._lose_count(f"{frames} frames are missing at once")
+
+    def _number(self, of_camera: int) -> int:
+        """The number of the part that has just come: the trigger's, the camera's own, or by the station's count."""
+        return self._answered() or of_camera or self._next_part()
+
+    def _next_part(self) -> int:
+        if self._part is None:
+            return 0
+        self._part = self._part % _LAST_PART + 1
+        return self._part
+
+    def _lose_count(self, why: str) -> None:
+        """Give parts no numbers from now on: a wrong one could pass a part by the picture of its neighbour."""
+        self._part = None
+        if self._numbers_parts and self._wanted and not self._status.uncounted:
+            told = (
+                f"camera {self._name!r}: which part a frame shows is not known: {why}; until the line is stopped and "
+                f"started its parts have no number (trigger_id 0), and a PLC has to reject them"
+            )
+            _log.error("%s", told)
+            self._set(uncounted=told)
 
     def _answered(self) -> int:
         """The number of the trigger that a frame answers, 0 if there is none; the next one is sent."""

@@ -20,6 +20,7 @@ from inspectd.config import GenicamCamera
 from inspectd.errors import CameraAway, CameraError, CameraLost, EndOfFrames, FrameTimeout
 from inspectd.frame import CameraState, Frame
 from inspectd.runtime.restarts import BackOff
+from inspectd.runtime.simcam import producer_path
 from inspectd.runtime.simcam.faults import Faults
 from inspectd.runtime.sources import grabber as module
 from inspectd.runtime.sources.grabber import Grabber
@@ -459,3 +460,104 @@ def test_triggers_that_were_not_sent_when_it_was_stopped_are_answered(site):
     assert sorted(got) == [11, 12, 13]
     assert "before its picture came" in got[11]
     assert "was not sent: the camera was stopped" in got[13]
+
+
+# Parts that a line triggers
+
+
+@pytest.fixture
+def pulses(site):
+    """The light barrier: pulses on the camera's input, and what goes wrong with its pictures."""
+    site.plug_in()
+    with Faults(site.path) as faults:
+        yield faults
+
+
+def by_line(site, **settings) -> Grabber:
+    """A camera that a line triggers, and whose producer numbers no parts: as real ones are."""
+    return site.streaming(producer=str(producer_path()), trigger="Line1", **settings)
+
+
+def test_each_part_that_a_line_triggers_has_its_number_from_one_on_at_each_start(site, pulses):
+    grabber = by_line(site)
+    site.pass_parts(12)
+    pulses.pulse(2)
+    assert answers(grabber, 2) == [(1, ""), (2, "")]
+    pulses.drop(2)
+    pulses.pulse(3)
+    got = answers(grabber, 3)
+    assert [number for number, _ in got] == [3, 4, 5]
+    assert ["lost between camera and host" in why for _, why in got] == [True, True, False]
+    pulses.incomplete(1)
+    pulses.pulse(2)
+    got = answers(grabber, 2)
+    assert [(number, "incomplete" in why) for number, why in got] == [(6, True), (7, False)]
+    for _ in range(2):
+        grabber.stop()
+        assert stopped(grabber) == []
+        grabber.start()
+        pulses.pulse()
+        assert answers(grabber, 1) == [(1, "")]
+    assert grabber.status.uncounted == ""
+
+
+def test_parts_that_find_no_place_have_their_numbers_too(site, pulses):
+    grabber = by_line(site, queue_frames=1)
+    site.pass_parts(8)
+    pulses.pulse(7)
+    kept = frames(grabber, 5)
+    got = answers(grabber, 2)
+    assert [frame.trigger_id for frame in kept] == [1, 2, 3, 4, 5]
+    assert [number for number, _ in got] == [6, 7]
+    assert all("overrun: 5 frames" in why for _, why in got)
+    del kept
+    pulses.pulse()
+    assert answers(grabber, 1) == [(8, "")]
+
+
+def test_after_the_last_number_comes_the_first(site, pulses):
+    grabber = by_line(site)
+    site.pass_parts(2)
+    grabber._part = 2**32 - 2
+    pulses.pulse(2)
+    assert answers(grabber, 2) == [(2**32 - 1, ""), (1, "")]
+
+
+def test_a_camera_that_was_away_gives_no_part_a_number_until_the_next_start(site, pulses, caplog):
+    """Nobody knows what was triggered meanwhile, and a number that is wrong passes a part by another's picture."""
+    grabber = by_line(site)
+    site.pass_parts(6)
+    pulses.pulse()
+    assert answers(grabber, 1) == [(1, "")]
+    os.kill(grabber.process, signal.SIGKILL)
+    until(lambda: grabber.status.connections == 2 and grabber.status.state is CameraState.STREAMING, grabber)
+    pulses.pulse(2)
+    assert answers(grabber, 2) == [(0, ""), (0, "")]
+    assert "which part a frame shows is not known: it was lost" in grabber.status.uncounted
+    assert grabber.status.uncounted in caplog.text
+    grabber.stop()
+    stopped(grabber)
+    grabber.start()
+    assert grabber.status.uncounted == ""
+    pulses.pulse(2)
+    assert answers(grabber, 2) == [(1, ""), (2, "")]
+
+
+def test_a_camera_that_comes_after_the_start_numbers_no_parts(site):
+    grabber = by_line(site)
+    assert "it was not there when the line was started" in grabber.status.uncounted
+    site.plug_in()
+    until(lambda: grabber.status.state is CameraState.STREAMING, grabber)
+    site.pass_parts(1)
+    with Faults(site.path) as faults:
+        faults.pulse()
+    assert answers(grabber, 1) == [(0, "")]
+
+
+@pytest.mark.parametrize("settings", [{}, {"trigger": "Software"}])
+def test_cameras_whose_parts_need_no_count_are_never_without_one(site, settings):
+    site.plug_in()
+    grabber = site.streaming(producer=str(producer_path()), **settings)
+    os.kill(grabber.process, signal.SIGKILL)
+    until(lambda: grabber.status.connections == 2 and grabber.status.state is CameraState.STREAMING, grabber)
+    assert grabber.status.uncounted == ""

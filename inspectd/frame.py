@@ -73,7 +73,8 @@ class Frame:
         acquired_ns: moment of exposure, ns since the Unix epoch (UTC); a label, never a clock.
         trigger_id: the PLC's part or trigger number; of a camera that a line triggers, which part since its start it
             is. 0 when free-running, and where it is not known.
-        received_ns: `time.monotonic_ns()` when the frame reached the host; latencies count from here.
+        received_ns: `time.monotonic_ns()` when the frame reached the host, and with `camera_clock` when it was exposed;
+            deadlines and latencies count from here.
         source: the file that it was read from, relative to the camera's folder; empty where it comes from a camera.
         camera_clock: whether `acquired_ns` comes from the camera's own clock; else it is the host's, at arrival.
         serial: serial number of the camera that took it; empty where it has none.

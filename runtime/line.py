@@ -708,13 +708,15 @@ class Line:
             raise judged.died
         if judged.inspection is None:
             return
-        is_in_time = self._execution.mailbox.settle(judged.number)
+        # Of what passes no part the reason is worth more than the deadline.
+        passes = judged.inspection.verdict is not Verdict.NOT_INSPECTED
+        is_in_time = self._execution.mailbox.settle(judged.number, self._clock() if passes else None)
         self._judge_model(judged, is_in_time=is_in_time)
         if not is_in_time:
             self._too_late += 1
             frame = judged.inspection.frame
             _log.warning(
-                "camera %r: frame %d: its result came after it had been given NOT_INSPECTED",
+                "camera %r: frame %d: its result came after its deadline: NOT_INSPECTED",
                 frame.camera,
                 frame.frame_id,
             )
@@ -868,7 +870,12 @@ class Line:
         model = self.models.current
         if arrival.fault or model is None:
             return _Judged(mailbox, number, self._refused(arrival, arrival.fault or "the station has no model"), model)
-        self._judging_since_ns = begun_ns = self._clock()
+        begun_ns = self._clock()
+        limit_ns = self._slots[arrival.frame.camera].deadline_ns
+        if limit_ns and begun_ns - arrival.frame.received_ns >= limit_ns:
+            # It was too old when it came; the deadline gives it its verdict, and it says nothing of the model.
+            return _Judged(mailbox, number, None, model)
+        self._judging_since_ns = begun_ns
         optics = self._optics[arrival.frame.camera]
         try:
             frame, health = optics.prepare(arrival.frame)

@@ -315,13 +315,15 @@ class GenicamSource:
 
     def _frame(self, buffer: Foreign) -> Frame:
         asked = load_api().asked
-        received_ns, host_ns = self._clock(), self._utc()
-        self._last_frame_ns = self._last_alive_ns = received_ns
+        fetched_ns, host_ns = self._clock(), self._utc()
+        self._last_frame_ns = self._last_alive_ns = fetched_ns
         frame_id, part = asked(lambda: int(buffer.frame_id), 0), self._part(buffer)
         device_ns = asked(lambda: int(buffer.timestamp_ns), 0)
         # A camera's clock is UTC only where PTP sets it; else it counts from power-on and says nothing here.
         camera_clock = abs(device_ns - host_ns) < _SAME_CLOCK_NS
         acquired_ns = device_ns if camera_clock else host_ns
+        # Where it lay meanwhile, in camera, network or producer, its part has gone on towards the gate.
+        received_ns = fetched_ns - max(0, host_ns - acquired_ns)
 
         def damaged(fault: str) -> DamagedFrame:
             frame = stand_in(self._name, frame_id, acquired_ns=acquired_ns, received_ns=received_ns)

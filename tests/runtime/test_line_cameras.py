@@ -172,3 +172,19 @@ def test_parts_of_a_trigger_line_have_numbers_until_their_camera_was_away(trigge
         station.until(lambda: len(station.verdicts) == 3)
     assert judged(station) == [(1, Verdict.OK), (2, Verdict.NG), (3, Verdict.OK)]
     assert [message.header.trigger_id for message in station.verdicts] == [1, 2, 0]
+
+
+def test_a_picture_that_comes_after_its_deadline_passes_no_part(triggered):
+    """Its camera's clock is the host's, so that its age is known."""
+    station = triggered
+    with Faults(station.path) as faults:
+        station.until(lambda: station.cameras == [CameraState.STREAMING])
+        station.pass_parts(False, False)
+        faults.late(1, 1500)
+        for part in (1, 2):
+            faults.pulse()
+            station.until(lambda part=part: len(station.verdicts) == part)
+    assert judged(station) == [(1, Verdict.NOT_INSPECTED), (2, Verdict.OK)]
+    late, good = (message.header.latency_us for message in station.verdicts)
+    assert late > 1_500_000
+    assert good < 1_000_000

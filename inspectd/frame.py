@@ -34,7 +34,7 @@ class CameraStatus:
         reason: why it is not as it should be; empty where it is.
         connections: how often it was opened.
         frames: pictures that came whole.
-        unusable: frames that came and are no pictures: incomplete, of another format.
+        unusable: frames that came and are no pictures: incomplete, of another format, out of order.
         missed: frames that never came, by gaps in the camera's numbers, or were not fetched when it was lost.
         overruns: frames that came while all places were taken, and were let go.
         late: frames that came more than a second after their exposure, by a camera's clock that is the host's (PTP).

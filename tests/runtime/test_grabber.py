@@ -561,3 +561,81 @@ def test_cameras_whose_parts_need_no_count_are_never_without_one(site, settings)
     os.kill(grabber.process, signal.SIGKILL)
     until(lambda: grabber.status.connections == 2 and grabber.status.state is CameraState.STREAMING, grabber)
     assert grabber.status.uncounted == ""
+
+
+def test_a_frame_whose_number_came_before_passes_no_part(site, pulses):
+    """And whether it is a pulse more nobody knows."""
+    grabber = by_line(site)
+    site.pass_parts(4)
+    pulses.pulse(2)
+    assert answers(grabber, 2) == [(1, ""), (2, "")]
+    pulses.duplicate(1)
+    pulses.pulse(2)
+    (number, why), after = answers(grabber, 2)
+    assert (number, after) == (0, (0, ""))
+    assert "frame 1 came after frame 1: which part it shows is not known" in why
+    assert "frame 1 came after frame 1" in grabber.status.uncounted
+    assert (grabber.status.frames, grabber.status.unusable, grabber.status.missed) == (3, 1, 0)
+
+
+def test_of_a_camera_that_runs_freely_a_number_again_is_a_damaged_frame(site, pulses):
+    grabber = site.streaming(producer=str(producer_path()))
+    site.pass_parts(2)
+    frames(grabber, 2)
+    pulses.duplicate(1)
+    site.pass_parts(2)
+    assert ["frame 1 came after frame 1" in why for _, why in answers(grabber, 2)] == [True, False]
+
+
+def test_frames_that_are_lost_right_after_a_start_are_parts(site, pulses):
+    grabber = by_line(site)
+    site.pass_parts(8)
+    for lost in (0, 0, 3):
+        pulses.drop(lost)
+        pulses.pulse(lost + 1)
+        got = answers(grabber, lost + 1)
+        assert [number for number, _ in got] == list(range(1, lost + 2))
+        assert [bool(why) for _, why in got] == [True] * lost + [False]
+        grabber.stop()
+        stopped(grabber)
+        grabber.start()
+
+
+@pytest.mark.parametrize(
+    ("trigger", "numbers", "missed", "is_lost"),
+    [
+        ("Line1", (65534, 65535, 1), 0, False),
+        ("Line1", (65534, 1), 1, False),
+        ("Line1", (65534, 3), 3, False),
+        ("Software", (65534, 65535, 1, 2), 0, False),
+        ("Software", (65534, 1), 0, True),
+    ],
+)
+def test_a_counter_of_16_bits_that_begins_anew(trigger, numbers, missed, is_lost):
+    """No camera: its numbers alone matter here."""
+    grabber = Grabber("cam1", GenicamCamera(source="genicam", producer="none.cti", trigger=trigger))
+    grabber._set(state=CameraState.STREAMING, connections=1)
+    told = contextlib.nullcontext()
+    for place, number in enumerate(numbers, 1):
+        if trigger == "Software":
+            grabber._triggers.append(number)
+            grabber._answer_by_ns = 1
+            if is_lost and place == len(numbers):
+                told = pytest.raises(CameraLost, match=f"frame {number} came after frame {numbers[-2]}")
+        with told:
+            grabber._arrive(Frame("cam1", number, picture(0), acquired_ns=0))
+    assert grabber.status.frames == len(numbers) - is_lost
+    assert (grabber.status.missed, grabber.status.unusable) == (missed, 0)
+
+
+def test_a_counter_that_begins_anew_in_between_passes_no_part_and_takes_their_numbers():
+    grabber = Grabber("cam1", GenicamCamera(source="genicam", producer="none.cti", trigger="Line1"))
+    grabber._set(state=CameraState.STREAMING, connections=1)
+    grabber._wanted, grabber._part = True, 0
+    for number in (1, 2, 3, 1, 2):
+        grabber._arrive(Frame("cam1", number, picture(0), acquired_ns=0))
+    assert answers(grabber, 3) == [(1, ""), (2, ""), (3, "")]
+    (number, why), after = answers(grabber, 2)
+    assert (number, after) == (0, (0, ""))
+    assert "frame 1 came after frame 3: which part it shows is not known" in why
+    assert grabber.status.uncounted

@@ -35,7 +35,7 @@ class CameraStatus:
         connections: how often it was opened.
         frames: pictures that came whole.
         unusable: frames that came and are no pictures: incomplete, of another format, out of order.
-        missed: frames that never came, by gaps in the camera's numbers, or were not fetched when it was lost.
+        missed: frames that never came, by gaps in the camera's numbers, or were not fetched at a loss or a stop.
         overruns: frames that came while all places were taken, and were let go.
         late: frames that came more than a second after their exposure, by a camera's clock that is the host's (PTP).
         host_clock: frames whose time is the host's at their arrival, because the camera's clock is not UTC.

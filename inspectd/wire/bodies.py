@@ -196,7 +196,7 @@ class CameraBody(_Model):
     unusable: int = Field(ge=0)
     """Frames that came and are no pictures: incomplete, of another format, out of order."""
     missed: int = Field(ge=0)
-    """Frames that never came, by gaps in the camera's numbers, or were not fetched when it was lost."""
+    """Frames that never came, by gaps in the camera's numbers, or were not fetched when it was lost or stopped."""
     overruns: int = Field(ge=0)
     """Frames that came while all places were taken, and were let go."""
     late: int = Field(ge=0)

@@ -327,6 +327,7 @@ class Grabber:
                 self._set(state=CameraState.STREAMING, reason="")
             case Kind.PAUSED:
                 self._pausing = False
+                self._miss(packet.facts["unread"], "was still on its way when the camera was stopped")
                 self._ids.pause()
                 self._answer_all("the camera was stopped before its picture came")
                 self._set(state=CameraState.READY)

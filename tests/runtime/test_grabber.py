@@ -23,6 +23,7 @@ from inspectd.runtime.restarts import BackOff
 from inspectd.runtime.simcam import producer_path
 from inspectd.runtime.simcam.faults import Faults
 from inspectd.runtime.sources import grabber as module
+from inspectd.runtime.sources.grab_link import Kind, Packet
 from inspectd.runtime.sources.grabber import Grabber
 
 from .camera_site import WAIT_S, answers, frames, picture, until
@@ -238,6 +239,7 @@ def test_a_line_that_is_killed_takes_its_camera_along(site, hanging):
     program = """
 import sys, time
 from inspectd.config import GenicamCamera
+from inspectd.runtime.sources.grab_link import Kind, Packet
 from inspectd.runtime.sources.grabber import Grabber
 grabber = Grabber("cam1", GenicamCamera(source="genicam", producer="simulator"))
 grabber.open()
@@ -639,3 +641,46 @@ def test_a_counter_that_begins_anew_in_between_passes_no_part_and_takes_their_nu
     assert (number, after) == (0, (0, ""))
     assert "frame 1 came after frame 3: which part it shows is not known" in why
     assert grabber.status.uncounted
+
+
+# What is under way at a stop
+
+
+@pytest.mark.parametrize(
+    ("settings", "slow"), [({"trigger": "Line1"}, True), ({"trigger": "Software"}, True), ({}, False)]
+)
+def test_a_part_that_was_exposed_when_the_line_was_stopped_is_waited_for(site, pulses, settings, slow):
+    grabber = site.streaming(**settings)
+    pulses.late(1, 600)
+    site.pass_parts(1)
+    if settings == {"trigger": "Software"}:
+        grabber.trigger(1)
+    elif settings:
+        pulses.pulse()
+    time.sleep(0.2)
+    grabber.stop()
+    began = time.monotonic()
+    assert len(stopped(grabber)) == slow
+    assert (time.monotonic() - began > 0.3) == slow
+
+
+@pytest.mark.parametrize("settings", [{}, {"trigger": "Software"}])
+def test_a_stop_with_nothing_under_way_is_quick(site, settings):
+    site.plug_in()
+    grabber = site.streaming(**settings)
+    began = time.monotonic()
+    grabber.stop()
+    assert stopped(grabber) == []
+    assert time.monotonic() - began < 0.8
+
+
+def test_what_a_stop_had_no_time_for_is_counted():
+    """No camera: what its process says at the end of its time is what matters here."""
+    grabber = Grabber("cam1", GenicamCamera(source="genicam", producer="none.cti", trigger="Line1"))
+    grabber._set(state=CameraState.STREAMING, connections=1)
+    grabber._part, grabber._pausing = 7, True
+    grabber._take(None, Packet(Kind.PAUSED, b'{"unread": 2}'))
+    got = answers(grabber, 2)
+    assert [number for number, _ in got] == [8, 9]
+    assert all("was still on its way when the camera was stopped" in why for _, why in got)
+    assert (grabber.status.state, grabber.status.missed) == (CameraState.READY, 2)

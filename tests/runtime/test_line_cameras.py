@@ -188,3 +188,19 @@ def test_a_picture_that_comes_after_its_deadline_passes_no_part(triggered):
     late, good = (message.header.latency_us for message in station.verdicts)
     assert late > 1_500_000
     assert good < 1_000_000
+
+
+def test_a_part_that_was_exposed_when_the_line_ends_has_its_verdict(triggered):
+    station = triggered
+    with Faults(station.path) as faults:
+        station.until(lambda: station.cameras == [CameraState.STREAMING])
+        station.pass_parts(True)
+        faults.late(1, 500)
+        faults.pulse()
+        time.sleep(0.2)
+    station.line.send_signal(signal.SIGTERM)
+    station.until(lambda: station.verdicts)
+    assert judged(station) == [(1, Verdict.NG)]
+    status, out, err = finish(station.line)
+    assert status == 0, err
+    assert json.loads(out)["frames"] == 1

@@ -34,13 +34,14 @@ class CameraStatus:
         reason: why it is not as it should be; empty where it is.
         connections: how often it was opened.
         frames: pictures that came whole.
-        unusable: frames that came and are no pictures: incomplete, of another format.
-        missed: frames that never came, by gaps in the camera's numbers, or were not fetched when it was lost.
+        unusable: frames that came and are no pictures: incomplete, of another format, out of order.
+        missed: frames that never came, by gaps in the camera's numbers, or were not fetched at a loss or a stop.
         overruns: frames that came while all places were taken, and were let go.
         late: frames that came more than a second after their exposure, by a camera's clock that is the host's (PTP).
         host_clock: frames whose time is the host's at their arrival, because the camera's clock is not UTC.
         serial: the camera's serial number; empty where it has none, or is not known yet.
         failing: whether the process that has it crashed or hung too often of late.
+        uncounted: why the parts of a camera that a line triggers have no numbers; empty where they have, or need none.
     """
 
     state: CameraState
@@ -54,6 +55,7 @@ class CameraStatus:
     host_clock: int = 0
     serial: str = ""
     failing: bool = False
+    uncounted: str = ""
 
 
 STREAMING = CameraStatus(CameraState.STREAMING)
@@ -69,8 +71,10 @@ class Frame:
         frame_id: the camera's own number (GenTL block id); gaps in it are lost frames.
         pixels: uint8 [H, W, C], C = 1 (grey) or 3 (RGB), contiguous.
         acquired_ns: moment of exposure, ns since the Unix epoch (UTC); a label, never a clock.
-        trigger_id: the PLC's part or trigger number, 0 when free-running.
-        received_ns: `time.monotonic_ns()` when the frame reached the host; latencies count from here.
+        trigger_id: the PLC's part or trigger number; of a camera that a line triggers, which part since its start it
+            is. 0 when free-running, and where it is not known.
+        received_ns: `time.monotonic_ns()` when the frame reached the host, and with `camera_clock` when it was exposed;
+            deadlines and latencies count from here.
         source: the file that it was read from, relative to the camera's folder; empty where it comes from a camera.
         camera_clock: whether `acquired_ns` comes from the camera's own clock; else it is the host's, at arrival.
         serial: serial number of the camera that took it; empty where it has none.

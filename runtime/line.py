@@ -677,16 +677,13 @@ class Line:
             raise InferenceError(_engine_hangs(self._judging_s))
         self._send_trigger(execution)
         now_ns = self._clock()
-        self._refuse_overdue(mailbox, now_ns)
-        due_ns = mailbox.next_due_ns
-        until_due_s = self._tick_s if due_ns is None else max(0.0, (due_ns - now_ns) / 1e9)
-        self._take(self._next(min(self._tick_s, until_due_s)))
-
-    def _refuse_overdue(self, mailbox: Mailbox, now_ns: int) -> None:
         for arrival in mailbox.overdue(now_ns):
             self._overdue += 1
             limit_ms = self._slots[arrival.frame.camera].deadline_ns / 1e6
             self._finish(self._refused(arrival, f"no verdict within its deadline of {limit_ms:g} ms"))
+        due_ns = mailbox.next_due_ns
+        until_due_s = self._tick_s if due_ns is None else max(0.0, (due_ns - now_ns) / 1e9)
+        self._take(self._next(min(self._tick_s, until_due_s)))
 
     def _tick(self) -> None:
         self._publisher.tick()
@@ -717,15 +714,15 @@ class Line:
             raise judged.died
         if judged.inspection is None:
             return
-        # A result that lay here while this thread was held up is late, however early it was there.
-        self._refuse_overdue(judged.mailbox, self._clock())
-        is_in_time = judged.mailbox.settle(judged.number)
+        # Of what passes no part the reason is worth more than the deadline.
+        passes = judged.inspection.verdict is not Verdict.NOT_INSPECTED
+        is_in_time = judged.mailbox.settle(judged.number, self._clock() if passes else None)
         self._judge_model(judged, is_in_time=is_in_time)
         if not is_in_time:
             self._too_late += 1
             frame = judged.inspection.frame
             _log.warning(
-                "camera %r: frame %d: its result came after it had been given NOT_INSPECTED",
+                "camera %r: frame %d: its result came after its deadline: NOT_INSPECTED",
                 frame.camera,
                 frame.frame_id,
             )
@@ -883,7 +880,12 @@ class Line:
         model = self.models.current
         if arrival.fault or model is None:
             return _Judged(mailbox, number, self._refused(arrival, arrival.fault or "the station has no model"), model)
-        self._judging_since_ns = begun_ns = self._clock()
+        begun_ns = self._clock()
+        limit_ns = self._slots[arrival.frame.camera].deadline_ns
+        if limit_ns and begun_ns - arrival.frame.received_ns >= limit_ns:
+            # It was too old when it came; the deadline gives it its verdict, and it says nothing of the model.
+            return _Judged(mailbox, number, None, model)
+        self._judging_since_ns = begun_ns
         optics = self._optics[arrival.frame.camera]
         self.gives_grey[arrival.frame.camera] = arrival.frame.pixels.shape[2] == 1
         try:

@@ -32,7 +32,7 @@ class Slot:
     Attributes:
         capacity: how many.
         drops_oldest: whether the oldest gives way to a new one; else the camera waits.
-        deadline_ns: so long after its arrival a frame has its verdict; 0 for no limit.
+        deadline_ns: so long after `received_ns` a frame has its verdict; 0 for no limit.
     """
 
     capacity: int
@@ -154,13 +154,19 @@ class Mailbox:
             self._nudged = True
             self._changed.notify_all()
 
-    def settle(self, number: int) -> bool:
+    def settle(self, number: int, now_ns: int | None = None) -> bool:
         """Claim a frame that was judged.
 
+        Args:
+            number: of the frame.
+            now_ns: a frame whose deadline has passed by then is left to `overdue`; None claims it all the same.
+
         Returns:
-            False if somebody has claimed it before: it has its verdict.
+            False if it was not claimed: somebody has done so before, or its deadline has passed.
         """
         with self._changed:
+            if now_ns is not None and self._due_ns.get(number, now_ns + 1) <= now_ns:
+                return False
             return self._forget(number)
 
     @property

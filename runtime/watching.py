@@ -191,6 +191,12 @@ class Watching:
             if status.state in (CameraState.CONNECTING, CameraState.LOST) and status.reason and self._line.is_open
         }
         self._alarms.hold(away, prefix="camera.away.")
+        uncounted = {
+            f"camera.uncounted.{name}": (Severity.ERROR, status.uncounted)
+            for name, status in self._line.cameras().items()
+            if status.uncounted
+        }
+        self._alarms.hold(uncounted, prefix="camera.uncounted.")
         failing = {
             f"process.failing.camera-{name}": (
                 Severity.ERROR,

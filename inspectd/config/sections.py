@@ -111,7 +111,7 @@ class _CameraSection(_Section):
 
     @property
     def verdict_within_ms(self) -> int | None:
-        """So long after its frame's arrival a part has its verdict, ms; None for no limit."""
+        """So long after its frame was received a part has its verdict, ms; None for no limit."""
         return self.deadline_ms
 
     scale_mm_per_px: float | None = Field(None, gt=0, allow_inf_nan=False)
@@ -127,7 +127,7 @@ class _CameraSection(_Section):
     queue_frames: int = Field(4, ge=1, le=256)
     """Frames that may wait for their inspection."""
     deadline_ms: int | None = Field(None, ge=10, le=600_000)
-    """What is not judged so long after it arrived is NOT_INSPECTED, ms; without it 1000 if triggered, else never."""
+    """What is not judged so long after it was received is NOT_INSPECTED, ms; unset 1000 if triggered, else never."""
 
 
 class GenicamCamera(_CameraSection):
@@ -175,7 +175,7 @@ class GenicamCamera(_CameraSection):
 
     @property
     def verdict_within_ms(self) -> int | None:
-        """So long after its frame's arrival a part has its verdict, ms; None for no limit."""
+        """So long after its frame was received a part has its verdict, ms; None for no limit."""
         if self.deadline_ms is not None or self.free_running:
             return self.deadline_ms
         return TRIGGERED_DEADLINE_MS

@@ -194,9 +194,9 @@ class CameraBody(_Model):
     frames: int = Field(ge=0)
     """Pictures that came whole."""
     unusable: int = Field(ge=0)
-    """Frames that came and are no pictures: incomplete, of another format."""
+    """Frames that came and are no pictures: incomplete, of another format, out of order."""
     missed: int = Field(ge=0)
-    """Frames that never came, by gaps in the camera's numbers, or were not fetched when it was lost."""
+    """Frames that never came, by gaps in the camera's numbers, or were not fetched when it was lost or stopped."""
     overruns: int = Field(ge=0)
     """Frames that came while all places were taken, and were let go."""
     late: int = Field(ge=0)

@@ -119,7 +119,7 @@ class Header:
         worst_class: label of the defect with the highest score, 0 without defects.
         worst_score_e4: its score in steps of 1/10000.
         recipe_no: number of the recipe, 0 without one.
-        trigger_id: the PLC's part or trigger number, 0 when free-running.
+        trigger_id: the PLC's part or trigger number; 0 when free-running, and where it is not known.
         ver_minor: the minor version of the writer.
 
     Raises:

@@ -26,7 +26,7 @@ from .features import write_feature
 from .pixel_formats import PIXEL_FORMATS, PixelFormat, Place, to_pixels
 from .producers import Device, Foreign, Producer, load_api, producer_file, sigint_kept, tolerated
 
-__all__ = ["GenicamSource"]
+__all__ = ["GenicamSource", "gives_part_numbers"]
 
 _WAIT_MS = 20
 """How long the producer is waited for at a time, while no other thread runs."""
@@ -320,13 +320,15 @@ class GenicamSource:
 
     def _frame(self, buffer: Foreign) -> Frame:
         asked = load_api().asked
-        received_ns, host_ns = self._clock(), self._utc()
-        self._last_frame_ns = self._last_alive_ns = received_ns
+        fetched_ns, host_ns = self._clock(), self._utc()
+        self._last_frame_ns = self._last_alive_ns = fetched_ns
         frame_id, part = asked(lambda: int(buffer.frame_id), 0), self._part(buffer)
         device_ns = asked(lambda: int(buffer.timestamp_ns), 0)
         # A camera's clock is UTC only where PTP sets it; else it counts from power-on and says nothing here.
         camera_clock = abs(device_ns - host_ns) < _SAME_CLOCK_NS
         acquired_ns = device_ns if camera_clock else host_ns
+        # Where it lay meanwhile, in camera, network or producer, its part has gone on towards the gate.
+        received_ns = fetched_ns - max(0, host_ns - acquired_ns)
 
         def damaged(fault: str) -> DamagedFrame:
             frame = stand_in(self._name, frame_id, acquired_ns=acquired_ns, received_ns=received_ns)
@@ -364,6 +366,11 @@ class GenicamSource:
 
     def _part(self, buffer: Foreign) -> int:
         """The number of the part, from 1, where the camera knows it: the simulated one does. 0 where not."""
-        if self._camera.producer != "simulator":
+        if not gives_part_numbers(self._camera.producer):
             return 0
         return load_api().asked(lambda: 1 + int(buffer.get_info_uint64(PART_ID_INFO)), 0)
+
+
+def gives_part_numbers(producer: str) -> bool:
+    """Whether a producer of the configuration says with each frame which part it shows; the simulated one does."""
+    return producer == "simulator"

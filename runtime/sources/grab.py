@@ -34,6 +34,10 @@ __all__ = ["main"]
 SPARE_SLOTS = 4
 """Beyond those that wait: one is inspected, one published, one on its way, one written."""
 OVERRUN = "overrun"
+EXPOSED_S = 1.0
+"""So long after a stop, and each frame that comes then, exposure and transfer of a triggered part may take."""
+DRAIN_S = 1.5
+"""So long at most in all; the line asks its cameras for no more than 2 s."""
 _READ_S = 0.05
 _TICK_S = 0.2
 
@@ -71,6 +75,7 @@ class _Grab:
 
     def __init__(self, link: Link, camera: GenicamCamera, source: GenicamSource) -> None:
         self._link = link
+        self._camera = camera
         self._source = source
         self._slots = camera.queue_frames + SPARE_SLOTS
         self._free = list(range(self._slots))
@@ -78,6 +83,7 @@ class _Grab:
         self._lent: dict[int, int] = {}
         self._generation = 0
         self._told = 0.0
+        self._unanswered = 0  # software triggers
         self._started = self._stopped = False
 
     def run(self) -> None:
@@ -119,11 +125,28 @@ class _Grab:
             self._hear(0)
         if not self._stopped:
             self._source.end_exposures()
-            # What was exposed before is on its way.
-            while self._take(ring):
-                pass
+            self._drain(ring)
+            unread = self._source.unread
             self._source.stop()
-            self._link.tell(Kind.PAUSED)
+            self._unanswered = 0
+            self._link.tell(Kind.PAUSED, unread=unread)
+
+    def _drain(self, ring: FrameRing) -> None:
+        """Take what was exposed before: of a triggered camera each is a part, whose picture may be on its way."""
+        began = quiet_since = time.monotonic()
+        while not self._stopped and time.monotonic() - began < DRAIN_S:
+            if self._take(ring):
+                quiet_since = time.monotonic()
+            elif not self._is_expecting or time.monotonic() - quiet_since >= EXPOSED_S:
+                return
+            self._hear(0)
+
+    @property
+    def _is_expecting(self) -> bool:
+        """Whether a part may be under way; of pulses on a line nobody here knows."""
+        if self._camera.trigger == "Software":
+            return self._unanswered > 0
+        return not self._camera.free_running
 
     def _take(self, ring: FrameRing) -> bool:
         """Pass on what comes next; False if nothing came for a while."""
@@ -134,6 +157,7 @@ class _Grab:
             return False
         except DamagedFrame as error:
             self._refuse(error.frame, str(error), "")
+        self._unanswered = max(0, self._unanswered - 1)
         return True
 
     def _hear(self, timeout_s: float) -> None:
@@ -148,6 +172,7 @@ class _Grab:
                     self._stopped = True
                 case Kind.TRIGGER:
                     self._source.trigger()
+                    self._unanswered += 1
                 case Kind.FREE:
                     slot, generation = packet.place
                     if self._lent.get(slot) == generation:

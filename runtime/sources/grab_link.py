@@ -37,7 +37,7 @@ class Kind(IntEnum):
     STARTED = 6
     """It acquires from now on, and takes triggers."""
     PAUSED = 7
-    """It acquires no more, and all that had come was told."""
+    """It acquires no more; with how many frames had come and were not told of for want of time."""
     START = 16
     """Start to acquire."""
     FREE = 17

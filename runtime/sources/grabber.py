@@ -4,6 +4,9 @@
 
 Whatever becomes of the process, the line goes on, the status says what is wrong, and frames that had come stay as they
 are. Every software trigger comes back once: as a frame, or as a DamagedFrame with the reason.
+
+The parts of a camera that a line triggers are counted here, from 1 at each start, as whoever triggers it counts them.
+Where it is not certain any more which part a frame shows, it has the number 0, which is nobody's, until the next start.
 """
 
 from __future__ import annotations
@@ -29,6 +32,8 @@ from inspectd.runtime.restarts import BackOff, History
 from inspectd.runtime.signals import interrupts_held
 
 from .damaged import DamagedFrame, stand_in
+from .frame_ids import MOST_MISSED, FrameIds, Step
+from .genicam import gives_part_numbers
 from .grab import OVERRUN
 from .grab_link import Kind, Link, LinkClosed, Packet
 from .ring import FrameRing, RingDamaged
@@ -47,9 +52,8 @@ STOP_S = 3.0
 LATE_NS = 1_000_000_000
 BACK_OFF_S = (0.5, 1.0, 2.0, 5.0)
 """Between two attempts to reach a camera; the last one goes on."""
-_MOST_MISSED = 1000
-"""So many parts at most are told of a jump in the numbers of a triggered camera; all of them are counted."""
 _OPEN_POLL_S = 0.1
+_LAST_PART = 0xFFFF_FFFF  # what a header has room for; 1 comes after it, for 0 is no part
 _log = logging.getLogger("inspectd.camera")
 
 
@@ -89,8 +93,11 @@ class Grabber:
         self._too_often = too_often or BackOff()
         self._history = History()
         self._connected_ns = 0
-        self._previous: int | None = None
-        self._counts_on = False
+        self._ids = FrameIds()
+        self._numbers_parts = not (
+            camera.free_running or camera.trigger == "Software" or gives_part_numbers(camera.producer)
+        )
+        self._part: int | None = None  # the latest since the start; None where that is not known
         self._ready: deque[Frame | DamagedFrame] = deque()
         self._triggers: deque[int] = deque()
         self._answer_by_ns = 0  # for the first of them, which alone has been sent; 0 where it was not
@@ -143,9 +150,16 @@ class Grabber:
         self._ready.clear()
         self._pausing = False
         self._wanted = True
-        if self._status.state is CameraState.READY:
+        self._part = None
+        self._set(uncounted="")
+        is_there = self._status.state is CameraState.READY
+        if is_there:
             self._begin()
             self._hear_while(CameraState.READY)
+        if is_there and self._status.state is CameraState.STREAMING:
+            self._part = 0 if self._numbers_parts else None
+        else:
+            self._lose_count("it was not there when the line was started")
 
     def stop(self) -> None:
         """Acquire nothing more; what is on its way can still be read. Never waits."""
@@ -304,7 +318,7 @@ class Grabber:
                     connections=self._status.connections + 1,
                     serial=packet.facts["serial"],
                 )
-                self._previous, self._counts_on = None, False
+                self._ids.connect()
                 if self._wanted:
                     self._begin()
             case Kind.STARTED:
@@ -314,8 +328,8 @@ class Grabber:
                 self._set(state=CameraState.STREAMING, reason="")
             case Kind.PAUSED:
                 self._pausing = False
-                # Some cameras begin to count anew, some go on: what was lost between is no part.
-                self._previous, self._counts_on = None, True
+                self._miss(packet.facts["unread"], "was still on its way when the camera was stopped")
+                self._ids.pause()
                 self._answer_all("the camera was stopped before its picture came")
                 self._set(state=CameraState.READY)
                 if self._wanted:
@@ -370,6 +384,8 @@ class Grabber:
             self._set(failing=self._history.failing)
         told = reason if reason.startswith("camera ") else f"camera {self._name!r}: {reason}"
         child, self._child = self._child, None
+        # What was triggered until it is there again nobody knows.
+        self._lose_count("it was lost")
         self._pausing = False
         was = self._status.state
         with self._lock:
@@ -397,7 +413,9 @@ class Grabber:
 
     def _arrive(self, frame: Frame) -> None:
         self._attempts = 0
-        self._note_gap(frame.frame_id)
+        if fault := self._note_step(self._ids.take(frame.frame_id)):
+            self._refuse(frame, fault)
+            return
         late = frame.camera_clock and self._utc() - frame.acquired_ns > LATE_NS
         status = self._status
         self._set(
@@ -405,50 +423,60 @@ class Grabber:
             late=status.late + late,
             host_clock=status.host_clock + (not frame.camera_clock),
         )
-        self._ready.append(replace(frame, trigger_id=self._answered() or frame.trigger_id))
+        self._ready.append(replace(frame, trigger_id=self._number(frame.trigger_id)))
 
     def _arrive_unusable(self, packet: Packet) -> None:
         facts = packet.facts
-        self._note_gap(facts["frame_id"])
+        overrun = facts["cause"] == OVERRUN
+        self._note_step(self._ids.take(facts["frame_id"], damaged=not overrun))
         frame = stand_in(
             self._name, facts["frame_id"], acquired_ns=facts["acquired_ns"], received_ns=facts["received_ns"]
         )
-        overrun = facts["cause"] == OVERRUN
+        self._refuse(replace(frame, trigger_id=facts["trigger_id"]), facts["reason"], overrun=overrun)
+
+    def _refuse(self, frame: Frame, reason: str, *, overrun: bool = False) -> None:
+        """Count a frame whose picture is not to be looked at."""
         if overrun:
             self._set(overruns=self._status.overruns + 1)
         else:
             self._set(unusable=self._status.unusable + 1)
         # A camera that runs freely just has one frame less; of a triggered one it is a part.
         if not (overrun and self._camera.free_running):
-            number = self._answered() or facts["trigger_id"]
-            self._ready.append(DamagedFrame(facts["reason"], replace(frame, trigger_id=number)))
+            told = stand_in(self._name, frame.frame_id, acquired_ns=frame.acquired_ns, received_ns=frame.received_ns)
+            number = self._number(frame.trigger_id)
+            self._ready.append(DamagedFrame(reason, replace(told, trigger_id=number)))
 
-    def _note_gap(self, frame_id: int) -> None:
-        """Count what is missing before this frame.
+    def _note_step(self, step: Step) -> str:
+        """Count what is missing before a frame.
+
+        Returns:
+            Why it is no picture of a part itself; empty where it is.
 
         Raises:
             CameraLost: of a camera with software triggers, a frame that cannot be the answer to the one that was sent.
         """
-        previous, self._previous = self._previous, frame_id
         if self._camera.trigger == "Software":
-            self._check_answer(previous, frame_id)
-            return
-        if previous is None and self._counts_on:
-            missed = 0
-        elif previous is None:
-            # Numbers begin at 0 or 1 with each connection; a first one far beyond is of a camera that counts on.
-            missed = frame_id - 1 if frame_id <= _MOST_MISSED and not self._camera.free_running else 0
-        else:
-            # A number that goes back is a camera's counter that starts anew, not a loss.
-            missed = frame_id - previous - 1
-        self._miss(missed, f"did not arrive before frame {frame_id}: lost between camera and host")
+            self._check_answer(step)
+            return ""
+        # Where a camera that runs freely began to count is nobody's loss.
+        if step.missing and not (step.is_first and self._camera.free_running):
+            self._miss(step.missing, f"did not arrive before frame {step.frame_id}: lost between camera and host")
+        if step.is_stray and (step.frame_id == step.previous or not self._camera.free_running):
+            told = f"frame {step.frame_id} came after frame {step.previous}"
+            self._lose_count(told)
+            return f"camera {self._name!r}: {told}: which part it shows is not known"
+        if step.missing is None:
+            self._lose_count(f"its first frame is number {step.frame_id}, and how many were before it is not known")
+        return ""
 
-    def _check_answer(self, previous: int | None, frame_id: int) -> None:
+    def _check_answer(self, step: Step) -> None:
         """One trigger is under way at a time, so that a frame can be the answer to no other; if it is an answer."""
         if not self._answer_by_ns:
-            raise self._lose(f"frame {frame_id} came without a trigger")
-        if previous is not None and frame_id != previous + 1:
-            raise self._lose(f"frame {frame_id} came after frame {previous}: which trigger it answers is not known")
+            raise self._lose(f"frame {step.frame_id} came without a trigger")
+        if not step.is_first and (step.missing != 0 or step.frame_id == step.previous):
+            raise self._lose(
+                f"frame {step.frame_id} came after frame {step.previous}: which trigger it answers is not known"
+            )
 
     def _miss(self, frames: int, why: str) -> None:
         """Count frames that are not there; of a camera that is triggered by a line each is a part."""
@@ -456,7 +484,32 @@ class Grabber:
             return
         self._set(missed=self._status.missed + frames)
         if not self._camera.free_running and self._camera.trigger != "Software":
-            self._ready.extend(self._missing(0, 0, f"a frame {why}") for _ in range(min(frames, _MOST_MISSED)))
+            # A jump that is none must not keep the line busy; all of them are counted.
+            told = min(frames, MOST_MISSED)
+            self._ready.extend(self._missing(0, self._next_part(), f"a frame {why}") for _ in range(told))
+            if frames > told:
+                self._lose_count(f"{frames} frames are missing at once")
+
+    def _number(self, of_camera: int) -> int:
+        """The number of the part that has just come: the trigger's, the camera's own, or by the station's count."""
+        return self._answered() or of_camera or self._next_part()
+
+    def _next_part(self) -> int:
+        if self._part is None:
+            return 0
+        self._part = self._part % _LAST_PART + 1
+        return self._part
+
+    def _lose_count(self, why: str) -> None:
+        """Give parts no numbers from now on: a wrong one could pass a part by the picture of its neighbour."""
+        self._part = None
+        if self._numbers_parts and self._wanted and not self._status.uncounted:
+            told = (
+                f"camera {self._name!r}: which part a frame shows is not known: {why}; until the line is stopped and "
+                f"started its parts have no number (trigger_id 0), and a PLC has to reject them"
+            )
+            _log.error("%s", told)
+            self._set(uncounted=told)
 
     def _answered(self) -> int:
         """The number of the trigger that a frame answers, 0 if there is none; the next one is sent."""

@@ -44,7 +44,8 @@ class Site:
 
     def camera(self, *, features=None, too_often: BackOff | None = None, **settings) -> Grabber:
         rate = {} if "trigger" in settings else {"AcquisitionFrameRate": 200.0}
-        camera = GenicamCamera(source="genicam", producer="simulator", features=features or rate, **settings)
+        settings = {"producer": "simulator", **settings}
+        camera = GenicamCamera(source="genicam", features=features or rate, **settings)
         self.grabbers.append(Grabber("cam1", camera, too_often=too_often))
         return self.grabbers[-1]
 

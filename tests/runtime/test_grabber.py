@@ -20,9 +20,11 @@ from inspectd.config import GenicamCamera
 from inspectd.errors import CameraAway, CameraError, CameraLost, EndOfFrames, FrameTimeout
 from inspectd.frame import CameraState, Frame
 from inspectd.runtime.restarts import BackOff
+from inspectd.runtime.simcam import producer_path
 from inspectd.runtime.simcam.faults import Faults
 from inspectd.runtime.simcam.feed import FrameFeed
 from inspectd.runtime.sources import grabber as module
+from inspectd.runtime.sources.grab_link import Kind, Packet
 from inspectd.runtime.sources.grabber import Grabber
 
 from .camera_site import HEIGHT, WAIT_S, WIDTH, answers, frames, picture, until
@@ -238,6 +240,7 @@ def test_a_line_that_is_killed_takes_its_camera_along(site, hanging):
     program = """
 import sys, time
 from inspectd.config import GenicamCamera
+from inspectd.runtime.sources.grab_link import Kind, Packet
 from inspectd.runtime.sources.grabber import Grabber
 grabber = Grabber("cam1", GenicamCamera(source="genicam", producer="simulator"))
 grabber.open()
@@ -491,3 +494,225 @@ def test_triggers_that_were_not_sent_when_it_was_stopped_are_answered(site):
     assert sorted(got) == [11, 12, 13]
     assert "before its picture came" in got[11]
     assert "was not sent: the camera was stopped" in got[13]
+
+
+# Parts that a line triggers
+
+
+@pytest.fixture
+def pulses(site):
+    """The light barrier: pulses on the camera's input, and what goes wrong with its pictures."""
+    site.plug_in()
+    with Faults(site.path) as faults:
+        yield faults
+
+
+def by_line(site, **settings) -> Grabber:
+    """A camera that a line triggers, and whose producer numbers no parts: as real ones are."""
+    return site.streaming(producer=str(producer_path()), trigger="Line1", **settings)
+
+
+def test_each_part_that_a_line_triggers_has_its_number_from_one_on_at_each_start(site, pulses):
+    grabber = by_line(site)
+    site.pass_parts(12)
+    pulses.pulse(2)
+    assert answers(grabber, 2) == [(1, ""), (2, "")]
+    pulses.drop(2)
+    pulses.pulse(3)
+    got = answers(grabber, 3)
+    assert [number for number, _ in got] == [3, 4, 5]
+    assert ["lost between camera and host" in why for _, why in got] == [True, True, False]
+    pulses.incomplete(1)
+    pulses.pulse(2)
+    got = answers(grabber, 2)
+    assert [(number, "incomplete" in why) for number, why in got] == [(6, True), (7, False)]
+    for _ in range(2):
+        grabber.stop()
+        assert stopped(grabber) == []
+        grabber.start()
+        pulses.pulse()
+        assert answers(grabber, 1) == [(1, "")]
+    assert grabber.status.uncounted == ""
+
+
+def test_parts_that_find_no_place_have_their_numbers_too(site, pulses):
+    grabber = by_line(site, queue_frames=1)
+    site.pass_parts(8)
+    pulses.pulse(7)
+    kept = frames(grabber, 5)
+    got = answers(grabber, 2)
+    assert [frame.trigger_id for frame in kept] == [1, 2, 3, 4, 5]
+    assert [number for number, _ in got] == [6, 7]
+    assert all("overrun: 5 frames" in why for _, why in got)
+    del kept
+    pulses.pulse()
+    assert answers(grabber, 1) == [(8, "")]
+
+
+def test_after_the_last_number_comes_the_first(site, pulses):
+    grabber = by_line(site)
+    site.pass_parts(2)
+    grabber._part = 2**32 - 2
+    pulses.pulse(2)
+    assert answers(grabber, 2) == [(2**32 - 1, ""), (1, "")]
+
+
+def test_a_camera_that_was_away_gives_no_part_a_number_until_the_next_start(site, pulses, caplog):
+    """Nobody knows what was triggered meanwhile, and a number that is wrong passes a part by another's picture."""
+    grabber = by_line(site)
+    site.pass_parts(6)
+    pulses.pulse()
+    assert answers(grabber, 1) == [(1, "")]
+    os.kill(grabber.process, signal.SIGKILL)
+    until(lambda: grabber.status.connections == 2 and grabber.status.state is CameraState.STREAMING, grabber)
+    pulses.pulse(2)
+    assert answers(grabber, 2) == [(0, ""), (0, "")]
+    assert "which part a frame shows is not known: it was lost" in grabber.status.uncounted
+    assert grabber.status.uncounted in caplog.text
+    grabber.stop()
+    stopped(grabber)
+    grabber.start()
+    assert grabber.status.uncounted == ""
+    pulses.pulse(2)
+    assert answers(grabber, 2) == [(1, ""), (2, "")]
+
+
+def test_a_camera_that_comes_after_the_start_numbers_no_parts(site):
+    grabber = by_line(site)
+    assert "it was not there when the line was started" in grabber.status.uncounted
+    site.plug_in()
+    until(lambda: grabber.status.state is CameraState.STREAMING, grabber)
+    site.pass_parts(1)
+    with Faults(site.path) as faults:
+        faults.pulse()
+    assert answers(grabber, 1) == [(0, "")]
+
+
+@pytest.mark.parametrize("settings", [{}, {"trigger": "Software"}])
+def test_cameras_whose_parts_need_no_count_are_never_without_one(site, settings):
+    site.plug_in()
+    grabber = site.streaming(producer=str(producer_path()), **settings)
+    os.kill(grabber.process, signal.SIGKILL)
+    until(lambda: grabber.status.connections == 2 and grabber.status.state is CameraState.STREAMING, grabber)
+    assert grabber.status.uncounted == ""
+
+
+def test_a_frame_whose_number_came_before_passes_no_part(site, pulses):
+    """And whether it is a pulse more nobody knows."""
+    grabber = by_line(site)
+    site.pass_parts(4)
+    pulses.pulse(2)
+    assert answers(grabber, 2) == [(1, ""), (2, "")]
+    pulses.duplicate(1)
+    pulses.pulse(2)
+    (number, why), after = answers(grabber, 2)
+    assert (number, after) == (0, (0, ""))
+    assert "frame 1 came after frame 1: which part it shows is not known" in why
+    assert "frame 1 came after frame 1" in grabber.status.uncounted
+    assert (grabber.status.frames, grabber.status.unusable, grabber.status.missed) == (3, 1, 0)
+
+
+def test_of_a_camera_that_runs_freely_a_number_again_is_a_damaged_frame(site, pulses):
+    grabber = site.streaming(producer=str(producer_path()))
+    site.pass_parts(2)
+    frames(grabber, 2)
+    pulses.duplicate(1)
+    site.pass_parts(2)
+    assert ["frame 1 came after frame 1" in why for _, why in answers(grabber, 2)] == [True, False]
+
+
+def test_frames_that_are_lost_right_after_a_start_are_parts(site, pulses):
+    grabber = by_line(site)
+    site.pass_parts(8)
+    for lost in (0, 0, 3):
+        pulses.drop(lost)
+        pulses.pulse(lost + 1)
+        got = answers(grabber, lost + 1)
+        assert [number for number, _ in got] == list(range(1, lost + 2))
+        assert [bool(why) for _, why in got] == [True] * lost + [False]
+        grabber.stop()
+        stopped(grabber)
+        grabber.start()
+
+
+@pytest.mark.parametrize(
+    ("trigger", "numbers", "missed", "is_lost"),
+    [
+        ("Line1", (65534, 65535, 1), 0, False),
+        ("Line1", (65534, 1), 1, False),
+        ("Line1", (65534, 3), 3, False),
+        ("Software", (65534, 65535, 1, 2), 0, False),
+        ("Software", (65534, 1), 0, True),
+    ],
+)
+def test_a_counter_of_16_bits_that_begins_anew(trigger, numbers, missed, is_lost):
+    """No camera: its numbers alone matter here."""
+    grabber = Grabber("cam1", GenicamCamera(source="genicam", producer="none.cti", trigger=trigger))
+    grabber._set(state=CameraState.STREAMING, connections=1)
+    told = contextlib.nullcontext()
+    for place, number in enumerate(numbers, 1):
+        if trigger == "Software":
+            grabber._triggers.append(number)
+            grabber._answer_by_ns = 1
+            if is_lost and place == len(numbers):
+                told = pytest.raises(CameraLost, match=f"frame {number} came after frame {numbers[-2]}")
+        with told:
+            grabber._arrive(Frame("cam1", number, picture(0), acquired_ns=0))
+    assert grabber.status.frames == len(numbers) - is_lost
+    assert (grabber.status.missed, grabber.status.unusable) == (missed, 0)
+
+
+def test_a_counter_that_begins_anew_in_between_passes_no_part_and_takes_their_numbers():
+    grabber = Grabber("cam1", GenicamCamera(source="genicam", producer="none.cti", trigger="Line1"))
+    grabber._set(state=CameraState.STREAMING, connections=1)
+    grabber._wanted, grabber._part = True, 0
+    for number in (1, 2, 3, 1, 2):
+        grabber._arrive(Frame("cam1", number, picture(0), acquired_ns=0))
+    assert answers(grabber, 3) == [(1, ""), (2, ""), (3, "")]
+    (number, why), after = answers(grabber, 2)
+    assert (number, after) == (0, (0, ""))
+    assert "frame 1 came after frame 3: which part it shows is not known" in why
+    assert grabber.status.uncounted
+
+
+# What is under way at a stop
+
+
+@pytest.mark.parametrize(
+    ("settings", "slow"), [({"trigger": "Line1"}, True), ({"trigger": "Software"}, True), ({}, False)]
+)
+def test_a_part_that_was_exposed_when_the_line_was_stopped_is_waited_for(site, pulses, settings, slow):
+    grabber = site.streaming(**settings)
+    pulses.late(1, 600)
+    site.pass_parts(1)
+    if settings == {"trigger": "Software"}:
+        grabber.trigger(1)
+    elif settings:
+        pulses.pulse()
+    time.sleep(0.2)
+    grabber.stop()
+    began = time.monotonic()
+    assert len(stopped(grabber)) == slow
+    assert (time.monotonic() - began > 0.3) == slow
+
+
+@pytest.mark.parametrize("settings", [{}, {"trigger": "Software"}])
+def test_a_stop_with_nothing_under_way_is_quick(site, settings):
+    site.plug_in()
+    grabber = site.streaming(**settings)
+    began = time.monotonic()
+    grabber.stop()
+    assert stopped(grabber) == []
+    assert time.monotonic() - began < 0.8
+
+
+def test_what_a_stop_had_no_time_for_is_counted():
+    """No camera: what its process says at the end of its time is what matters here."""
+    grabber = Grabber("cam1", GenicamCamera(source="genicam", producer="none.cti", trigger="Line1"))
+    grabber._set(state=CameraState.STREAMING, connections=1)
+    grabber._part, grabber._pausing = 7, True
+    grabber._take(None, Packet(Kind.PAUSED, b'{"unread": 2}'))
+    got = answers(grabber, 2)
+    assert [number for number, _ in got] == [8, 9]
+    assert all("was still on its way when the camera was stopped" in why for _, why in got)
+    assert (grabber.status.state, grabber.status.missed) == (CameraState.READY, 2)

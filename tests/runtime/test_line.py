@@ -710,7 +710,8 @@ def test_an_engine_that_hangs_ends_the_line_and_no_part_goes_without_a_verdict(s
 
 
 @given(
-    steps=st.lists(st.sampled_from(["put", "get", "settle", "late"]), max_size=60), deadline=st.sampled_from([0, 5, 50])
+    steps=st.lists(st.sampled_from(["put", "get", "settle", "pass", "late"]), max_size=60),
+    deadline=st.sampled_from([0, 5, 50]),
 )
 def test_every_accepted_frame_is_claimed_exactly_once(steps, deadline):
     mailbox = Mailbox({"a": Slot(100, drops_oldest=False, deadline_ns=deadline)})
@@ -724,6 +725,11 @@ def test_every_accepted_frame_is_claimed_exactly_once(steps, deadline):
             case "settle" if out:
                 number, taken = out.pop(0)
                 claimed += [taken.frame.frame_id] if mailbox.settle(number) else []
+            case "pass" if out:
+                number, taken = out.pop(0)
+                if mailbox.settle(number, now):
+                    claimed.append(taken.frame.frame_id)
+                    assert not deadline or now < taken.frame.received_ns + deadline
             case "late":
                 claimed += [taken.frame.frame_id for taken in mailbox.overdue(now)]
         assert mailbox.open == put - len(claimed)

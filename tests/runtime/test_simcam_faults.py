@@ -132,6 +132,8 @@ def test_late_frames_come_with_the_time_of_their_exposure_and_are_counted(site, 
     age_s = (time.time_ns() - first.acquired_ns) / 1e9
     assert 1.2 < age_s < 5
     assert grabber.status.late == 1
+    # What has to be done by a deadline has to be done from the exposure on.
+    assert 1.2 < (time.monotonic_ns() - first.received_ns) / 1e9 < 5
 
 
 def test_repeated_numbers_are_no_gap(site, faults):

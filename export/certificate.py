@@ -11,6 +11,7 @@ alone. So some pictures go through torch in half precision too, which rounds aft
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +30,7 @@ from .checks import (
     Certificate,
     Check,
     Outputs,
+    guard,
     iou_drops,
     joined,
     parity,
@@ -107,8 +109,10 @@ def certify(
     pair = images[[0, -1]]
     low = np.full_like(thresholds, OTHER_THRESHOLD)
     checks.append(_elsewhere(in_torch(inspector, pair, low), _in_graph(graph, pair, low)))
-    if half is not None:
+    checks.append(guard("", partial(graph.run, list(OUTPUTS)), card))
+    if half is not None and half_graph is not None:
         checks += _half_structure(onnx, half.model)
+        checks.append(guard("fp16 graph: ", partial(half_graph.run, list(OUTPUTS)), card))
         checks += parity("ONNX Runtime fp16", found["torch"], found["half graph"])
         checks += parity("torch fp16", found["torch"], found["half torch"])
         checks += iou_drops("ONNX Runtime fp16", card, labels, found["torch"].labels, found["half graph"].labels)

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from inspectd.bundle import ModelCard
-from inspectd.cpu import INPUTS, TABLES, CpuWay, open_graph
+from inspectd.bundle import GUARD_CHECK, ModelCard
+from inspectd.cpu import INPUTS, TABLES, CpuWay, guards, open_graph
 
 __all__ = [
     "FULL",
@@ -25,6 +25,7 @@ __all__ = [
     "Outputs",
     "certify_painting_way",
     "certify_way",
+    "guard",
     "iou_drops",
     "joined",
     "levels",
@@ -150,7 +151,16 @@ def certify_way(
     return (
         *parity(name or str(way), exported, found, bounds),
         *iou_drops(name or str(way), card, labels, exported.labels, found.labels, must=way.precision == "int8"),
+        guard(f"{name or way}: ", graph.run, card),
     )
+
+
+def guard(what: str, run: Callable[[Mapping[str, NDArray[Any]]], Sequence[NDArray[Any]]], card: ModelCard) -> Check:
+    """Whether what is not finite shows in the scores, which a station refuses then (`cpu.guards`)."""
+    shape = (*card.preprocess.size, card.preprocess.channels)
+    shown = guards(run, shape, len(card.classes))
+    value, bound = "no probabilities" if shown else "probabilities", "no probabilities"
+    return Check(name=f"{what}{GUARD_CHECK}", value=value, bound=bound, passed=shown)
 
 
 def certify_painting_way(

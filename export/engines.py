@@ -46,7 +46,7 @@ from inspectd.errors import BundleError, ConfigError, DeviceError, MissingDepend
 from inspectd.gpu import EXTRAS, GpuGraph, error_log, open_gpu_graph
 from inspectd.optional import require
 
-from .checks import HALF, HALF_LEVELS, INTEGERS, Certificate, Check, joined, levels, parity
+from .checks import HALF, HALF_LEVELS, INTEGERS, Certificate, Check, guard, joined, levels, parity
 
 __all__ = [
     "TARGETS",
@@ -326,6 +326,8 @@ def _compared(
     for parts, (of, _, bounds) in zip(expected, references, strict=True):
         checks += parity(f"one by one{of}", joined(parts), joined(single), bounds)
         checks += parity(f"all in one call{of}", joined(parts), together, bounds)
+    if bundle.guarded():
+        checks.append(guard("", graph.run, bundle.card))
     return tuple(checks)
 
 

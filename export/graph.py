@@ -44,20 +44,42 @@ class Inspector(nn.Module):
         Returns:
             labels uint8 [N, H, W]: the class that exceeds its threshold by most, 0 where none reaches it;
             confidence uint8 [N, H, W]: probability of the likeliest defect class times 255, rounded up;
-            scores float32 [N, classes]: highest probability of each class, the margins of the letterbox included.
+            scores float32 [N, classes]: highest probability of each class, the margins of the letterbox included; no
+            probability, but NaN or below 0, where a logit or a threshold is not finite, whatever the labels say then.
         """
         x = images.float().permute(0, 3, 1, 2)  # [N, C, H, W]
         x = (x * self.scale - self.mean) / self.std
         if x.shape[1] == 1:
             x = x.expand(-1, 3, -1, -1)
-        probabilities = torch.softmax(self.network(x), dim=1)[:, 1:]  # [N, classes, H, W]
+        logits = self.network(x)  # [N, 1 + classes, H, W]
+        probabilities = torch.softmax(logits, dim=1)[:, 1:]  # [N, classes, H, W]
         excess = probabilities - thresholds.view(1, -1, 1, 1)
         # By float: an integer cast to uint8 is refused by TensorRT.
         winner = (excess.argmax(dim=1) + 1).float()  # [N, H, W]
         labels = (winner * (excess.amax(dim=1) >= 0).float()).to(torch.uint8)
         # Rounded up: a pixel that reaches a threshold must not seem to miss it.
         confidence = (probabilities.amax(dim=1) * 255).ceil().to(torch.uint8)
-        return labels, confidence, probabilities.amax(dim=(2, 3))
+        return labels, confidence, probabilities.amax(dim=(2, 3)) - 2 * _fault(logits, excess)
+
+
+def _fault(logits: Tensor, excess: Tensor) -> Tensor:
+    """What keeps a picture from passing as good surface where the network overflowed.
+
+    Where a number is NaN no threshold is reached, and engines lose it on the way: ONNX Runtime in maxima
+    (microsoft/onnxruntime#10514), OpenVINO in the softmax too, where NaN or infinity in the first logit becomes
+    probabilities of 0. No sum loses it. So the logits are summed before the softmax, and what comes of it after; from
+    there on it is arithmetic alone, since what a comparison with NaN gives is up to the engine as well.
+
+    Args:
+        logits: float32 [N, 1 + classes, H, W].
+        excess: probabilities less thresholds, float32 [N, classes, H, W].
+
+    Returns:
+        Float32 [N, 1]: 0 where all of them are finite, 1 or NaN where one is not.
+    """
+    total = logits.mean(dim=(1, 2, 3)) + excess.mean(dim=(1, 2, 3))  # [N]
+    # 1/2, so that no rounding brings what is rounded up above 1; divided by infinity it is 0.
+    return 1 - torch.ceil(0.5 / (1 + total * total)).unsqueeze(1)
 
 
 def to_onnx(inspector: Inspector, card: ModelCard) -> bytes:

@@ -48,6 +48,7 @@ from inspectd.signature import SIGNATURE
 __all__ = [
     "ENGINE_GRAPHS",
     "FORMAT",
+    "GUARD_CHECK",
     "Bundle",
     "EngineFile",
     "EnginePrecision",
@@ -70,6 +71,8 @@ FORMAT = 1
 MANIFEST = "bundle.json"
 MODEL = "model.onnx"
 PARITY = "parity.json"
+GUARD_CHECK = "scores where a number is not finite"
+"""In the certificate, what vouches for the guard of a graph (`Bundle.guarded`)."""
 GOLDEN = "golden/golden.json"
 HALF_MODEL = "model-fp16.onnx"
 INT8_MODEL = "model-int8.onnx"
@@ -330,6 +333,18 @@ class Bundle:
             checks = json.loads(self.read(PARITY))["checks"]
             failed = [check for check in checks if check["passed"] is not True]
             return tuple(f"{check['name']}: {check['value']} ({check['bound']})" for check in failed)
+        except (ValueError, KeyError, TypeError) as error:
+            raise BundleError(f"{self.path}: {PARITY} is no certificate: {error!r}; export it again") from error
+
+    def guarded(self) -> bool:
+        """Whether its graph shows in the scores that a number was not finite; those of before the guard do not.
+
+        Raises:
+            BundleError: the certificate cannot be read.
+        """
+        try:
+            checks = json.loads(self.read(PARITY))["checks"]
+            return any(check["name"] == GUARD_CHECK and check["passed"] is True for check in checks)
         except (ValueError, KeyError, TypeError) as error:
             raise BundleError(f"{self.path}: {PARITY} is no certificate: {error!r}; export it again") from error
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -29,6 +29,7 @@ __all__ = [
     "Precision",
     "Table",
     "card_in",
+    "guards",
     "open_graph",
 ]
 
@@ -143,6 +144,24 @@ def card_in(model: bytes) -> str | None:
         IncompatibleEngine: it is no graph that ONNX Runtime reads.
     """
     return _card_of(_session(model, threads=1, optimised=False))
+
+
+def guards(
+    run: Callable[[Mapping[str, NDArray[Any]]], Sequence[NDArray[Any]]], shape: tuple[int, ...], classes: int
+) -> bool:
+    """Whether what runs a graph that segments shows in its scores that a number was not finite.
+
+    A network cannot be made to overflow by its pictures. Thresholds that are not finite go the same way through the
+    graph, and an engine may have lost on it what the graph says.
+
+    Args:
+        run: as of `CpuGraph`.
+        shape: H, W, C of its pictures.
+        classes: number of them.
+    """
+    images, thresholds = np.zeros((1, *shape), np.uint8), np.full(classes, np.nan, np.float32)
+    *_, scores = run({"images": images, "thresholds": thresholds})
+    return not (scores >= 0).any()
 
 
 def _card_of(session: Any) -> str | None:  # noqa: ANN401 - it has no types

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -12,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inspectd.bundle import ENGINE_GRAPHS, Bundle, EnginePrecision, Golden, GoldenSample, decode_png
-from inspectd.cpu import CPU_WAYS, GPU_INT8, TABLES, CpuWay, card_in, open_graph
-from inspectd.errors import BundleError, ConfigError, IncompatibleEngine, InferenceError
+from inspectd.cpu import CPU_WAYS, GPU_INT8, TABLES, CpuWay, card_in, guards, open_graph
+from inspectd.errors import BundleError, ConfigError, IncompatibleEngine, InferenceError, InspectdError
 from inspectd.gpu import open_gpu_graph
 
 __all__ = [
@@ -35,9 +36,17 @@ BACKENDS: Mapping[str, tuple[str, ...]] = {
     "tensorrt": ("fp16", "int8"),
 }
 """What may run a network, and in which arithmetic; the first is its own. `tensorrt` is TensorRT-RTX too."""
+_UNGUARDED = (
+    "its graph has no guard against numbers that are not finite: a place of a picture on which the network overflows "
+    "would pass as good surface; export it again with this version of export-trt"
+)
+"""Of bundles of before (`Bundle.guarded`)."""
 _ANSWER = "or set allow_uncertified in [model] and answer for it"
 _INT8_PIXELS, _INT8_SCORE = 0.005, 0.25
 """How far integers may stray in the self-test, which looks for broken engines: what they cost is in the certificate."""
+_ROUNDING = 0.01
+"""How far labels and scores may be apart around a threshold: bf16 rounds both by up to 1/512."""
+_log = logging.getLogger("inspectd.line")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,7 +88,8 @@ class Engine(Protocol):
             thresholds: float32 [classes]; probability from which on a pixel belongs to each class.
 
         Raises:
-            InferenceError: the input does not fit, the engine failed, or a score is not a probability.
+            InferenceError: the input does not fit, the engine failed, a score is not a probability (what was not finite
+                shows there), or labels and scores are not of the same pictures.
         """
 
     def close(self) -> None:
@@ -144,8 +154,21 @@ class GraphEngine:
             # Whatever the library raises, the part was not inspected.
             raise InferenceError(f"{self.name} failed: {error}") from error
         result = EngineResult(labels, confidence, scores)
-        _check(result, len(images), self._shape[:2], self._classes)
+        _check(result, len(images), self._shape[:2], thresholds)
         return result
+
+    def guards(self) -> bool:
+        """Whether it shows in the scores that a number was not finite.
+
+        Raises:
+            InferenceError: it failed.
+        """
+        try:
+            return guards(self._graph.run, self._shape, self._classes)
+        except InferenceError:
+            raise
+        except Exception as error:
+            raise InferenceError(f"{self.name} failed: {error}") from error
 
     @property
     def failure(self) -> str | None:
@@ -163,16 +186,31 @@ class GraphEngine:
         self.close()
 
 
-def _check(result: EngineResult, count: int, size: tuple[int, ...], classes: int) -> None:
+def _check(result: EngineResult, count: int, size: tuple[int, ...], thresholds: NDArray[np.float32]) -> None:
+    classes = len(thresholds)
     expected = {"labels": (count, *size), "confidence": (count, *size), "scores": (count, classes)}
     for name, shape in expected.items():
         if (got := getattr(result, name).shape) != shape:
             raise InferenceError(f"the engine gave {name} of {list(got)}, expected {list(shape)}")
-    # Written so that NaN fails as well.
+    # Written so that NaN fails as well, in which a graph with a guard shows what was not finite anywhere in a picture.
     if not ((result.scores >= 0) & (result.scores <= 1.0001)).all():
         raise InferenceError(f"the engine gave scores that are no probabilities: {result.scores.tolist()}")
     if (highest := int(result.labels.max())) > classes:
         raise InferenceError(f"the engine gave label {highest}, but there are {classes} classes")
+    for labels, scores in zip(result.labels, result.scores, strict=True):
+        _check_labels(labels, scores, thresholds)
+
+
+def _check_labels(labels: NDArray[np.uint8], scores: NDArray[np.float32], thresholds: NDArray[np.float32]) -> None:
+    """Labels and scores come of the same probabilities in two ways: where they disagree, one of them was lost."""
+    if not labels.any():
+        reached, what = scores >= thresholds + _ROUNDING, "no pixel of any class"
+    else:
+        below = scores < thresholds - _ROUNDING
+        reached = np.array([low and bool((labels == number).any()) for number, low in enumerate(below, 1)])
+        what = f"pixels of class {int(np.argmax(reached)) + 1}"
+    if reached.any():
+        raise InferenceError(f"the engine gave {what} at scores of {scores.tolist()}, thresholds {thresholds.tolist()}")
 
 
 def open_engine(
@@ -197,13 +235,31 @@ def open_engine(
         MissingDependencyError: what it needs is not installed.
         DeviceError: there is no GPU, or it cannot be used.
         BundleError: its certificate failed or says nothing of this engine, and that is not allowed.
-        IncompatibleEngine: it cannot run this bundle; of tensorrt also one that was never compared on a device.
+        IncompatibleEngine: it cannot run this bundle, or loses what is not finite; of tensorrt also one that was never
+            compared on a device.
         ChecksumError: the bundle's card is not the one that was exported.
+        InferenceError: it fails at once.
     """
     if bundle.card.kind != "seg":
         raise ConfigError(f"{bundle.path}: is a bundle of kind {bundle.card.kind!r}; the line runs kind 'seg'")
     opened = open_certified(bundle, backend, precision, threads=threads, allow_uncertified=allow_uncertified)
-    return GraphEngine(bundle, opened)
+    engine = GraphEngine(bundle, opened)
+    try:
+        _check_guard(engine, bundle)
+    except InspectdError:
+        engine.close()
+        raise
+    return engine
+
+
+def _check_guard(engine: GraphEngine, bundle: Bundle) -> None:
+    if not bundle.guarded():
+        _log.warning("%s: %s", bundle.path, _UNGUARDED)
+    elif not engine.guards():
+        raise IncompatibleEngine(
+            f"{bundle.path}: {engine.name} loses numbers that are not finite, and would call what the network "
+            "overflowed on good surface; take another backend or precision"
+        )
 
 
 def open_certified(

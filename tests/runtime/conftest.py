@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from inspectd.bundle import (
     CARD_KEY,
     GOLDEN,
+    GUARD_CHECK,
     MODEL,
     PARITY,
     Golden,
@@ -42,6 +43,7 @@ def bright_pixel_model(card: ModelCard) -> bytes:
         "pixels": np.array([1, 2], np.int64),
         "classes": np.array([1], np.int64),
         "white": np.array(255, np.float32),
+        "nothing": np.array(0, np.float32),
     }
     nodes = [
         helper.make_node("Cast", ["images"], ["values"], to=TensorProto.FLOAT),
@@ -52,7 +54,12 @@ def bright_pixel_model(card: ModelCard) -> bytes:
         helper.make_node("Round", ["grey"], ["rounded"]),
         helper.make_node("Cast", ["rounded"], ["confidence"], to=TensorProto.UINT8),
         helper.make_node("ReduceMax", ["probability", "pixels"], ["highest"], keepdims=0),
-        helper.make_node("Unsqueeze", ["highest", "classes"], ["scores"]),
+        # The guard of exported graphs, in short: what is not finite goes on into the score.
+        helper.make_node("Sub", ["probability", "thresholds"], ["excess"]),
+        helper.make_node("ReduceMean", ["excess", "pixels"], ["mean"], keepdims=0),
+        helper.make_node("Mul", ["mean", "nothing"], ["fault"]),
+        helper.make_node("Add", ["highest", "fault"], ["guarded"]),
+        helper.make_node("Unsqueeze", ["guarded", "classes"], ["scores"]),
     ]
     inputs = [
         helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", SIZE, SIZE, 3]),
@@ -96,7 +103,7 @@ def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     files = {
         MODEL: bright_pixel_model(card),
-        PARITY: b'{"checks": []}',
+        PARITY: json.dumps({"checks": [{"name": GUARD_CHECK, "value": "", "bound": "", "passed": True}]}).encode(),
         GOLDEN: golden.model_dump_json().encode(),
         "golden/0.png": encode_png(sample),
         "golden/0-labels.png": encode_png(labels),

@@ -51,13 +51,17 @@ def _with_probabilities(bundle: Bundle) -> tuple[bytes, str]:
     """
     onnx = require("onnx", extra="export")
     model = onnx.load_from_string(bundle.read(MODEL))
-    # The scores are the highest probabilities of each picture.
-    found = [node.input[0] for node in model.graph.node if node.op_type == "ReduceMax" and "scores" in node.output]
-    if not found:
+    # The scores are the highest probabilities of each picture, less what its guard found.
+    makers = {output: node for node in model.graph.node for output in node.output}
+    maker = makers.get("scores")
+    if maker is not None and maker.op_type == "Sub":
+        maker = makers.get(maker.input[0])
+    if maker is None or maker.op_type != "ReduceMax":
         raise BundleError(
             f"{bundle.path}: {MODEL} does not take its scores from probabilities as export-trt writes them; "
             "export it again with this version, or measure the checkpoint"
         )
-    model.graph.output.append(onnx.helper.make_tensor_value_info(found[0], onnx.TensorProto.FLOAT, None))
+    probabilities: str = maker.input[0]
+    model.graph.output.append(onnx.helper.make_tensor_value_info(probabilities, onnx.TensorProto.FLOAT, None))
     data: bytes = model.SerializeToString()
-    return data, found[0]
+    return data, probabilities

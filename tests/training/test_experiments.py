@@ -20,7 +20,7 @@ from inspectd.errors import ConfigError, DatasetError
 from inspectd.training.experiments.cells import METRICS, Cell
 from inspectd.training.experiments.methods import compare_methods, table
 from inspectd.training.experiments.simulation import ExperimentSettings
-from inspectd.training.experiments.tasks import run_tasks
+from inspectd.training.experiments.tasks import run_tasks, tell
 from inspectd.training.experiments.variants import Variant
 from inspectd.training.files import locked
 from inspectd.training.segmentation.results import read_evaluation
@@ -179,8 +179,18 @@ def test_a_folder_that_cannot_be_locked_is_an_error_and_nothing_to_wait_for(part
 
     monkeypatch.setattr("fcntl.flock", none)
     cell = Cell(tmp_path / "cell", parts, parts, ("test",), SegmentSettings(**SEGMENT), "only-real", "cpu")
-    with pytest.raises(DatasetError, match="cell: cannot be locked: No locks available; name a folder on another disk"):
-        run_tasks([cell], jobs=1)
+    (failure,) = run_tasks([cell], jobs=1)
+    assert failure.reason == f"{cell.folder}: cannot be locked: No locks available; name a folder on another disk"
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch raises it: none of inspectd's own errors, and not to be built from its message alone."""
+
+    def __init__(self, what, *, there=True):
+        super().__init__(what)
+
+    def __reduce__(self):
+        raise TypeError("this error does not travel")
 
 
 @dataclass(frozen=True)
@@ -196,17 +206,30 @@ class Failing:
     def run(self):
         if self.folder.name.startswith("bad"):
             raise ConfigError(f"{self.folder.name} is bad")
+        if self.folder.name.startswith("worse"):
+            raise OutOfMemoryError("CUDA out of memory")
         self.folder.mkdir()
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_task_that_fails_keeps_no_other_from_being_done(tmp_path, jobs):
-    tasks = [Failing(tmp_path / name) for name in ("bad1", "good1", "bad2", "good2")]
+    tasks = [Failing(tmp_path / name) for name in ("bad", "good1", "worse", "good2")]
     seen = []
-    with pytest.raises(DatasetError, match=r"bad\d: bad\d is bad \(2 of 4 failed; the others are done\)"):
-        run_tasks(tasks, jobs=jobs, progress=lambda *at: seen.append(at))
+    failed = run_tasks(tasks, jobs=jobs, progress=lambda *at: seen.append(at))
+    reasons = {failure.task.folder.name: failure.reason for failure in failed}
+    told = tmp_path / "worse.traceback.txt"
+    assert reasons == {
+        "bad": "bad is bad",
+        "worse": f"OutOfMemoryError: CUDA out of memory; its traceback is in {told}",
+    }
+    assert 'raise OutOfMemoryError("CUDA out of memory")' in told.read_text()
+    assert not (tmp_path / "bad.traceback.txt").exists(), "what is raised on purpose needs none"
     assert [task.done for task in tasks] == [False, True, False, True]
     assert seen == [(0, 4), (1, 4), (2, 4)]
+    with pytest.raises(DatasetError, match=r"(bad|worse): .* \(2 of 4 failed; the others are done\)"):
+        tell(failed, len(tasks))
+    tasks[2].folder.mkdir()
+    assert len(run_tasks(tasks, jobs=jobs)) == 1
 
 
 def test_many_processes_may_begin_an_experiment_at_once(parts, tmp_path):

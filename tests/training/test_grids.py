@@ -64,7 +64,12 @@ def test_table_1_is_networks_against_ways_with_two_controls(nine):
 def test_faults_of_a_network_come_before_any_work(nine, tmp_path, monkeypatch):
     (tmp_path / "faulty.py").write_text(
         "from torch import nn\n\n\ndef coarse(logits):\n    return nn.Conv2d(3, logits, 4, 4)\n\n\n"
-        "def deaf(logits):\n    return nn.Linear(5, logits)\n"
+        "def deaf(logits):\n    return nn.Linear(5, logits)\n\n\n"
+        "class Untrained(nn.Conv2d):\n    def forward(self, x):\n        if self.training:\n"
+        "            raise ValueError('not like this')\n        return super().forward(x)\n\n\n"
+        "def untrained(logits):\n    return Untrained(3, logits, 1)\n\n\n"
+        "class Cut(nn.Conv2d):\n    def forward(self, x):\n        return super().forward(x).detach()\n\n\n"
+        "def cut(logits):\n    return Cut(3, logits, 1)\n"
     )
     (tmp_path / "broken.py").write_text("def build(:\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -72,6 +77,8 @@ def test_faults_of_a_network_come_before_any_work(nine, tmp_path, monkeypatch):
     for network, message in (
         ("faulty:coarse", r"gives \[1, 2, 16, 16\] for a picture \[1, 3, 64, 64\], expected logits \[1, 2, 64, 64\]"),
         ("faulty:deaf", "'faulty:deaf': RuntimeError"),
+        ("faulty:untrained", "'faulty:untrained', in training: ValueError: not like this"),
+        ("faulty:cut", "'faulty:cut', in training: RuntimeError: element 0 of tensors does not require grad"),
         ("broken:build", "'broken:build': SyntaxError"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -200,6 +207,29 @@ def test_table_1_runs_to_its_report_and_repeats_nothing(nine, tmp_path, monkeypa
     other = run(*grid, "--seeds", "2", *SMALL, "--steps", "4")
     assert other.returncode == 2
     assert "an experiment with another segment" in other.stderr
+
+
+def test_a_network_that_raises_in_training_leaves_the_others_of_the_grid(nine, tmp_path, monkeypatch):
+    """Whatever a user's code raises in the middle of a training; here, in its third update."""
+    (tmp_path / "mynet.py").write_text(
+        "from torch import nn\n\n\nclass Tiring(nn.Conv2d):\n    seen = 0\n\n    def forward(self, x):\n"
+        "        self.seen += self.training\n        if self.seen > 2:\n            raise KeyError('tired')\n"
+        "        return super().forward(x)\n\n\n"
+        "def build(logits):\n    return Tiring(3, logits, 1)\n\n\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    out = tmp_path / "out"
+    grid = ("table1", "--data", nine, "--out", out, "--networks", "mynet:build,unet", "--methods", "cutpaste")
+    for jobs in ("1", "2"):
+        done = run(*grid, "--seeds", "1", *SMALL, "--jobs", jobs)
+        assert done.returncode == 2
+        trace = out / "cells" / "mynet_build-cutpaste-0.traceback.txt"
+        where = f"mynet_build-cutpaste-0: KeyError: 'tired'; its traceback is in {trace}"
+        assert done.stderr.endswith(f"{where} (1 of 2 failed; the others are done)\n")
+        assert "Traceback" not in done.stderr
+        assert "raise KeyError('tired')" in trace.read_text()
+        assert (out / "cells" / "unet-cutpaste-0" / METRICS).is_file()
+        assert "| unet |" in (out / "report.md").read_text()
 
 
 def test_figure_6_runs_under_fabric_run_and_its_processes_share_the_work(nine, tmp_path):

@@ -21,7 +21,7 @@ from inspectd.training.segmentation.settings import SegmentSettings
 
 from .cells import METRICS, Cell
 from .simulation import ExperimentSettings, Report, Simulation
-from .tasks import run_tasks
+from .tasks import run_tasks, tell
 from .variants import Variant
 
 __all__ = ["Cells", "Entry", "Found", "Watch", "run_experiment"]
@@ -125,7 +125,8 @@ def run_experiment(
         ("networks that paint", simulation.networks(variants)),
         ("simulated datasets", simulation.datasets(variants)),
     ):
-        run_tasks(tasks, jobs=jobs, progress=lambda done, total, what=what: say(what, done, total))  # type: ignore[misc]
+        failed = run_tasks(tasks, jobs=jobs, progress=lambda done, total, what=what: say(what, done, total))  # type: ignore[misc]
+        tell(failed, len(tasks))
 
     def trained(done: int, total: int) -> None:
         say("training", done, total)
@@ -137,7 +138,7 @@ def run_experiment(
     ordered = [of[seed] for seed in range(settings.seeds) for of in cells.values()]
     if watch is not None:
         watch(cells)
-    run_tasks(ordered, jobs=jobs, progress=trained)
+    tell(run_tasks(ordered, jobs=jobs, progress=trained), len(ordered))
 
 
 def _found(cells: Cells) -> Found:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -93,11 +95,69 @@ def test_methods_are_compared_and_a_second_run_does_nothing_again(parts, vgg_fil
     assert compare_methods(parts, tmp_path / "out", settings, methods) == text
     assert "| poisson |" in compare_methods(parts, tmp_path / "out", settings, ("poisson", *methods))
     with pytest.raises(DatasetError, match="an experiment with another roles"):
-        compare_methods(parts, tmp_path / "out", settings.model_copy(update={"roles": ("test",)}), methods)
+        compare_methods(parts, tmp_path / "out", settings.model_copy(update={"roles": ("ok_test", "test")}), methods)
     with pytest.raises(ConfigError, match=r"method 'dst:epoch=2': epoch: .*"):
         compare_methods(parts, tmp_path / "new", settings, ("dst:epoch=2",))
     assert not (tmp_path / "new").exists(), "faults in the settings come before any work"
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def with_roles(data, out, roles):
+    """A copy of a dataset in which some roles are others; those that become None are left out."""
+    shutil.copytree(data, out)
+    with (data / "split.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    kept = [[*row[:3], role, *row[4:]] for row in rows if (role := roles.get(row[3], row[3])) is not None]
+    with (out / "split.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([header, *kept])
+    return out
+
+
+def test_real_defects_alone_are_real_ones_alone_also_where_the_data_has_simulated_ones(parts, tmp_path):
+    data = with_roles(parts, tmp_path / "data", {})
+    with (data / "split.csv").open("a", newline="") as file:
+        for number in range(2):
+            shutil.copy(data / "images" / f"test-{number}.png", data / "images" / f"simulated-{number}.png")
+            csv.writer(file).writerow(
+                (f"images/simulated-{number}.png", f"masks/test-{number}.png", "hole", "simulated", "")
+            )
+    settings = ExperimentSettings(seeds=1, count=3, segment=SegmentSettings(**SEGMENT))
+    compare_methods(data, tmp_path / "out", settings, ("only-real", "cutpaste"), accelerator="cpu")
+    pictures = {
+        name: Cell(tmp_path / "out" / "cells" / f"{name}-0", data, data, (), settings.segment, name)
+        .trained()
+        .card.provenance["pictures"]
+        for name in ("only-real", "cutpaste")
+    }
+    assert pictures == {"only-real": {"free": 6, "ref": 3}, "cutpaste": {"free": 6, "ref": 3, "simulated": 3}}
+
+
+@pytest.mark.parametrize(
+    ("changed", "roles", "message"),
+    [
+        ({}, ("tset", "ok_test"), "unknown role 'tset'; the roles are ref, free"),
+        ({}, (), "no role is given to measure on"),
+        (
+            {},
+            ("ref", "free"),
+            "role 'ref' is trained on, so it tells nothing of other pictures; measure on",
+        ),
+        (
+            {"test": None},
+            ("test", "ok_test"),
+            "ok_test, but no picture has the role test; there are 3 ref, 6 free",
+        ),
+        ({"ok_test": None}, ("test", "ok_test"), "but no picture has the role ok_test"),
+        ({}, ("test",), "measured are to be test, but no picture of these is good; add some, of the role ok_test"),
+        ({}, ("ok_test",), "no picture of these is defective; add labelled ones, of the role test"),
+    ],
+)
+def test_roles_that_tell_nothing_are_refused_before_any_work(parts, tmp_path, changed, roles, message):
+    data = with_roles(parts, tmp_path / "data", changed)
+    settings = ExperimentSettings(seeds=1, count=3, segment=SegmentSettings(**SEGMENT), roles=roles)
+    with pytest.raises((ConfigError, DatasetError), match=message):
+        compare_methods(data, tmp_path / "out", settings, ("only-real",), accelerator="cpu")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("jobs", ["1", "2"])

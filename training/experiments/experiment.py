@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from inspectd.dataset import open_dataset
+from inspectd.dataset import Dataset, open_dataset
+from inspectd.errors import ConfigError, DatasetError
 from inspectd.resumable import claim
 from inspectd.simulation.parts import Backgrounds
 from inspectd.training.files import locked
@@ -92,6 +93,8 @@ def run_experiment(
     out = out.resolve()
     # One arithmetic for all cells, whichever machine trains them.
     settings = settings.resolved(accelerator)
+    dataset = open_dataset(data)
+    _check_measured(dataset, settings)
     simulation = Simulation(data, out, settings, accelerator)
     variants = list({entry.variant.name: entry.variant for entry in entries}.values())
     cells = {
@@ -101,7 +104,7 @@ def run_experiment(
                 data=simulation.dataset(entry.variant),
                 measured=data,
                 roles=settings.roles,
-                settings=SegmentSettings(**settings.segment.model_dump() | {**entry.changes, "seed": seed}),
+                settings=_segment(settings.segment, dataset, entry, seed),
                 variant=entry.variant.name,
                 accelerator=accelerator,
             )
@@ -112,7 +115,6 @@ def run_experiment(
     # All faults in the settings before the first hour of training.
     for variant in variants:
         simulation.settings_of(variant)
-    dataset = open_dataset(data)
     others = [sample for sample in dataset.samples if sample.role != "free"]
     content: dict[str, Any] = settings.model_dump(mode="json", exclude={"seeds"})
     # Quick, so those beside it wait, and find it done.
@@ -139,6 +141,41 @@ def run_experiment(
     if watch is not None:
         watch(cells)
     tell(run_tasks(ordered, jobs=jobs, progress=trained), len(ordered))
+
+
+def _check_measured(dataset: Dataset, settings: ExperimentSettings) -> None:
+    """See that there is something to measure on, before hours are spent on what is to be measured.
+
+    Raises:
+        DatasetError: a role that nobody knows or that no picture has, or nothing defective or nothing good among them.
+        ConfigError: no role, or one that is trained on.
+    """
+    roles, where = settings.roles, f"{dataset.root}: measured are to be {', '.join(settings.roles)}"
+    if not roles:
+        raise ConfigError("no role is given to measure on; test,ok_test are for that")
+    samples = dataset.select(*roles)
+    if trained := [role for role in roles if role in settings.segment.roles]:
+        raise ConfigError(
+            f"role {trained[0]!r} is trained on, so it tells nothing of other pictures; measure on others, "
+            "test,ok_test for example"
+        )
+    if missing := [role for role in roles if not any(sample.role == role for sample in samples)]:
+        raise DatasetError(f"{where}, but no picture has the role {missing[0]}; there are {dataset.summary}")
+    for what, there, remedy in (
+        ("defective", any(sample.masks for sample in samples), "add labelled ones, of the role test for example"),
+        ("good", not all(sample.masks for sample in samples), "add some, of the role ok_test for example"),
+    ):
+        if not there:
+            raise DatasetError(f"{where}, but no picture of these is {what}; {remedy}")
+
+
+def _segment(common: SegmentSettings, dataset: Dataset, entry: Entry, seed: int) -> SegmentSettings:
+    """The settings of one training."""
+    roles = common.roles
+    if entry.variant.method is None and any(sample.role == "simulated" for sample in dataset.samples):
+        # What the data itself has of simulated pictures goes into no training set: others take their own way's alone.
+        roles = tuple(role for role in roles if role != "simulated")
+    return SegmentSettings(**common.model_dump() | {"roles": roles, **entry.changes, "seed": seed})
 
 
 def _found(cells: Cells) -> Found:

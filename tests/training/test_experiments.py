@@ -13,13 +13,14 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from inspectd.errors import ConfigError, DatasetError
 from inspectd.training.experiments.cells import METRICS, Cell
+from inspectd.training.experiments.experiment import Entry, run_experiment
 from inspectd.training.experiments.methods import compare_methods, table
 from inspectd.training.experiments.simulation import ExperimentSettings
 from inspectd.training.experiments.tasks import run_tasks, tell
@@ -190,6 +191,62 @@ def test_two_processes_share_an_experiment_and_a_killed_one_leaves_its_cells(par
     for log in out.glob("cells/*/training/log.csv"):
         steps = [int(line.partition(",")[0]) for line in log.read_text().splitlines()[1:]]
         assert steps == list(range(1, 31)), log
+
+
+def test_damaged_files_are_made_again(parts, tmp_path):
+    """What a power cut, a full disk or a copy that was stopped leaves of them."""
+    settings = ExperimentSettings(
+        seeds=1,
+        count=3,
+        cyclegan={"channels": 4, "blocks": 1, "epochs": 1, "pictures": 2, "batch": 2},
+        segment=SegmentSettings(**SEGMENT),
+    )
+    out, methods = tmp_path / "out", ("only-real", "cyclegan")
+    text = compare_methods(parts, out, settings, methods, accelerator="cpu")
+    cell, network = out / "cells" / "only-real-0", out / "networks" / "cyclegan" / "ref-0"
+    times = re.compile("measured_s|training_s")
+    for damaged in (
+        [cell / METRICS],
+        [cell / "cell.json"],
+        [cell / METRICS, cell / "training" / "checkpoint.safetensors"],
+        [cell / METRICS, cell / "training" / "checkpoint.safetensors", cell / "training" / "settings.json"],
+        [cell / METRICS, cell / "training" / "checkpoint.safetensors", cell / "training" / "resume.pt"],
+        [network / "checkpoint.safetensors"],
+        [network / "checkpoint.safetensors", network / "resume.pt"],
+    ):
+        before = (cell / METRICS).read_text()
+        for path in damaged:
+            path.write_bytes(b"")
+        again = compare_methods(parts, out, settings, methods, accelerator="cpu")
+        assert again == text, damaged
+        after = (cell / METRICS).read_text()
+        assert [line for line in after.splitlines() if not times.search(line)] == [
+            line for line in before.splitlines() if not times.search(line)
+        ]
+    # The training's own note still tells it from another, where the cell's is damaged.
+    (cell / "cell.json").write_bytes(b"")
+    other = replace(Cell(cell, parts, parts, (), settings.segment, "only-real"), settings=SegmentSettings(steps=7))
+    with pytest.raises(DatasetError, match=r"is of another training: .*steps 2 -> 7"):
+        other.check()
+
+
+def test_a_report_that_cannot_be_written_stops_no_training(parts, tmp_path):
+    out, called = tmp_path / "out", []
+    settings = ExperimentSettings(seeds=3, count=3, segment=SegmentSettings(**SEGMENT))
+    entries = [Entry("only-real", "", Variant.of("only-real"))]
+
+    def report(_, found):
+        called.append(len(found[entries[0]]))
+        if called[-1] in failing:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "report.md")
+
+    failing = {1, 3}
+    with pytest.raises(OSError, match=r"No space left on device: 'report\.md'"):
+        run_experiment(parts, out, settings, entries, report=report, accelerator="cpu")
+    assert called == [1, 2, 3]
+    failing = {1, 2}
+    run_experiment(parts, out, settings, entries, report=report, accelerator="cpu")
+    assert called == [1, 2, 3, 3], "the newest report is what counts"
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

@@ -17,10 +17,10 @@ from inspectd.errors import ConfigError, DatasetError
 from inspectd.resumable import claim
 from inspectd.simulation.parts import Backgrounds
 from inspectd.training.files import locked
-from inspectd.training.segmentation.results import Evaluation, read_evaluation
+from inspectd.training.segmentation.results import Evaluation
 from inspectd.training.segmentation.settings import SegmentSettings
 
-from .cells import METRICS, Cell
+from .cells import Cell
 from .simulation import ExperimentSettings, Report, Simulation
 from .tasks import run_tasks, tell
 from .variants import Variant
@@ -130,17 +130,26 @@ def run_experiment(
         failed = run_tasks(tasks, jobs=jobs, progress=lambda done, total, what=what: say(what, done, total))  # type: ignore[misc]
         tell(failed, len(tasks))
 
+    unreported: list[Exception] = []
+
     def trained(done: int, total: int) -> None:
         say("training", done, total)
+        unreported.clear()
         if done:
-            with locked(out, wait=True, beside=True):
-                report(cells, _found(cells))
+            try:
+                with locked(out, wait=True, beside=True):
+                    report(cells, _found(cells))
+            except Exception as error:  # noqa: BLE001 - it is raised at the end; the trainings do not need the report
+                unreported.append(error)
 
     # By seed: what is there first is one training of everything.
     ordered = [of[seed] for seed in range(settings.seeds) for of in cells.values()]
     if watch is not None:
         watch(cells)
-    tell(run_tasks(ordered, jobs=jobs, progress=trained), len(ordered))
+    failed = run_tasks(ordered, jobs=jobs, progress=trained)
+    if unreported:
+        raise unreported[0]
+    tell(failed, len(ordered))
 
 
 def _check_measured(dataset: Dataset, settings: ExperimentSettings) -> None:
@@ -180,5 +189,5 @@ def _segment(common: SegmentSettings, dataset: Dataset, entry: Entry, seed: int)
 
 def _found(cells: Cells) -> Found:
     """What is there by now."""
-    found = {entry: [read_evaluation(cell.folder / METRICS) for cell in of if cell.done] for entry, of in cells.items()}
+    found = {entry: [one for cell in of if (one := cell.found) is not None] for entry, of in cells.items()}
     return {entry: results for entry, results in found.items() if results}

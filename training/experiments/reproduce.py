@@ -48,10 +48,12 @@ def reproduce(
 
     def report(cells: Cells, found: Found) -> None:
         nonlocal text, drawn
+        text = write_report(out, name, grid, found, command=command, overlays=drawn)
         if not drawn and all(cells[entry][0].done for entry in grid.shown):
+            # Behind the figures, which need no network that somebody may have removed.
             write_overlays(out, data, grid, cells)
             drawn = True
-        text = write_report(out, name, grid, found, command=command, overlays=drawn)
+            text = write_report(out, name, grid, found, command=command, overlays=drawn)
 
     run_experiment(
         data,

@@ -18,7 +18,7 @@ from inspectd.simulation.parts import Backgrounds, as_reference, folders_of, rea
 from inspectd.simulation.placement import VARIED, PlacementSettings, write_placements
 from inspectd.simulation.planning import plan
 from inspectd.simulation.simulate import PLACEMENTS
-from inspectd.training.carded import CHECKPOINT
+from inspectd.training.carded import kind_of
 from inspectd.training.devices import Hardware, fast_precision
 from inspectd.training.segmentation.settings import SegmentSettings
 from inspectd.training.style.cyclegan import CycleGanSettings
@@ -26,6 +26,7 @@ from inspectd.training.style.dst import DST_PRESETS, DstSettings
 from inspectd.training.style.simulate import NETWORKS, SimulateSettings, Work, simulate
 from inspectd.training.style.train import train_dst
 
+from .leftovers import clear_damaged
 from .variants import Variant
 
 __all__ = ["DatasetTask", "ExperimentSettings", "NetworkTask", "Report", "Simulation"]
@@ -137,13 +138,14 @@ class NetworkTask:
     @property
     def done(self) -> bool:
         """Whether it is trained."""
-        return (self.folder / CHECKPOINT).is_file()
+        return kind_of(self.folder) == "dst"
 
     def run(self) -> None:
         """Train it, from the state that an earlier run left where there is one."""
         settings = self.simulation.settings_of(self.variant)
         dataset = open_dataset(self.simulation.data)
         exemplars = read_exemplars(dataset, bits=settings.bits)
+        clear_damaged(self.folder, "dst")
         train_dst(
             next(exemplar for exemplar in exemplars if exemplar.name == self.reference),
             Backgrounds(dataset, bits=settings.bits),

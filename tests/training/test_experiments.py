@@ -230,6 +230,19 @@ def test_damaged_files_are_made_again(parts, tmp_path):
         other.check()
 
 
+def test_a_network_that_cannot_paint_leaves_the_ways_that_need_none(parts, tmp_path):
+    vgg, out = tmp_path / "vgg19.safetensors", tmp_path / "out"
+    vgg.write_text("torn off")
+    settings = ExperimentSettings(seeds=1, count=3, dst={"vgg": str(vgg)}, segment=SegmentSettings(**SEGMENT))
+    methods, seen = ("dst", "only-real", "cutpaste"), []
+    with pytest.raises(DatasetError, match=r"vgg19.* \(3 failed, 2 that need them were left out; the others are done"):
+        compare_methods(parts, out, settings, methods, accelerator="cpu", progress=lambda *at: seen.append(at))
+    assert seen[-1] == ("training", 2, 2)
+    assert sorted(path.parent.name for path in out.glob(f"cells/*/{METRICS}")) == ["cutpaste-0", "only-real-0"]
+    assert "| cutpaste |" in (out / "report.md").read_text()
+    assert not (out / "simulated" / "dst").exists()
+
+
 def test_a_report_that_cannot_be_written_stops_no_training(parts, tmp_path):
     out, called = tmp_path / "out", []
     settings = ExperimentSettings(seeds=3, count=3, segment=SegmentSettings(**SEGMENT))
@@ -343,8 +356,12 @@ def test_a_task_that_fails_keeps_no_other_from_being_done(tmp_path, jobs):
     assert not (tmp_path / "bad.traceback.txt").exists(), "what is raised on purpose needs none"
     assert [task.done for task in tasks] == [False, True, False, True]
     assert seen == [(0, 4), (1, 4), (2, 4)]
-    with pytest.raises(DatasetError, match=r"(bad|worse): .* \(2 of 4 failed; the others are done\)"):
-        tell(failed, len(tasks))
+    with pytest.raises(
+        DatasetError, match=r"(bad|worse): .* \(2 failed, 3 that need them were left out; the others are"
+    ):
+        tell(failed, left_out=3)
+    with pytest.raises(DatasetError, match=r"\(1 failed; the others are done\); and more"):
+        tell(failed[:1], also="; and more")
     tasks[2].folder.mkdir()
     assert len(run_tasks(tasks, jobs=jobs)) == 1
 

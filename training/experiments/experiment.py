@@ -22,7 +22,7 @@ from inspectd.training.segmentation.settings import SegmentSettings
 
 from .cells import Cell
 from .simulation import ExperimentSettings, Report, Simulation
-from .tasks import run_tasks, tell
+from .tasks import Failure, Task, run_tasks, tell
 from .variants import Variant
 
 __all__ = ["Cells", "Entry", "Found", "Watch", "run_experiment"]
@@ -123,13 +123,15 @@ def run_experiment(
         for cell in (cell for of in cells.values() for cell in of):
             cell.check()
         simulation.place(lambda done, total: say("placing", done, total))
-    for what, tasks in (
-        ("networks that paint", simulation.networks(variants)),
-        ("simulated datasets", simulation.datasets(variants)),
-    ):
-        failed = run_tasks(tasks, jobs=jobs, progress=lambda done, total, what=what: say(what, done, total))  # type: ignore[misc]
-        tell(failed, len(tasks))
 
+    def done_of(what: str, tasks: Sequence[Task]) -> tuple[Failure, ...]:
+        return run_tasks(tasks, jobs=jobs, progress=lambda done, total: say(what, done, total))
+
+    # What fails in one stage keeps those of the next that need it from being done, and no others.
+    failed = [*done_of("networks that paint", simulation.networks(variants))]
+    datasets = simulation.datasets(variants)
+    failed += done_of("simulated datasets", ready := [task for task in datasets if task.ready])
+    missing = {task.folder for task in datasets if not task.done}
     unreported: list[Exception] = []
 
     def trained(done: int, total: int) -> None:
@@ -143,13 +145,15 @@ def run_experiment(
                 unreported.append(error)
 
     # By seed: what is there first is one training of everything.
-    ordered = [of[seed] for seed in range(settings.seeds) for of in cells.values()]
+    every = [of[seed] for seed in range(settings.seeds) for of in cells.values()]
+    possible = [cell for cell in every if cell.data not in missing]
     if watch is not None:
         watch(cells)
-    failed = run_tasks(ordered, jobs=jobs, progress=trained)
-    if unreported:
+    failed += run_tasks(possible, jobs=jobs, progress=trained)
+    if unreported and not failed:
         raise unreported[0]
-    tell(failed, len(ordered))
+    also = "".join(f"; and the report could not be written: {error}" for error in unreported)
+    tell(failed, left_out=len(datasets) - len(ready) + len(every) - len(possible), also=also)
 
 
 def _check_measured(dataset: Dataset, settings: ExperimentSettings) -> None:

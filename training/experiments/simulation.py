@@ -171,6 +171,11 @@ class DatasetTask:
         return self.simulation.dataset(self.variant)
 
     @property
+    def ready(self) -> bool:
+        """Whether the networks that it is painted by are there."""
+        return self.variant.method not in NETWORKS or all(kind_of(network) == "dst" for network in self.networks)
+
+    @property
     def done(self) -> bool:
         """Whether it is complete."""
         return (self.folder / SPLIT_FILE).is_file()

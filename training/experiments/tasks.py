@@ -94,16 +94,21 @@ def run_tasks(
     return tuple(failed)
 
 
-def tell(failed: Sequence[Failure], total: int) -> None:
+def tell(failed: Sequence[Failure], *, left_out: int = 0, also: str = "") -> None:
     """Tell of the tasks that failed, if there are any, when the others are done.
+
+    Args:
+        failed: in their order; the first one is told with its reason.
+        left_out: how many others need what these were to make.
+        also: what else went wrong.
 
     Raises:
         DatasetError: some did.
     """
     if failed:
-        first = failed[0]
+        first, needing = failed[0], f", {left_out} that need them were left out" if left_out else ""
         raise DatasetError(
-            f"{first.task.folder}: {first.reason} ({len(failed)} of {total} failed; the others are done)"
+            f"{first.task.folder}: {first.reason} ({len(failed)} failed{needing}; the others are done){also}"
         )
 
 

@@ -140,12 +140,33 @@ def _without_extra(root):
 
 
 def test_the_best_of_a_row_or_a_column_is_bold_and_what_is_not_whole_competes_not():
-    values = {"a": {"x": [0.1, 0.3], "y": [0.9]}, "b": {"x": [0.5, 0.5], "y": [0.1, None]}}
+    values = {
+        "a": {"x": [0.1, 0.3], "y": [0.9], "z": [0.4, 0.6]},
+        "b": {"x": [0.5, 0.5], "y": [0.1, None], "z": [0.1, 0.1]},
+    }
     assert compared(values, 2, along_rows=True) == [
-        ("a", "0.200 ± 0.141", "0.900 (1)"),
-        ("b", "**0.500 ± 0.000**", "0.100"),
+        ("a", "0.200 ± 0.141", "0.900 (1)", "**0.500 ± 0.141**"),
+        ("b", "**0.500 ± 0.000**", "0.100 (1)", "0.100 ± 0.000"),
     ]
-    assert compared(values, 2, along_rows=False, brief=True) == [("a", "0.20", "0.90 (1)"), ("b", "**0.50**", "0.10")]
+    assert compared(values, 2, along_rows=False, brief=True) == [
+        ("a", "0.20", "**0.90** (1)", "**0.50**"),
+        ("b", "**0.50**", "0.10 (1)", "0.10"),
+    ]
+
+
+def test_what_is_printed_alike_is_bold_alike_and_only_what_is_defined_counts():
+    alike = {"a": {"x": [0.7121, 0.7123]}, "b": {"x": [0.7122, 0.7124]}, "c": {"x": [0.7, 0.7]}}
+    assert [row[1] for row in compared(alike, 2, along_rows=False)] == [
+        "**0.712 ± 0.000**",
+        "**0.712 ± 0.000**",
+        "0.700 ± 0.000",
+    ]
+    one, whole, none = [0.5, None, None], [0.4, 0.4, 0.4], [None, None, None]
+    partly = {"a": {"x": one}, "b": {"x": whole}, "c": {"x": none}, "d": {"x": [0.3] * 3}}
+    found = [row[1] for row in compared(partly, 3, along_rows=False)]
+    assert found == ["0.500 (1)", "**0.400 ± 0.000**", "-", "0.300 ± 0.000"]
+    found = common(settings_of("quick", TRAINED, {}, seeds=3))
+    assert "mean ± standard deviation (n - 1) over seeds, which are of the training alone" in found
 
 
 def run(*arguments, **options):

@@ -61,7 +61,7 @@ def write_report(out: Path, name: str, grid: Grid, found: Found, *, command: str
             "passes show, but no more updates than B. B: drawn with replacement. C: as B, half of the defects being "
             "simulated."
         )
-    pictures = [(_PLOT, "Pooled F1, mean and standard deviation over seeds")]
+    pictures = [(_PLOT, "Pooled F1, mean and standard deviation (n - 1) over seeds of the training")]
     if overlays:
         pictures.append((_OVERLAYS, "First test picture of each defect type: label red, prediction green, both yellow"))
     document = Document(grid.title, tuple(paragraphs), tuple(_tables(grid, found)), tuple(pictures))

@@ -179,7 +179,7 @@ def try_network(settings: SegmentSettings) -> None:
     try:
         logits = network.train()(torch.zeros(count, 3, height, width), crop)
         labels = torch.zeros(count, *settings.crop_size, dtype=torch.int64)
-        segmentation_loss(logits, labels, settings.defect_weight, settings.peak_weight).backward()
+        torch.autograd.backward(segmentation_loss(logits, labels, settings.defect_weight, settings.peak_weight))
     except Exception as error:
         raise ConfigError(f"network {settings.network!r}, in training: {type(error).__name__}: {error}") from error
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from inspectd.errors import ConfigError, DatasetError
+from inspectd.simulation.placement import PlacementSettings
 from inspectd.training.experiments.cells import METRICS, Cell
 from inspectd.training.experiments.experiment import Entry, run_experiment
 from inspectd.training.experiments.methods import compare_methods, table
@@ -65,6 +66,7 @@ def test_methods_are_compared_and_a_second_run_does_nothing_again(parts, vgg_fil
         cyclegan={"channels": 4, "blocks": 1, "epochs": 1, "pictures": 2, "batch": 2},
         segment=SegmentSettings(**SEGMENT),
     )
+    settings = settings.model_copy(update={"placement": PlacementSettings(gain=(0.9, 1.1), hue_deg=180.0)})
     seen, tables = [], {}
 
     def progress(what, done, total):
@@ -84,6 +86,12 @@ def test_methods_are_compared_and_a_second_run_does_nothing_again(parts, vgg_fil
     assert [row.split("|")[1].strip() for row in rows] == ["method", *methods]
     assert "±" in rows[1]
     assert "**" in text
+    assert (
+        "Networks that paint, one for each reference: dst, 3 of 1 updates from random weights, losses on a VGG-19 "
+        "whose file ends early: relu3_1 for relu4_1; cyclegan, 3 of 1 updates from random weights.\n"
+    ) in whole
+    assert "DST with vgg vgg19.safetensors, channels 4, blocks 1, epochs 1" in whole
+    assert "placements with gain (0.9, 1.1); " in whole
     figures = json.loads((tmp_path / "out" / "report.json").read_text())["figures"]
     assert {len(results) for results in figures.values()} == {2}
     lists = {(tmp_path / "out" / "simulated" / name / "placements.jsonl").read_bytes() for name in ("cutpaste", "dst")}
@@ -387,6 +395,15 @@ def test_many_processes_may_begin_an_experiment_at_once(parts, tmp_path):
     for process in processes:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
+
+
+def test_the_report_says_what_auto_stood_for(parts, tmp_path):
+    settings = ExperimentSettings(seeds=1, segment=SegmentSettings(**SEGMENT | {"precision": "auto"}))
+    text = compare_methods(parts, tmp_path / "out", settings, ("only-real",), accelerator="cpu")
+    precision = settings.resolved("cpu").segment.precision
+    assert f"; arithmetic {precision}.\n" in text
+    found = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert found["settings"]["segment"]["precision"] == precision
 
 
 def test_one_arithmetic_is_chosen_for_all():

@@ -17,11 +17,12 @@ from rich.console import Console
 
 from inspectd.dataset import open_dataset
 from inspectd.errors import ConfigError, DatasetError
-from inspectd.training.devices import alone
+from inspectd.training.devices import alone, fast_precision
 from inspectd.training.experiments.cells import METRICS, Cell
 from inspectd.training.experiments.experiment import Entry
 from inspectd.training.experiments.paper import TABLE1, WAYS, figure6, settings_of, table1
 from inspectd.training.experiments.results import common, compared
+from inspectd.training.experiments.simulation import Simulation
 from inspectd.training.experiments.variants import ONLY_REAL, Variant
 from inspectd.training.experiments.view import View
 from inspectd.training.segmentation.settings import SegmentSettings
@@ -99,6 +100,15 @@ def test_the_paper_s_budget_is_the_paper_s_schedule():
     assert (segment.crop, segment.window) == (0.5, 1.0)
     assert settings.dst == settings.cyclegan == {}
     assert settings_of("quick", TRAINED, {"height": 64}, seeds=1, count=7, vgg="f").model_dump()["count"] == 7
+
+
+def test_one_column_may_have_more_updates_than_the_budget_gives(nine):
+    settings = settings_of("quick", TRAINED, {}, seeds=1)
+    grid = table1(settings, open_dataset(nine), ("buttonlab",), ("cyclegan:epochs=60;pictures=240", "cyclegan"))
+    simulation = Simulation(nine, Path("out"), settings, "cpu")
+    found = [simulation.settings_of(entry.variant) for entry in grid.entries]
+    assert [one.epochs * one.updates(238) for one in found] == [60 * 60, 2 * 30]
+    assert len({entry.variant.networks for entry in grid.entries}) == 2
 
 
 def test_figure_6_has_three_strategies_for_four_numbers_of_real_defects(nine):
@@ -200,6 +210,9 @@ def test_table_1_runs_to_its_report_and_repeats_nothing(nine, tmp_path, monkeypa
     text = (out / "report.md").read_text()
     assert "unet, mynet:build on slim (random weights; a network of one's own begins as it makes itself)" in text
     assert "AdamW with decay 0.01, rate 0.002 onecycle" in text
+    precision = fast_precision("cpu")
+    assert f"; arithmetic {precision}.\n" in text
+    assert found["settings"]["segment"]["precision"] == precision
     assert "| the paper's unet, on its photographs |  |  | 0.590 |" in text
     for heading in ("pooled F1", "image F1", "recall at 1 %", "F1 by defect type", "Times"):
         assert f"## {heading}" in text

@@ -21,6 +21,7 @@ from inspectd.training.segmentation.results import Evaluation
 from .experiment import Cells, Entry, Found
 from .paper import TABLE1, Grid
 from .results import HEADLINE, by_size, common, compared, figures, machines, summary
+from .simulation import painters
 from .variants import ONLY_REAL
 
 if TYPE_CHECKING:
@@ -54,7 +55,9 @@ def write_report(out: Path, name: str, grid: Grid, found: Found, *, command: str
     """
     measured_on = machines(result for results in found.values() for result in results)
     networks = list(dict.fromkeys(str(entry.changes["network"]) for entry in grid.entries))
-    paragraphs = [f"{name}: {common(grid.settings, networks)}", measured_on, f"`{command}`"]
+    painted_by = painters(out, [entry.variant for entry in grid.entries])
+    paragraphs = [f"{name}: {common(grid.settings, networks)}"]
+    paragraphs += [text for text in (painted_by, measured_on, f"`{command}`") if text]
     if grid.kind == "figure6":
         paragraphs.append(
             "Columns: real defects that are trained on. A: all of them in turn, as many pictures as the paper's 120 "
@@ -70,6 +73,7 @@ def write_report(out: Path, name: str, grid: Grid, found: Found, *, command: str
         "title": grid.title,
         "data": name,
         "machine": measured_on,
+        "painters": painted_by,
         "command": command,
         "settings": grid.settings.model_dump(mode="json"),
         "entries": [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from .experiment import Cells, Found, Watch, run_experiment
@@ -45,6 +46,8 @@ def reproduce(
         ConfigError: settings that DST does not know, or a file that cannot be written.
     """
     text, drawn = "", False
+    # What `auto` stands for on this machine is a part of what is reported.
+    grid = replace(grid, settings=grid.settings.resolved(accelerator))
 
     def report(cells: Cells, found: Found) -> None:
         nonlocal text, drawn

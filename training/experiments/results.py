@@ -7,8 +7,10 @@ are drawn once, all of them share.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from statistics import mean, stdev
 
+from inspectd.simulation.placement import VARIED
 from inspectd.training.document import Table
 from inspectd.training.segmentation.results import Evaluation
 
@@ -112,11 +114,17 @@ def common(settings: ExperimentSettings, networks: Sequence[str] = ()) -> str:
     segment = settings.segment
     learns = ", ".join(networks) or segment.network
     height, width = segment.window_size
-    changed = {key: value for key, value in settings.dst.items() if key not in ("vgg", "precision")}
+    changed = {key: value for key, value in settings.dst.items() if key != "precision"}
+    if "vgg" in changed:
+        changed["vgg"] = Path(str(changed["vgg"])).name
     schedule = f"DST with {', '.join(f'{key} {value}' for key, value in changed.items())}; " if changed else ""
     changed = {key: value for key, value in settings.cyclegan.items() if key != "precision"}
     if changed:
         schedule += f"CycleGAN with {', '.join(f'{key} {value}' for key, value in changed.items())}; "
+    usual = VARIED.model_dump()
+    drawn = {key: value for key, value in settings.placement.model_dump().items() if value != usual[key]}
+    if drawn:
+        schedule += f"placements with {', '.join(f'{key} {value}' for key, value in drawn.items())}; "
     weights = "random" if segment.weights == "none" else "pretrained"
     own = "; a network of one's own begins as it makes itself" if any(":" in name for name in networks) else ""
     loss = "".join(
@@ -140,7 +148,7 @@ def common(settings: ExperimentSettings, networks: Sequence[str] = ()) -> str:
         "mean ± standard deviation (n - 1) over seeds, which are of the training alone: placements and networks that "
         f"paint are the same for all. {decay}, rate {segment.rate:g} {segment.schedule}, augmentation "
         f"{segment.augment}, crop {segment.crop:g}, laid over the defect {segment.crop_bias:g}{loss}, shares of a "
-        f"batch: {shares}; {segment.precision}."
+        f"batch: {shares}; arithmetic {segment.precision}."
     )
 
 

@@ -18,7 +18,7 @@ from inspectd.simulation.parts import Backgrounds, as_reference, folders_of, rea
 from inspectd.simulation.placement import VARIED, PlacementSettings, write_placements
 from inspectd.simulation.planning import plan
 from inspectd.simulation.simulate import PLACEMENTS
-from inspectd.training.carded import kind_of
+from inspectd.training.carded import card_of, kind_of
 from inspectd.training.devices import Hardware, fast_precision
 from inspectd.training.segmentation.settings import SegmentSettings
 from inspectd.training.style.cyclegan import CycleGanSettings
@@ -29,8 +29,10 @@ from inspectd.training.style.train import train_dst
 from .leftovers import clear_damaged
 from .variants import Variant
 
-__all__ = ["DatasetTask", "ExperimentSettings", "NetworkTask", "Report", "Simulation"]
+__all__ = ["DatasetTask", "ExperimentSettings", "NetworkTask", "Report", "Simulation", "painters"]
 
+_NETWORKS = "networks"
+"""Folder of those that paint, of each variant and reference."""
 Report = Callable[[str, int, int], None]
 """Called with (what is done, number done, number in all)."""
 
@@ -123,7 +125,7 @@ class Simulation:
         ]
 
     def _folder(self, variant: Variant, name: str) -> Path:
-        return self.out / "networks" / variant.networks / name
+        return self.out / _NETWORKS / variant.networks / name
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +209,29 @@ class DatasetTask:
             # What this process may use of the cores.
             workers=torch.get_num_threads(),
         )
+
+
+def painters(out: Path, variants: Iterable[Variant]) -> str:
+    """What the networks that paint are by now, in one sentence; empty where there are none.
+
+    Args:
+        out: folder of the experiment.
+        variants: whose networks are meant.
+    """
+    told = []
+    for name in dict.fromkeys(variant.networks for variant in variants if variant.method in NETWORKS):
+        cards = [card for path in sorted((out / _NETWORKS / name).glob("*/")) if (card := card_of(path)) is not None]
+        if not cards:
+            continue
+        updates = sorted({int(card.provenance.get("updates", 0)) for card in cards})
+        of = f"{updates[0]}" if len(updates) == 1 else f"{updates[0]} to {updates[-1]}"
+        text = f"{name}, {len(cards)} of {of} updates from random weights"
+        replaced = {pair for card in cards for pair in card.provenance.get("layers_replaced", {}).items()}
+        if replaced:
+            listed = ", ".join(f"{there} for {missing}" for missing, there in sorted(replaced))
+            text += f", losses on a VGG-19 whose file ends early: {listed}"
+        told.append(text)
+    return f"Networks that paint, one for each reference: {'; '.join(told)}." if told else ""
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

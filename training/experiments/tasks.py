@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ import cv2
 import torch
 
 from inspectd.errors import DatasetError, InspectdError
+from inspectd.resumable import end_with
 from inspectd.training.files import InUseError, locked
 
 __all__ = ["Failure", "Task", "run_tasks", "tell"]
@@ -142,14 +142,7 @@ def _begin(threads: int, parent: int) -> None:
     """Take a share of the threads, and end with the process that all this is for, however that one ends."""
     torch.set_num_threads(threads)
     cv2.setNumThreads(1)
-
-    def follow() -> None:
-        while os.getppid() == parent:
-            time.sleep(_POLL_S)
-        # What a task holds is locked as long as its process lives, and nobody would take the result.
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
+    end_with(parent)
 
 
 def _run(task: Task) -> _Outcome:

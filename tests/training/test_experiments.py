@@ -20,6 +20,7 @@ import pytest
 
 from inspectd.errors import ConfigError, DatasetError
 from inspectd.simulation.placement import PlacementSettings
+from inspectd.training.code import code_digest
 from inspectd.training.experiments.cells import METRICS, Cell
 from inspectd.training.experiments.experiment import Entry, run_experiment
 from inspectd.training.experiments.methods import compare_methods, table
@@ -404,6 +405,32 @@ def test_the_report_says_what_auto_stood_for(parts, tmp_path):
     assert f"; arithmetic {precision}.\n" in text
     found = json.loads((tmp_path / "out" / "report.json").read_text())
     assert found["settings"]["segment"]["precision"] == precision
+
+
+def test_trainings_and_pictures_of_other_code_or_placements_are_told(parts, tmp_path):
+    out, methods = tmp_path / "out", ("only-real", "cutpaste")
+    settings = ExperimentSettings(seeds=1, count=3, segment=SegmentSettings(**SEGMENT))
+    text = compare_methods(parts, out, settings, methods, accelerator="cpu")
+    assert f"(code {code_digest()})." in text
+    assert "different code" not in text
+    path = out / "cells" / "only-real-0" / METRICS
+    found = json.loads(path.read_text())
+    versions = found["provenance"]["card"]["provenance"]["versions"]
+    assert versions["code"] == code_digest()
+    versions["code"] = "0123456789ab"
+    path.write_text(json.dumps(found))
+    listed = ", ".join(f"1 by {code}" for code in sorted(("0123456789ab", code_digest())))
+    told = f"Trainings of different code stand in these tables ({listed})"
+    assert told in compare_methods(parts, out, settings, methods, accelerator="cpu")
+    # Pictures that are not all there are finished; those at other places are refused, not trained on.
+    simulated = out / "simulated" / "cutpaste"
+    (simulated / "figure3.png").unlink()
+    compare_methods(parts, out, settings, methods, accelerator="cpu")
+    assert (simulated / "figure3.png").is_file()
+    lines = (out / "placements.jsonl").read_text().splitlines()
+    (out / "placements.jsonl").write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")
+    with pytest.raises(DatasetError, match="holds simulated defects with another placements_sha256"):
+        compare_methods(parts, out, settings, methods, accelerator="cpu")
 
 
 def test_one_arithmetic_is_chosen_for_all():

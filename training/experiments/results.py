@@ -6,6 +6,7 @@ are drawn once, all of them share.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -153,5 +154,17 @@ def common(settings: ExperimentSettings, networks: Sequence[str] = ()) -> str:
 
 
 def machines(results: Iterable[Evaluation]) -> str:
-    """Where and when trainings were measured: each machine and date once."""
-    return " · ".join(sorted({str(result.provenance.get("machine", "unknown machine")) for result in results}))
+    """Where and when trainings were measured, each machine and date once; and whether they are of different code."""
+    every = list(results)
+    places = " · ".join(sorted({str(result.provenance.get("machine", "unknown machine")) for result in every}))
+    codes = Counter(map(_code, every))
+    if len(codes) == 1:
+        return places
+    listed = ", ".join(f"{count} by {code}" for code, count in sorted(codes.items()))
+    return f"{places} Trainings of different code stand in these tables ({listed}): what differs may be of the code."
+
+
+def _code(result: Evaluation) -> str:
+    """The code that trained, as the card says it."""
+    versions = result.provenance.get("card", {}).get("provenance", {}).get("versions", {})
+    return str(versions.get("code", "an earlier version"))

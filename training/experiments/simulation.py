@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.console import Console
 
 from inspectd.bundle import explain
-from inspectd.dataset import SPLIT_FILE, open_dataset
+from inspectd.dataset import open_dataset
 from inspectd.errors import ConfigError
+from inspectd.resumable import PROVENANCE
 from inspectd.simulation.parts import Backgrounds, as_reference, folders_of, read_exemplars
 from inspectd.simulation.placement import VARIED, PlacementSettings, write_placements
 from inspectd.simulation.planning import plan
-from inspectd.simulation.simulate import PLACEMENTS
+from inspectd.simulation.simulate import PLACEMENTS, is_complete
 from inspectd.training.carded import card_of, kind_of
 from inspectd.training.devices import Hardware, fast_precision
 from inspectd.training.segmentation.settings import SegmentSettings
@@ -26,7 +28,7 @@ from inspectd.training.style.dst import DST_PRESETS, DstSettings
 from inspectd.training.style.simulate import NETWORKS, SimulateSettings, Work, simulate
 from inspectd.training.style.train import train_dst
 
-from .leftovers import clear_damaged
+from .leftovers import clear_damaged, read_object
 from .variants import Variant
 
 __all__ = ["DatasetTask", "ExperimentSettings", "NetworkTask", "Report", "Simulation", "painters"]
@@ -180,15 +182,18 @@ class DatasetTask:
     @property
     def done(self) -> bool:
         """Whether it is complete."""
-        return (self.folder / SPLIT_FILE).is_file()
+        if not is_complete(self.folder):
+            return False
+        # Else `run` finds that it is of something else, and says so. Of the networks' files it holds digests, but a
+        # network that was made again, after a disk's fault, is another file with the same weights.
+        stored = read_object(self.folder / PROVENANCE) or {}
+        settings = self._settings().model_dump(mode="json")
+        placements = hashlib.sha256((self.simulation.out / PLACEMENTS).read_bytes()).hexdigest()
+        return settings | stored.get("settings", {}) == settings and stored.get("placements_sha256") == placements
 
     def run(self) -> None:
         """Write it, from the picture where an earlier run was stopped."""
-        simulation, variant = self.simulation, self.variant
-        method = variant.method
-        if method is None:
-            return
-        settings = simulation.settings
+        simulation, method = self.simulation, self.variant.method
         gpu = simulation.accelerator != "cpu" and torch.cuda.is_available()
         simulate(
             Work(
@@ -197,17 +202,23 @@ class DatasetTask:
                 self.networks if method in NETWORKS else (),
                 device="cuda" if gpu else "cpu",
             ),
-            SimulateSettings(
-                method=method,
-                count=settings.count,
-                placement=settings.placement,
-                varied=variant.varied,
-                roles=tuple(role for role in settings.segment.roles if role != "simulated"),
-                bits=settings.segment.bits,
-            ),
+            self._settings(),
             placements=simulation.out / PLACEMENTS,
             # What this process may use of the cores.
             workers=torch.get_num_threads(),
+        )
+
+    def _settings(self) -> SimulateSettings:
+        settings, method = self.simulation.settings, self.variant.method
+        if method is None:
+            raise ValueError(f"{self.variant.name}: nothing is simulated there")
+        return SimulateSettings(
+            method=method,
+            count=settings.count,
+            placement=settings.placement,
+            varied=self.variant.varied,
+            roles=tuple(role for role in settings.segment.roles if role != "simulated"),
+            bits=settings.segment.bits,
         )
 
 

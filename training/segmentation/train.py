@@ -31,6 +31,7 @@ from inspectd.errors import ConfigError, DatasetError
 from inspectd.mask import ClassMap
 from inspectd.preprocess import Preprocess
 from inspectd.training.carded import CHECKPOINT
+from inspectd.training.code import code_digest
 from inspectd.training.devices import Hardware, agree, average, fast_precision, interruption, launch, on_first
 from inspectd.training.files import written_whole
 from inspectd.training.log import training_log
@@ -337,6 +338,7 @@ def _card(
             "date": dt.datetime.now(dt.timezone.utc).date().isoformat(),
             "versions": {
                 "inspectd": inspectd.__version__,
+                "code": code_digest(),
                 "torch": torch.__version__,
                 "python": platform.python_version(),
             },

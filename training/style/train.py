@@ -33,6 +33,7 @@ from inspectd.simulation.coarse import Exemplar
 from inspectd.simulation.parts import Backgrounds, as_reference, located
 from inspectd.simulation.region import BoolMask
 from inspectd.training.carded import CHECKPOINT
+from inspectd.training.code import code_digest
 from inspectd.training.devices import Hardware, fast_precision, interruption, launch
 from inspectd.training.files import locked, written_whole
 from inspectd.training.log import training_log
@@ -241,6 +242,7 @@ def _card(exemplar: Exemplar, backgrounds: Backgrounds, settings: WindowSettings
             "date": dt.datetime.now(dt.timezone.utc).date().isoformat(),
             "versions": {
                 "inspectd": inspectd.__version__,
+                "code": code_digest(),
                 "torch": torch.__version__,
                 "python": platform.python_version(),
                 "opencv": cv2.__version__,

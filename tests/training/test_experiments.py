@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
+from torchvision.models import resnet18
 
 from inspectd.errors import ConfigError, DatasetError
 from inspectd.simulation.placement import PlacementSettings
@@ -431,6 +433,59 @@ def test_trainings_and_pictures_of_other_code_or_placements_are_told(parts, tmp_
     (out / "placements.jsonl").write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")
     with pytest.raises(DatasetError, match="holds simulated defects with another placements_sha256"):
         compare_methods(parts, out, settings, methods, accelerator="cpu")
+
+
+def test_a_file_of_weights_counts_by_what_it_holds(parts, vgg_file, tmp_path):
+    """As machines see it that share a folder, each with its own path to the same file."""
+    out, methods = tmp_path / "out", ("dst",)
+    here, there = tmp_path / "here.safetensors", tmp_path / "there.safetensors"
+    shutil.copy(vgg_file, here)
+    shutil.copy(vgg_file, there)
+    backbone = tmp_path / "backbone.safetensors"
+    save_file(resnet18(weights=None).state_dict(), backbone)
+
+    def settings(vgg, weights=backbone):
+        return ExperimentSettings(
+            seeds=1,
+            count=3,
+            dst={"vgg": str(vgg), "channels": 4, "blocks": 1, "epochs": 1, "pictures": 2, "batch": 2},
+            segment=SegmentSettings(**SEGMENT | {"backbone": "resnet18", "weights": str(weights)}),
+        )
+
+    compare_methods(parts, out, settings(here), methods, accelerator="cpu")
+    # Under another path, what was stopped is gone on with.
+    network, cell = out / "networks" / "dst" / "ref-0", out / "cells" / "dst-0"
+    (network / "checkpoint.safetensors").unlink()
+    (cell / METRICS).unlink()
+    (cell / "training" / "checkpoint.safetensors").unlink()
+    moved = tmp_path / "moved.safetensors"
+    backbone.rename(moved)
+    here.unlink()
+    compare_methods(parts, out, settings(there, moved), methods, accelerator="cpu")
+    # Other content under the same path is another experiment.
+    there.write_bytes(there.read_bytes()[:-4] + b"\0\0\0\0")
+    with pytest.raises(DatasetError, match="an experiment with another dst"):
+        compare_methods(parts, out, settings(there, moved), methods, accelerator="cpu")
+    with pytest.raises(DatasetError, match=r"here\.safetensors: no such file of weights; expected one, or imagenet"):
+        compare_methods(parts, tmp_path / "new", settings(here, moved), methods, accelerator="cpu")
+    assert not (tmp_path / "new").exists()
+    # A folder of an earlier version, which has the path.
+    claimed = json.loads((out / "provenance.json").read_text())
+    assert claimed["dst"]["vgg"].startswith("sha256:")
+    shutil.copy(vgg_file, there)
+    (out / "provenance.json").write_text(
+        json.dumps(
+            named := claimed
+            | {
+                "dst": claimed["dst"] | {"vgg": str(there)},
+                "segment": claimed["segment"] | {"weights": str(moved)},
+            }
+        )
+    )
+    note = json.loads((cell / "cell.json").read_text())
+    (cell / "cell.json").write_text(json.dumps(note | {"weights": str(moved)}))
+    compare_methods(parts, out, settings(there, moved), methods, accelerator="cpu")
+    assert json.loads((out / "provenance.json").read_text()) == named
 
 
 def test_one_arithmetic_is_chosen_for_all():

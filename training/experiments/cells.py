@@ -18,6 +18,7 @@ from inspectd.training.carded import CHECKPOINT
 from inspectd.training.devices import Hardware
 from inspectd.training.files import written_whole
 from inspectd.training.log import last_step
+from inspectd.training.notes import by_content, changes
 from inspectd.training.segmentation.checkpoint import Checkpoint, load_checkpoint
 from inspectd.training.segmentation.evaluate import evaluate
 from inspectd.training.segmentation.networks import code_sha256
@@ -93,9 +94,8 @@ class Cell:
             # Not there, or damaged: the training's own note has all but what it learnt from.
             before = read_object(self.folder / _TRAINING / "settings.json") or {}
             now = {name: value for name, value in now.items() if name in before}
-        if changed := [name for name in now if before.get(name) != now[name]]:
-            told = ", ".join(f"{name} {before.get(name)!r} -> {now[name]!r}" for name in changed)
-            raise DatasetError(f"{self.folder}: is of another training: {told}; name another --out")
+        if changed := changes(before, now):
+            raise DatasetError(f"{self.folder}: is of another training: {', '.join(changed)}; name another --out")
 
     def _identity(self) -> dict[str, Any]:
         """All that decides the result, but for the data, which the experiment claims."""
@@ -119,7 +119,7 @@ class Cell:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with written_whole(self.folder / _NOTE) as draft:
-            draft.write_text(json.dumps(self._identity(), indent=1) + "\n")
+            draft.write_text(json.dumps(by_content(self._identity()), indent=1) + "\n")
         training = self.folder / _TRAINING
         clear_damaged(training, "seg")
         if not self.checkpoint.is_file():

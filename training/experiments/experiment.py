@@ -14,13 +14,15 @@ from typing import Any
 
 from inspectd.dataset import Dataset, open_dataset
 from inspectd.errors import ConfigError, DatasetError
-from inspectd.resumable import claim
+from inspectd.resumable import PROVENANCE, claim
 from inspectd.simulation.parts import Backgrounds
 from inspectd.training.files import locked
+from inspectd.training.notes import by_content
 from inspectd.training.segmentation.results import Evaluation
 from inspectd.training.segmentation.settings import SegmentSettings
 
 from .cells import Cell
+from .leftovers import read_object
 from .simulation import ExperimentSettings, Report, Simulation
 from .tasks import Failure, Task, run_tasks, tell
 from .variants import Variant
@@ -116,10 +118,11 @@ def run_experiment(
     for variant in variants:
         simulation.settings_of(variant)
     others = [sample for sample in dataset.samples if sample.role != "free"]
-    content: dict[str, Any] = settings.model_dump(mode="json", exclude={"seeds"})
+    named, content = _claims(settings, Backgrounds(dataset).digest(*others))
     # Quick, so those beside it wait, and find it done.
     with locked(out, wait=True, beside=True):
-        claim(out, content | {"data_sha256": Backgrounds(dataset).digest(*others)}, "an experiment")
+        # Folders of earlier versions name files by their paths.
+        claim(out, named if read_object(out / PROVENANCE) == named else content, "an experiment")
         for cell in (cell for of in cells.values() for cell in of):
             cell.check()
         simulation.place(lambda done, total: say("placing", done, total))
@@ -154,6 +157,22 @@ def run_experiment(
         raise unreported[0]
     also = "".join(f"; and the report could not be written: {error}" for error in unreported)
     tell(failed, left_out=len(datasets) - len(ready) + len(every) - len(possible), also=also)
+
+
+def _claims(settings: ExperimentSettings, data_sha256: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the folder is of: with files by their paths, as earlier versions had it, and by their content.
+
+    Raises:
+        DatasetError: a file of weights that is not there.
+    """
+    for name, known in (
+        (settings.segment.weights, ("none", "imagenet")),
+        (settings.dst.get("vgg"), (None, "imagenet")),
+    ):
+        if name not in known and not Path(str(name)).is_file():
+            raise DatasetError(f"{name}: no such file of weights; expected one, or imagenet")
+    named = settings.model_dump(mode="json", exclude={"seeds"}) | {"data_sha256": data_sha256}
+    return named, named | {part: by_content(named[part]) for part in ("segment", "dst")}
 
 
 def _check_measured(dataset: Dataset, settings: ExperimentSettings) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import save_file
 from torchvision.models import resnet18
 
@@ -486,6 +487,26 @@ def test_a_file_of_weights_counts_by_what_it_holds(parts, vgg_file, tmp_path):
     (cell / "cell.json").write_text(json.dumps(note | {"weights": str(moved)}))
     compare_methods(parts, out, settings(there, moved), methods, accelerator="cpu")
     assert json.loads((out / "provenance.json").read_text()) == named
+
+
+@pytest.mark.gpu
+def test_a_gpu_measures_what_it_trained(parts, tmp_path):
+    cell = Cell(
+        folder=tmp_path / "cell",
+        data=parts,
+        measured=parts,
+        roles=("test", "ok_test"),
+        settings=SegmentSettings(**SEGMENT | {"roles": ("ref", "free")}),
+        variant="only-real",
+        accelerator="gpu",
+    )
+    cell.run()
+    assert cell.found.provenance["measured_by"] == torch.cuda.get_device_name()
+    on_gpu = [image.score for image in cell.found.images]
+    (cell.folder / METRICS).unlink()
+    replace(cell, accelerator="cpu").run()
+    assert cell.found.provenance["measured_by"] == "CPU"
+    assert [image.score for image in cell.found.images] == pytest.approx(on_gpu, abs=0.01)
 
 
 def test_one_arithmetic_is_chosen_for_all():

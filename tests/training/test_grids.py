@@ -216,6 +216,7 @@ def test_table_1_runs_to_its_report_and_repeats_nothing(nine, tmp_path, monkeypa
     assert "| the paper's unet, on its photographs |  |  | 0.590 |" in text
     for heading in ("pooled F1", "image F1", "recall at 1 %", "F1 by defect type", "Times"):
         assert f"## {heading}" in text
+    assert "beside whatever else the machine did; measured in fp32 by CPU\n" in text
     page = (out / "report.html").read_text()
     assert page.count('src="data:image/png;base64,') == 2
     assert not re.search(r'(src|href)="(?!data:)', page), "it opens without a network"

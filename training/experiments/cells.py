@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from inspectd.dataset import open_dataset
 from inspectd.errors import DatasetError
 from inspectd.mask import ClassMap
 from inspectd.training.carded import CHECKPOINT
-from inspectd.training.devices import Hardware
+from inspectd.training.devices import Hardware, device_of
 from inspectd.training.files import written_whole
 from inspectd.training.log import last_step
 from inspectd.training.notes import by_content, changes
@@ -128,17 +129,19 @@ class Cell:
             train(self.data, training, self.settings, hardware=hardware, resume=resume, console=Console(quiet=True))
         found = self.trained()
         samples = open_dataset(self.measured).select(*self.roles)
+        device = device_of(self.accelerator)
         begun = time.monotonic()
         result = evaluate(
             samples,
-            TorchPredictor(found.network, found.card),
+            TorchPredictor(found.network, found.card, device=device),
             ClassMap(found.card.classes),
             thresholds=found.card.thresholds,
             bits=self.settings.bits,
             resamples=0,
             provenance={"card": found.card.model_dump(mode="json"), "roles": list(self.roles), "machine": machine()},
         )
-        # Reading, network and counting; of one picture at a time.
+        # Reading, network (in fp32) and counting; of one picture at a time.
+        result.provenance["measured_by"] = torch.cuda.get_device_name() if device == "cuda" else "CPU"
         result.provenance["measured_s"] = round(time.monotonic() - begun, 2)
         with written_whole(self.folder / METRICS) as draft:
             draft.write_text(result.to_json())

@@ -173,7 +173,9 @@ def _durations(grid: Grid, found: Found) -> Table:
             for name, digits in (("training s", 0), ("windows/s trained", 1), ("pictures/s measured", 1))
         ]
         rows.append((_label(grid, entry), *texts))
-    caption = "## Times: means over seeds, beside whatever else the machine did"
+    # Earlier versions measured on the processor, whatever had trained.
+    by = sorted({str(result.provenance.get("measured_by", "CPU")) for results in found.values() for result in results})
+    caption = f"## Times: means over seeds, beside whatever else the machine did; measured in fp32 by {', '.join(by)}"
     return Table(caption, ("", "training s", "windows/s trained", "pictures/s measured"), tuple(rows))
 
 

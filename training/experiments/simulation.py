@@ -21,7 +21,7 @@ from inspectd.simulation.placement import VARIED, PlacementSettings, write_place
 from inspectd.simulation.planning import plan
 from inspectd.simulation.simulate import PLACEMENTS, is_complete
 from inspectd.training.carded import card_of, kind_of
-from inspectd.training.devices import Hardware, fast_precision
+from inspectd.training.devices import Hardware, device_of, fast_precision
 from inspectd.training.segmentation.settings import SegmentSettings
 from inspectd.training.style.cyclegan import CycleGanSettings
 from inspectd.training.style.dst import DST_PRESETS, DstSettings
@@ -194,13 +194,12 @@ class DatasetTask:
     def run(self) -> None:
         """Write it, from the picture where an earlier run was stopped."""
         simulation, method = self.simulation, self.variant.method
-        gpu = simulation.accelerator != "cpu" and torch.cuda.is_available()
         simulate(
             Work(
                 simulation.data,
                 self.folder,
                 self.networks if method in NETWORKS else (),
-                device="cuda" if gpu else "cpu",
+                device=device_of(simulation.accelerator),
             ),
             self._settings(),
             placements=simulation.out / PLACEMENTS,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -14,9 +17,10 @@ from typing import Any, TypeVar
 from inspectd.errors import DatasetError
 from inspectd.picture import read_mask, read_pixels
 
-__all__ = ["PROVENANCE", "claim", "in_processes", "is_whole"]
+__all__ = ["PROVENANCE", "claim", "end_with", "in_processes", "is_whole"]
 
 PROVENANCE = "provenance.json"
+_POLL_S = 2.0
 _Job = TypeVar("_Job")
 
 
@@ -75,6 +79,8 @@ def in_processes(
 ) -> Iterator[Iterator[None]]:
     """Does the jobs while the iterator is consumed; in this process where `workers` is 1 or jobs are few.
 
+    The processes end with this one, also where it is killed.
+
     Args:
         function: does a job.
         jobs: what it is called with.
@@ -91,7 +97,8 @@ def in_processes(
         yield map(function, jobs)
         return
     # spawn: OpenCV's threads do not survive a fork.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=prepare) as pool:
+    begun = prepare, os.getpid()
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin, initargs=begun) as pool:
         try:
             yield pool.map(function, jobs, chunksize=4)
         except BrokenProcessPool:
@@ -102,3 +109,23 @@ def in_processes(
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+
+
+def end_with(parent: int) -> None:
+    """End this process within seconds of `parent`, which started it, however that one ends.
+
+    A pool's process that waits for its next job does not learn that nobody is left to give it one.
+    """
+
+    def follow() -> None:
+        while os.getppid() == parent:
+            time.sleep(_POLL_S)
+        # What a job holds is locked as long as its process lives, and nobody would take the result.
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _begin(prepare: Callable[[], None], parent: int) -> None:
+    end_with(parent)
+    prepare()

@@ -16,7 +16,7 @@ from inspectd.errors import DatasetError
 
 from .files import written_whole
 
-__all__ = ["CHECKPOINT", "kind_of", "read_carded", "write_carded"]
+__all__ = ["CHECKPOINT", "card_of", "kind_of", "read_carded", "write_carded"]
 
 CHECKPOINT = "checkpoint.safetensors"
 _CARD = "inspectd"
@@ -34,10 +34,16 @@ def write_carded(path: Path, tensors: Mapping[str, Tensor], card: ModelCard) -> 
 
 def kind_of(path: Path) -> Literal["seg", "dst"] | None:
     """Kind of network that a checkpoint holds; None where it is none, which reading it will tell."""
+    card = card_of(path)
+    return None if card is None else card.kind
+
+
+def card_of(path: Path) -> ModelCard | None:
+    """The card of a checkpoint, without its weights; None where it is none, which reading it will tell."""
     file_path = path / CHECKPOINT if path.is_dir() else path
     try:
         with safe_open(file_path, framework="pt") as file:
-            return ModelCard.model_validate_json((file.metadata() or {}).get(_CARD, "")).kind
+            return ModelCard.model_validate_json((file.metadata() or {}).get(_CARD, ""))
     except (SafetensorError, OSError, ValueError):
         return None
 

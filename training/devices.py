@@ -28,6 +28,7 @@ __all__ = [
     "agree",
     "alone",
     "average",
+    "device_of",
     "fast_precision",
     "interruption",
     "launch",
@@ -81,6 +82,15 @@ def fast_precision(accelerator: str) -> Precision:
     can = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     # x86: AVX-512 BF16 or AMX; ARM names its own simply bf16.
     return "bf16-mixed" if any(can.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) else "32-true"
+
+
+def device_of(accelerator: str) -> Literal["cpu", "cuda"]:
+    """The device of a network that is not trained, by torch's name.
+
+    Args:
+        accelerator: auto, cpu or gpu.
+    """
+    return "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def launch(hardware: Hardware, precision: Precision) -> Fabric:

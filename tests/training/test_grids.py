@@ -17,11 +17,12 @@ from rich.console import Console
 
 from inspectd.dataset import open_dataset
 from inspectd.errors import ConfigError, DatasetError
-from inspectd.training.devices import alone
+from inspectd.training.devices import alone, fast_precision
 from inspectd.training.experiments.cells import METRICS, Cell
 from inspectd.training.experiments.experiment import Entry
 from inspectd.training.experiments.paper import TABLE1, WAYS, figure6, settings_of, table1
 from inspectd.training.experiments.results import common, compared
+from inspectd.training.experiments.simulation import Simulation
 from inspectd.training.experiments.variants import ONLY_REAL, Variant
 from inspectd.training.experiments.view import View
 from inspectd.training.segmentation.settings import SegmentSettings
@@ -64,7 +65,12 @@ def test_table_1_is_networks_against_ways_with_two_controls(nine):
 def test_faults_of_a_network_come_before_any_work(nine, tmp_path, monkeypatch):
     (tmp_path / "faulty.py").write_text(
         "from torch import nn\n\n\ndef coarse(logits):\n    return nn.Conv2d(3, logits, 4, 4)\n\n\n"
-        "def deaf(logits):\n    return nn.Linear(5, logits)\n"
+        "def deaf(logits):\n    return nn.Linear(5, logits)\n\n\n"
+        "class Untrained(nn.Conv2d):\n    def forward(self, x):\n        if self.training:\n"
+        "            raise ValueError('not like this')\n        return super().forward(x)\n\n\n"
+        "def untrained(logits):\n    return Untrained(3, logits, 1)\n\n\n"
+        "class Cut(nn.Conv2d):\n    def forward(self, x):\n        return super().forward(x).detach()\n\n\n"
+        "def cut(logits):\n    return Cut(3, logits, 1)\n"
     )
     (tmp_path / "broken.py").write_text("def build(:\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -72,6 +78,8 @@ def test_faults_of_a_network_come_before_any_work(nine, tmp_path, monkeypatch):
     for network, message in (
         ("faulty:coarse", r"gives \[1, 2, 16, 16\] for a picture \[1, 3, 64, 64\], expected logits \[1, 2, 64, 64\]"),
         ("faulty:deaf", "'faulty:deaf': RuntimeError"),
+        ("faulty:untrained", "'faulty:untrained', in training: ValueError: not like this"),
+        ("faulty:cut", "'faulty:cut', in training: RuntimeError: element 0 of tensors does not require grad"),
         ("broken:build", "'broken:build': SyntaxError"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -92,6 +100,15 @@ def test_the_paper_s_budget_is_the_paper_s_schedule():
     assert (segment.crop, segment.window) == (0.5, 1.0)
     assert settings.dst == settings.cyclegan == {}
     assert settings_of("quick", TRAINED, {"height": 64}, seeds=1, count=7, vgg="f").model_dump()["count"] == 7
+
+
+def test_one_column_may_have_more_updates_than_the_budget_gives(nine):
+    settings = settings_of("quick", TRAINED, {}, seeds=1)
+    grid = table1(settings, open_dataset(nine), ("buttonlab",), ("cyclegan:epochs=60;pictures=240", "cyclegan"))
+    simulation = Simulation(nine, Path("out"), settings, "cpu")
+    found = [simulation.settings_of(entry.variant) for entry in grid.entries]
+    assert [one.epochs * one.updates(238) for one in found] == [60 * 60, 2 * 30]
+    assert len({entry.variant.networks for entry in grid.entries}) == 2
 
 
 def test_figure_6_has_three_strategies_for_four_numbers_of_real_defects(nine):
@@ -133,12 +150,33 @@ def _without_extra(root):
 
 
 def test_the_best_of_a_row_or_a_column_is_bold_and_what_is_not_whole_competes_not():
-    values = {"a": {"x": [0.1, 0.3], "y": [0.9]}, "b": {"x": [0.5, 0.5], "y": [0.1, None]}}
+    values = {
+        "a": {"x": [0.1, 0.3], "y": [0.9], "z": [0.4, 0.6]},
+        "b": {"x": [0.5, 0.5], "y": [0.1, None], "z": [0.1, 0.1]},
+    }
     assert compared(values, 2, along_rows=True) == [
-        ("a", "0.200 ± 0.141", "0.900 (1)"),
-        ("b", "**0.500 ± 0.000**", "0.100"),
+        ("a", "0.200 ± 0.141", "0.900 (1)", "**0.500 ± 0.141**"),
+        ("b", "**0.500 ± 0.000**", "0.100 (1)", "0.100 ± 0.000"),
     ]
-    assert compared(values, 2, along_rows=False, brief=True) == [("a", "0.20", "0.90 (1)"), ("b", "**0.50**", "0.10")]
+    assert compared(values, 2, along_rows=False, brief=True) == [
+        ("a", "0.20", "**0.90** (1)", "**0.50**"),
+        ("b", "**0.50**", "0.10 (1)", "0.10"),
+    ]
+
+
+def test_what_is_printed_alike_is_bold_alike_and_only_what_is_defined_counts():
+    alike = {"a": {"x": [0.7121, 0.7123]}, "b": {"x": [0.7122, 0.7124]}, "c": {"x": [0.7, 0.7]}}
+    assert [row[1] for row in compared(alike, 2, along_rows=False)] == [
+        "**0.712 ± 0.000**",
+        "**0.712 ± 0.000**",
+        "0.700 ± 0.000",
+    ]
+    one, whole, none = [0.5, None, None], [0.4, 0.4, 0.4], [None, None, None]
+    partly = {"a": {"x": one}, "b": {"x": whole}, "c": {"x": none}, "d": {"x": [0.3] * 3}}
+    found = [row[1] for row in compared(partly, 3, along_rows=False)]
+    assert found == ["0.500 (1)", "**0.400 ± 0.000**", "-", "0.300 ± 0.000"]
+    found = common(settings_of("quick", TRAINED, {}, seeds=3))
+    assert "mean ± standard deviation (n - 1) over seeds, which are of the training alone" in found
 
 
 def run(*arguments, **options):
@@ -172,9 +210,13 @@ def test_table_1_runs_to_its_report_and_repeats_nothing(nine, tmp_path, monkeypa
     text = (out / "report.md").read_text()
     assert "unet, mynet:build on slim (random weights; a network of one's own begins as it makes itself)" in text
     assert "AdamW with decay 0.01, rate 0.002 onecycle" in text
+    precision = fast_precision("cpu")
+    assert f"; arithmetic {precision}.\n" in text
+    assert found["settings"]["segment"]["precision"] == precision
     assert "| the paper's unet, on its photographs |  |  | 0.590 |" in text
     for heading in ("pooled F1", "image F1", "recall at 1 %", "F1 by defect type", "Times"):
         assert f"## {heading}" in text
+    assert "beside whatever else the machine did; measured in fp32 by CPU\n" in text
     page = (out / "report.html").read_text()
     assert page.count('src="data:image/png;base64,') == 2
     assert not re.search(r'(src|href)="(?!data:)', page), "it opens without a network"
@@ -200,6 +242,29 @@ def test_table_1_runs_to_its_report_and_repeats_nothing(nine, tmp_path, monkeypa
     other = run(*grid, "--seeds", "2", *SMALL, "--steps", "4")
     assert other.returncode == 2
     assert "an experiment with another segment" in other.stderr
+
+
+def test_a_network_that_raises_in_training_leaves_the_others_of_the_grid(nine, tmp_path, monkeypatch):
+    """Whatever a user's code raises in the middle of a training; here, in its third update."""
+    (tmp_path / "mynet.py").write_text(
+        "from torch import nn\n\n\nclass Tiring(nn.Conv2d):\n    seen = 0\n\n    def forward(self, x):\n"
+        "        self.seen += self.training\n        if self.seen > 2:\n            raise KeyError('tired')\n"
+        "        return super().forward(x)\n\n\n"
+        "def build(logits):\n    return Tiring(3, logits, 1)\n\n\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    out = tmp_path / "out"
+    grid = ("table1", "--data", nine, "--out", out, "--networks", "mynet:build,unet", "--methods", "cutpaste")
+    for jobs in ("1", "2"):
+        done = run(*grid, "--seeds", "1", *SMALL, "--jobs", jobs)
+        assert done.returncode == 2
+        trace = out / "cells" / "mynet_build-cutpaste-0.traceback.txt"
+        where = f"mynet_build-cutpaste-0: KeyError: 'tired'; its traceback is in {trace}"
+        assert done.stderr.endswith(f"{where} (1 failed; the others are done)\n")
+        assert "Traceback" not in done.stderr
+        assert "raise KeyError('tired')" in trace.read_text()
+        assert (out / "cells" / "unet-cutpaste-0" / METRICS).is_file()
+        assert "| unet |" in (out / "report.md").read_text()
 
 
 def test_figure_6_runs_under_fabric_run_and_its_processes_share_the_work(nine, tmp_path):

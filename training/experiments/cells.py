@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from inspectd.dataset import open_dataset
 from inspectd.errors import DatasetError
 from inspectd.mask import ClassMap
 from inspectd.training.carded import CHECKPOINT
-from inspectd.training.devices import Hardware
+from inspectd.training.devices import Hardware, device_of
 from inspectd.training.files import written_whole
 from inspectd.training.log import last_step
+from inspectd.training.notes import by_content, changes
 from inspectd.training.segmentation.checkpoint import Checkpoint, load_checkpoint
 from inspectd.training.segmentation.evaluate import evaluate
 from inspectd.training.segmentation.networks import code_sha256
 from inspectd.training.segmentation.predict import TorchPredictor
+from inspectd.training.segmentation.results import Evaluation, read_evaluation
 from inspectd.training.segmentation.settings import SegmentSettings
 from inspectd.training.segmentation.train import train
 
+from .leftovers import clear_damaged, read_object
 from .machine import machine
 
 __all__ = ["METRICS", "Cell"]
@@ -62,7 +67,17 @@ class Cell:
     @property
     def done(self) -> bool:
         """Whether it was measured."""
-        return (self.folder / METRICS).is_file()
+        return self.found is not None
+
+    @property
+    def found(self) -> Evaluation | None:
+        """What was measured; None where nothing was yet, or where its file is damaged and has to be made again."""
+        path = self.folder / METRICS
+        try:
+            status = path.stat()
+        except OSError:
+            return None
+        return _read(path, status.st_mtime_ns, status.st_size)
 
     @property
     def steps(self) -> int:
@@ -75,13 +90,13 @@ class Cell:
         Raises:
             DatasetError: it is of another.
         """
-        note = self.folder / _NOTE
-        if not note.is_file():
-            return
-        before, now = json.loads(note.read_text()), self._identity()
-        if changed := [name for name in now if before.get(name) != now[name]]:
-            told = ", ".join(f"{name} {before.get(name)!r} -> {now[name]!r}" for name in changed)
-            raise DatasetError(f"{self.folder}: is of another training: {told}; name another --out")
+        before, now = read_object(self.folder / _NOTE), self._identity()
+        if before is None:
+            # Not there, or damaged: the training's own note has all but what it learnt from.
+            before = read_object(self.folder / _TRAINING / "settings.json") or {}
+            now = {name: value for name, value in now.items() if name in before}
+        if changed := changes(before, now):
+            raise DatasetError(f"{self.folder}: is of another training: {', '.join(changed)}; name another --out")
 
     def _identity(self) -> dict[str, Any]:
         """All that decides the result, but for the data, which the experiment claims."""
@@ -105,27 +120,39 @@ class Cell:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with written_whole(self.folder / _NOTE) as draft:
-            draft.write_text(json.dumps(self._identity(), indent=1) + "\n")
+            draft.write_text(json.dumps(by_content(self._identity()), indent=1) + "\n")
         training = self.folder / _TRAINING
+        clear_damaged(training, "seg")
         if not self.checkpoint.is_file():
             hardware = Hardware(accelerator=self.accelerator)
             resume = (training / "settings.json").is_file()
             train(self.data, training, self.settings, hardware=hardware, resume=resume, console=Console(quiet=True))
         found = self.trained()
         samples = open_dataset(self.measured).select(*self.roles)
+        device = device_of(self.accelerator)
         begun = time.monotonic()
         result = evaluate(
             samples,
-            TorchPredictor(found.network, found.card),
+            TorchPredictor(found.network, found.card, device=device),
             ClassMap(found.card.classes),
             thresholds=found.card.thresholds,
             bits=self.settings.bits,
             resamples=0,
             provenance={"card": found.card.model_dump(mode="json"), "roles": list(self.roles), "machine": machine()},
         )
-        # Reading, network and counting; of one picture at a time.
+        # Reading, network (in fp32) and counting; of one picture at a time.
+        result.provenance["measured_by"] = torch.cuda.get_device_name() if device == "cuda" else "CPU"
         result.provenance["measured_s"] = round(time.monotonic() - begun, 2)
         with written_whole(self.folder / METRICS) as draft:
             draft.write_text(result.to_json())
         # The state of the training is three times its weights, and no longer needed.
         (training / "resume.pt").unlink(missing_ok=True)
+
+
+@functools.lru_cache(maxsize=1024)
+def _read(path: Path, _mtime_ns: int, _size: int) -> Evaluation | None:
+    """A file of metrics, read once as long as it is the same."""
+    try:
+        return read_evaluation(path)
+    except DatasetError:
+        return None

@@ -9,6 +9,7 @@ import platform
 import torch
 
 import inspectd
+from inspectd.training.code import code_digest
 
 __all__ = ["machine"]
 
@@ -17,7 +18,7 @@ def machine() -> str:
     """Date, machine and versions, which belong to every figure."""
     return (
         f"{dt.datetime.now(dt.timezone.utc).date()}, {_processor()}, {os.cpu_count()} cores, {_accelerator()}"
-        f"torch {torch.__version__}, inspectd {inspectd.__version__}."
+        f"torch {torch.__version__}, inspectd {inspectd.__version__} (code {code_digest()})."
     )
 
 

@@ -17,7 +17,7 @@ from inspectd.training.segmentation.results import Evaluation
 
 from .experiment import Cells, Entry, Found, Watch, run_experiment
 from .results import by_size, common, compared, figures, machines
-from .simulation import ExperimentSettings, Report
+from .simulation import ExperimentSettings, Report, painters
 from .variants import Variant
 
 __all__ = ["compare_methods", "table"]
@@ -54,11 +54,15 @@ def compare_methods(
         ConfigError: an unknown method, or settings that DST does not know.
     """
     text = ""
+    # What `auto` stands for on this machine is a part of what is reported.
+    settings = settings.resolved(accelerator)
+    entries = [Entry(name, "", Variant.of(name)) for name in methods]
 
     def report(_: Cells, found: Found) -> None:
         nonlocal text
         by_name = {entry.row: results for entry, results in found.items()}
-        text = table(data.resolve().name, settings, by_name)
+        painted_by = painters(out, [entry.variant for entry in entries])
+        text = table(data.resolve().name, settings, by_name, painted_by)
         shown = {name: [figures(result) for result in results] for name, results in by_name.items()}
         with written_whole(out / "report.json") as draft:
             draft.write_text(
@@ -67,7 +71,6 @@ def compare_methods(
         with written_whole(out / "report.md") as draft:
             draft.write_text(text)
 
-    entries = [Entry(name, "", Variant.of(name)) for name in methods]
     run_experiment(
         data,
         out,
@@ -82,13 +85,15 @@ def compare_methods(
     return text
 
 
-def table(name: str, settings: ExperimentSettings, found: Mapping[str, Sequence[Evaluation]]) -> str:
+def table(
+    name: str, settings: ExperimentSettings, found: Mapping[str, Sequence[Evaluation]], painted_by: str = ""
+) -> str:
     """The comparison, whole and by size, as Markdown: mean ± standard deviation over seeds, the best in bold."""
     shown = {method: [figures(result) for result in results] for method, results in found.items()}
     columns = list(next(iter(shown.values()))[0])
     values = {method: {name: [of[name] for of in results] for name in columns} for method, results in shown.items()}
     rows = compared(values, settings.seeds, along_rows=False)
     every = [result for results in found.values() for result in results]
-    caption = f"## {name}\n\n{common(settings)}\n\n{machines(every)}"
+    caption = "\n\n".join(text for text in (f"## {name}", common(settings), painted_by, machines(every)) if text)
     tables = (Table(caption, ("method", *columns), tuple(rows)), by_size(found, settings.seeds))
     return "\n\n".join(part.markdown() for part in tables) + "\n"

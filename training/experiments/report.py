@@ -21,6 +21,7 @@ from inspectd.training.segmentation.results import Evaluation
 from .experiment import Cells, Entry, Found
 from .paper import TABLE1, Grid
 from .results import HEADLINE, by_size, common, compared, figures, machines, summary
+from .simulation import painters
 from .variants import ONLY_REAL
 
 if TYPE_CHECKING:
@@ -54,14 +55,16 @@ def write_report(out: Path, name: str, grid: Grid, found: Found, *, command: str
     """
     measured_on = machines(result for results in found.values() for result in results)
     networks = list(dict.fromkeys(str(entry.changes["network"]) for entry in grid.entries))
-    paragraphs = [f"{name}: {common(grid.settings, networks)}", measured_on, f"`{command}`"]
+    painted_by = painters(out, [entry.variant for entry in grid.entries])
+    paragraphs = [f"{name}: {common(grid.settings, networks)}"]
+    paragraphs += [text for text in (painted_by, measured_on, f"`{command}`") if text]
     if grid.kind == "figure6":
         paragraphs.append(
             "Columns: real defects that are trained on. A: all of them in turn, as many pictures as the paper's 120 "
             "passes show, but no more updates than B. B: drawn with replacement. C: as B, half of the defects being "
             "simulated."
         )
-    pictures = [(_PLOT, "Pooled F1, mean and standard deviation over seeds")]
+    pictures = [(_PLOT, "Pooled F1, mean and standard deviation (n - 1) over seeds of the training")]
     if overlays:
         pictures.append((_OVERLAYS, "First test picture of each defect type: label red, prediction green, both yellow"))
     document = Document(grid.title, tuple(paragraphs), tuple(_tables(grid, found)), tuple(pictures))
@@ -70,6 +73,7 @@ def write_report(out: Path, name: str, grid: Grid, found: Found, *, command: str
         "title": grid.title,
         "data": name,
         "machine": measured_on,
+        "painters": painted_by,
         "command": command,
         "settings": grid.settings.model_dump(mode="json"),
         "entries": [
@@ -169,7 +173,9 @@ def _durations(grid: Grid, found: Found) -> Table:
             for name, digits in (("training s", 0), ("windows/s trained", 1), ("pictures/s measured", 1))
         ]
         rows.append((_label(grid, entry), *texts))
-    caption = "## Times: means over seeds, beside whatever else the machine did"
+    # Earlier versions measured on the processor, whatever had trained.
+    by = sorted({str(result.provenance.get("measured_by", "CPU")) for results in found.values() for result in results})
+    caption = f"## Times: means over seeds, beside whatever else the machine did; measured in fp32 by {', '.join(by)}"
     return Table(caption, ("", "training s", "windows/s trained", "pictures/s measured"), tuple(rows))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from .experiment import Cells, Found, Watch, run_experiment
@@ -45,13 +46,17 @@ def reproduce(
         ConfigError: settings that DST does not know, or a file that cannot be written.
     """
     text, drawn = "", False
+    # What `auto` stands for on this machine is a part of what is reported.
+    grid = replace(grid, settings=grid.settings.resolved(accelerator))
 
     def report(cells: Cells, found: Found) -> None:
         nonlocal text, drawn
+        text = write_report(out, name, grid, found, command=command, overlays=drawn)
         if not drawn and all(cells[entry][0].done for entry in grid.shown):
+            # Behind the figures, which need no network that somebody may have removed.
             write_overlays(out, data, grid, cells)
             drawn = True
-        text = write_report(out, name, grid, found, command=command, overlays=drawn)
+            text = write_report(out, name, grid, found, command=command, overlays=drawn)
 
     run_experiment(
         data,

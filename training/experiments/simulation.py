@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,24 +13,28 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.console import Console
 
 from inspectd.bundle import explain
-from inspectd.dataset import SPLIT_FILE, open_dataset
+from inspectd.dataset import open_dataset
 from inspectd.errors import ConfigError
+from inspectd.resumable import PROVENANCE
 from inspectd.simulation.parts import Backgrounds, as_reference, folders_of, read_exemplars
 from inspectd.simulation.placement import VARIED, PlacementSettings, write_placements
 from inspectd.simulation.planning import plan
-from inspectd.simulation.simulate import PLACEMENTS
-from inspectd.training.carded import CHECKPOINT
-from inspectd.training.devices import Hardware, fast_precision
+from inspectd.simulation.simulate import PLACEMENTS, is_complete
+from inspectd.training.carded import card_of, kind_of
+from inspectd.training.devices import Hardware, device_of, fast_precision
 from inspectd.training.segmentation.settings import SegmentSettings
 from inspectd.training.style.cyclegan import CycleGanSettings
 from inspectd.training.style.dst import DST_PRESETS, DstSettings
 from inspectd.training.style.simulate import NETWORKS, SimulateSettings, Work, simulate
 from inspectd.training.style.train import train_dst
 
+from .leftovers import clear_damaged, read_object
 from .variants import Variant
 
-__all__ = ["DatasetTask", "ExperimentSettings", "NetworkTask", "Report", "Simulation"]
+__all__ = ["DatasetTask", "ExperimentSettings", "NetworkTask", "Report", "Simulation", "painters"]
 
+_NETWORKS = "networks"
+"""Folder of those that paint, of each variant and reference."""
 Report = Callable[[str, int, int], None]
 """Called with (what is done, number done, number in all)."""
 
@@ -122,7 +127,7 @@ class Simulation:
         ]
 
     def _folder(self, variant: Variant, name: str) -> Path:
-        return self.out / "networks" / variant.networks / name
+        return self.out / _NETWORKS / variant.networks / name
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +142,14 @@ class NetworkTask:
     @property
     def done(self) -> bool:
         """Whether it is trained."""
-        return (self.folder / CHECKPOINT).is_file()
+        return kind_of(self.folder) == "dst"
 
     def run(self) -> None:
         """Train it, from the state that an earlier run left where there is one."""
         settings = self.simulation.settings_of(self.variant)
         dataset = open_dataset(self.simulation.data)
         exemplars = read_exemplars(dataset, bits=settings.bits)
+        clear_damaged(self.folder, "dst")
         train_dst(
             next(exemplar for exemplar in exemplars if exemplar.name == self.reference),
             Backgrounds(dataset, bits=settings.bits),
@@ -169,37 +175,73 @@ class DatasetTask:
         return self.simulation.dataset(self.variant)
 
     @property
+    def ready(self) -> bool:
+        """Whether the networks that it is painted by are there."""
+        return self.variant.method not in NETWORKS or all(kind_of(network) == "dst" for network in self.networks)
+
+    @property
     def done(self) -> bool:
         """Whether it is complete."""
-        return (self.folder / SPLIT_FILE).is_file()
+        if not is_complete(self.folder):
+            return False
+        # Else `run` finds that it is of something else, and says so. Of the networks' files it holds digests, but a
+        # network that was made again, after a disk's fault, is another file with the same weights.
+        stored = read_object(self.folder / PROVENANCE) or {}
+        settings = self._settings().model_dump(mode="json")
+        placements = hashlib.sha256((self.simulation.out / PLACEMENTS).read_bytes()).hexdigest()
+        return settings | stored.get("settings", {}) == settings and stored.get("placements_sha256") == placements
 
     def run(self) -> None:
         """Write it, from the picture where an earlier run was stopped."""
-        simulation, variant = self.simulation, self.variant
-        method = variant.method
-        if method is None:
-            return
-        settings = simulation.settings
-        gpu = simulation.accelerator != "cpu" and torch.cuda.is_available()
+        simulation, method = self.simulation, self.variant.method
         simulate(
             Work(
                 simulation.data,
                 self.folder,
                 self.networks if method in NETWORKS else (),
-                device="cuda" if gpu else "cpu",
+                device=device_of(simulation.accelerator),
             ),
-            SimulateSettings(
-                method=method,
-                count=settings.count,
-                placement=settings.placement,
-                varied=variant.varied,
-                roles=tuple(role for role in settings.segment.roles if role != "simulated"),
-                bits=settings.segment.bits,
-            ),
+            self._settings(),
             placements=simulation.out / PLACEMENTS,
             # What this process may use of the cores.
             workers=torch.get_num_threads(),
         )
+
+    def _settings(self) -> SimulateSettings:
+        settings, method = self.simulation.settings, self.variant.method
+        if method is None:
+            raise ValueError(f"{self.variant.name}: nothing is simulated there")
+        return SimulateSettings(
+            method=method,
+            count=settings.count,
+            placement=settings.placement,
+            varied=self.variant.varied,
+            roles=tuple(role for role in settings.segment.roles if role != "simulated"),
+            bits=settings.segment.bits,
+        )
+
+
+def painters(out: Path, variants: Iterable[Variant]) -> str:
+    """What the networks that paint are by now, in one sentence; empty where there are none.
+
+    Args:
+        out: folder of the experiment.
+        variants: whose networks are meant.
+    """
+    told = []
+    for name in dict.fromkeys(variant.networks for variant in variants if variant.method in NETWORKS):
+        cards = [card for path in sorted((out / _NETWORKS / name).glob("*/")) if (card := card_of(path)) is not None]
+        if not cards:
+            continue
+        updates = sorted({int(card.provenance.get("updates", 0)) for card in cards})
+        of = f"{updates[0]}" if len(updates) == 1 else f"{updates[0]} to {updates[-1]}"
+        text = f"{name}, {len(cards)} of {of} updates from random weights"
+        replaced = {pair for card in cards for pair in card.provenance.get("layers_replaced", {}).items()}
+        if replaced:
+            listed = ", ".join(f"{there} for {missing}" for missing, there in sorted(replaced))
+            text += f", losses on a VGG-19 whose file ends early: {listed}"
+        told.append(text)
+    return f"Networks that paint, one for each reference: {'; '.join(told)}." if told else ""
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

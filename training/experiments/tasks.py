@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Protocol
@@ -17,9 +18,10 @@ import cv2
 import torch
 
 from inspectd.errors import DatasetError, InspectdError
+from inspectd.resumable import end_with
 from inspectd.training.files import InUseError, locked
 
-__all__ = ["Task", "run_tasks"]
+__all__ = ["Failure", "Task", "run_tasks", "tell"]
 
 _POLL_S = 2.0
 
@@ -39,33 +41,46 @@ class Task(Protocol):
         """Do it, from where an earlier process stopped; nothing where it is done."""
 
 
-def run_tasks(tasks: Sequence[Task], *, jobs: int, progress: Callable[[int, int], None] | None = None) -> None:
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A task that could not be done, and why."""
+
+    task: Task
+    reason: str
+
+
+def run_tasks(
+    tasks: Sequence[Task], *, jobs: int, progress: Callable[[int, int], None] | None = None
+) -> tuple[Failure, ...]:
     """Do what is not done; several side by side, each in a process with its share of this one's threads.
 
     Other processes may run the same tasks: each task is one's alone, and all return when all tasks are done. One that
-    fails does not keep the others from being done.
+    fails, whatever it raises, does not keep the others from being done.
 
     Args:
         tasks: that do not need each other.
         jobs: processes.
         progress: called with (tasks done, tasks in all).
 
+    Returns:
+        Those that failed.
+
     Raises:
-        DatasetError: a process was killed; or some tasks failed, of which the first is told when the others are done.
+        DatasetError: a process was killed.
     """
     waiting = [task for task in tasks if not task.done]
     done = len(tasks) - len(waiting)
-    failed: list[tuple[Task, InspectdError]] = []
+    failed: list[Failure] = []
     if progress is not None:
         progress(done, len(tasks))
     if not waiting:
-        return
+        return ()
     with _runner(min(jobs, len(waiting))) as run:
         while waiting:
             held = []
             for task, outcome in run(waiting):
-                if isinstance(outcome, InspectdError):
-                    failed.append((task, outcome))
+                if isinstance(outcome, str):
+                    failed.append(Failure(task, outcome))
                 elif outcome:
                     done += 1
                     if progress is not None:
@@ -76,12 +91,28 @@ def run_tasks(tasks: Sequence[Task], *, jobs: int, progress: Callable[[int, int]
             if waiting:
                 # By other processes: they end, or are killed and leave their tasks to this one.
                 time.sleep(_POLL_S)
+    return tuple(failed)
+
+
+def tell(failed: Sequence[Failure], *, left_out: int = 0, also: str = "") -> None:
+    """Tell of the tasks that failed, if there are any, when the others are done.
+
+    Args:
+        failed: in their order; the first one is told with its reason.
+        left_out: how many others need what these were to make.
+        also: what else went wrong.
+
+    Raises:
+        DatasetError: some did.
+    """
     if failed:
-        task, error = failed[0]
-        raise DatasetError(f"{task.folder}: {error} ({len(failed)} of {len(tasks)} failed; the others are done)")
+        first, needing = failed[0], f", {left_out} that need them were left out" if left_out else ""
+        raise DatasetError(
+            f"{first.task.folder}: {first.reason} ({len(failed)} failed{needing}; the others are done){also}"
+        )
 
 
-_Outcome = bool | InspectdError
+_Outcome = bool | str
 """True: it is done; false: another process is at it; or why it could not be done."""
 
 
@@ -111,14 +142,7 @@ def _begin(threads: int, parent: int) -> None:
     """Take a share of the threads, and end with the process that all this is for, however that one ends."""
     torch.set_num_threads(threads)
     cv2.setNumThreads(1)
-
-    def follow() -> None:
-        while os.getppid() == parent:
-            time.sleep(_POLL_S)
-        # What a task holds is locked as long as its process lives, and nobody would take the result.
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
+    end_with(parent)
 
 
 def _run(task: Task) -> _Outcome:
@@ -130,5 +154,22 @@ def _run(task: Task) -> _Outcome:
     except InUseError:
         return False
     except InspectdError as error:
-        return error
+        return str(error)
+    except Exception as error:  # noqa: BLE001 - a user's network, a GPU's memory, a disk: the other tasks need none of it
+        return f"{type(error).__name__}: {error}{_traceback(task)}"
+    _traceback_file(task).unlink(missing_ok=True)
     return True
+
+
+def _traceback(task: Task) -> str:
+    """Keep the traceback of what was just raised; words that say where, empty where it cannot be written."""
+    path = _traceback_file(task)
+    with suppress(OSError):
+        path.write_text(traceback.format_exc())
+        return f"; its traceback is in {path}"
+    return ""
+
+
+def _traceback_file(task: Task) -> Path:
+    """Beside the folder: what claims its folder takes nothing that is there before."""
+    return task.folder.with_name(f"{task.folder.name}.traceback.txt")

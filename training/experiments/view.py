@@ -18,9 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 from inspectd.command import LOG_EVERY_S
-from inspectd.training.segmentation.results import read_evaluation
 
-from .cells import METRICS, Cell
+from .cells import Cell
 from .experiment import Cells, Entry
 
 __all__ = ["View"]
@@ -120,8 +119,8 @@ class View:
         """What is there of an entry: `0.713 2/3 45%`."""
         cells = self._cells[entry]
         for cell in cells:
-            if cell.folder not in self._f1 and cell.done:
-                self._f1[cell.folder] = read_evaluation(cell.folder / METRICS).pooled.pixels.f1
+            if cell.folder not in self._f1 and (measured := cell.found) is not None:
+                self._f1[cell.folder] = measured.pooled.pixels.f1
         found = [f1 for cell in cells if (f1 := self._f1.get(cell.folder)) is not None]
         parts = [f"{sum(found) / len(found):.3f}"] if found else []
         parts.append(f"{sum(cell.done for cell in cells)}/{len(cells)}")

@@ -23,6 +23,7 @@ from inspectd.optional import require
 
 from .backbones import SLIM_WIDTHS, load_weights, slim
 from .buttonlab import Buttonlab, Crop, check_size, cut
+from .loss import segmentation_loss
 from .settings import Architecture, SegmentSettings
 
 __all__ = ["ARCHITECTURES", "Baseline", "build_network", "code_sha256", "try_network"]
@@ -146,10 +147,13 @@ def build_network(architecture: str, backbone: str, classes: int = 1) -> Buttonl
 
 
 def try_network(settings: SegmentSettings) -> None:
-    """Build the network of a training, start it and let a picture through, so that no fault waits for its first update.
+    """Build the network of a training, start it and let pictures through, there and back.
+
+    So no fault waits for the first update.
 
     Raises:
-        ConfigError: it cannot be built, has no such weights, or does not give logits of the picture's size.
+        ConfigError: it cannot be built, has no such weights, does not give logits of the picture's size, or cannot be
+            trained with such batches.
         DatasetError: the weights cannot be read, or fit nothing.
         MissingDependencyError: a package for it is not installed.
     """
@@ -169,6 +173,15 @@ def try_network(settings: SegmentSettings) -> None:
             f"network {settings.network!r}: gives {list(shape)} for a picture [1, 3, {height}, {width}], expected "
             f"logits [1, 2, {height}, {width}]"
         )
+    # In training other code runs: statistics of a batch, dropout, crops, gradients. Two pictures stand for a batch.
+    count = min(2, settings.batch)
+    crop = Crop(settings.crop_size, ((0, 0),) * count)
+    try:
+        logits = network.train()(torch.zeros(count, 3, height, width), crop)
+        labels = torch.zeros(count, *settings.crop_size, dtype=torch.int64)
+        torch.autograd.backward(segmentation_loss(logits, labels, settings.defect_weight, settings.peak_weight))
+    except Exception as error:
+        raise ConfigError(f"network {settings.network!r}, in training: {type(error).__name__}: {error}") from error
 
 
 def code_sha256(name: str) -> str:

@@ -31,9 +31,11 @@ from inspectd.errors import ConfigError, DatasetError
 from inspectd.mask import ClassMap
 from inspectd.preprocess import Preprocess
 from inspectd.training.carded import CHECKPOINT
+from inspectd.training.code import code_digest
 from inspectd.training.devices import Hardware, agree, average, fast_precision, interruption, launch, on_first
 from inspectd.training.files import written_whole
 from inspectd.training.log import training_log
+from inspectd.training.notes import by_content, changes
 
 from .backbones import load_weights
 from .buttonlab import Crop
@@ -261,7 +263,7 @@ def _prepare(out: Path, settings: SegmentSettings, *, resume: bool) -> None:
             raise ConfigError(f"{out}: exists and is not empty; name a new folder, or go on with it by --resume")
         out.mkdir(parents=True, exist_ok=True)
         with written_whole(note) as draft:
-            draft.write_text(settings.model_dump_json(indent=2) + "\n")
+            draft.write_text(json.dumps(by_content(settings.model_dump(mode="json")), indent=2) + "\n")
         return
     if not note.is_file():
         raise DatasetError(f"{out}: nothing to resume: there is no {note.name}; start without --resume")
@@ -272,7 +274,7 @@ def _prepare(out: Path, settings: SegmentSettings, *, resume: bool) -> None:
     now = settings.model_dump(mode="json")
     # What an earlier version did not know had the effect of today's default.
     before = SegmentSettings().model_dump(mode="json") | before
-    if changed := [f"{name} {before[name]!r} -> {now[name]!r}" for name in now if before[name] != now[name]]:
+    if changed := changes(before, now):
         raise ConfigError(f"{out}: was started with other settings: {', '.join(changed)}")
 
 
@@ -337,6 +339,7 @@ def _card(
             "date": dt.datetime.now(dt.timezone.utc).date().isoformat(),
             "versions": {
                 "inspectd": inspectd.__version__,
+                "code": code_digest(),
                 "torch": torch.__version__,
                 "python": platform.python_version(),
             },

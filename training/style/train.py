@@ -33,9 +33,11 @@ from inspectd.simulation.coarse import Exemplar
 from inspectd.simulation.parts import Backgrounds, as_reference, located
 from inspectd.simulation.region import BoolMask
 from inspectd.training.carded import CHECKPOINT
+from inspectd.training.code import code_digest
 from inspectd.training.devices import Hardware, fast_precision, interruption, launch
 from inspectd.training.files import locked, written_whole
 from inspectd.training.log import training_log
+from inspectd.training.notes import by_content, changes
 
 from .checkpoint import save_dst
 from .cyclegan import CycleGanLearner, CycleGanSettings
@@ -203,14 +205,13 @@ def _prepare(out: Path, now: dict[str, Any], *, resume: bool) -> None:
     if not note.is_file():
         out.mkdir(parents=True, exist_ok=True)
         with written_whole(note) as draft:
-            draft.write_text(json.dumps(now, indent=2) + "\n")
+            draft.write_text(json.dumps(by_content(now), indent=2) + "\n")
         return
     try:
         before = dict(json.loads(note.read_text()))
     except ValueError as error:
         raise DatasetError(f"{note}: is damaged; start the training anew in another folder") from error
-    names = [*now, *(before.keys() - now.keys())]
-    if changed := [f"{n} {before.get(n)!r} -> {now.get(n)!r}" for n in names if before.get(n) != now.get(n)]:
+    if changed := changes(before, dict.fromkeys(before) | now):
         raise ConfigError(f"{out}: was started with other settings: {', '.join(changed)}")
 
 
@@ -241,6 +242,7 @@ def _card(exemplar: Exemplar, backgrounds: Backgrounds, settings: WindowSettings
             "date": dt.datetime.now(dt.timezone.utc).date().isoformat(),
             "versions": {
                 "inspectd": inspectd.__version__,
+                "code": code_digest(),
                 "torch": torch.__version__,
                 "python": platform.python_version(),
                 "opencv": cv2.__version__,

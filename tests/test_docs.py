@@ -29,6 +29,11 @@ def test_links_lead_somewhere(page):
             assert place in {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}, target
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_page_has_both_sides_of_a_merge(page):
+    assert not re.search(r"^(<{7}|>{7}) ", page.read_text(encoding="utf-8"), re.MULTILINE)
+
+
 def commands_of(page: Path) -> list[str]:
     """What stands behind `$`, with the lines behind `>` that go on."""
     commands: list[str] = []

@@ -99,7 +99,10 @@ def test_the_paper_s_budget_is_the_paper_s_schedule():
     assert (segment.steps, segment.rate, segment.schedule) == (120 * 271, 2e-3, "constant")
     assert (segment.crop, segment.window) == (0.5, 1.0)
     assert settings.dst == settings.cyclegan == {}
-    assert settings_of("quick", TRAINED, {"height": 64}, seeds=1, count=7, vgg="f").model_dump()["count"] == 7
+    assert settings_of("quick", TRAINED, {"height": 64}, seeds=1, count=7).count == 7
+    quick = settings_of("quick", TRAINED, {}, seeds=1, dst={"vgg": "f", "epochs": 5}, measured=("extra", "ok_test"))
+    assert (quick.dst, quick.cyclegan["epochs"]) == ({"vgg": "f", "epochs": 5, "pictures": 120}, 2)
+    assert quick.roles == ("extra", "ok_test")
 
 
 def test_one_column_may_have_more_updates_than_the_budget_gives(nine):
@@ -290,6 +293,29 @@ def test_figure_6_runs_under_fabric_run_and_its_processes_share_the_work(nine, t
     )
     assert other.returncode == 2
     assert "is of another training: network 'buttonlab' -> 'unet'; name another --out" in other.stderr
+
+
+def test_a_recipe_of_methods_can_be_had_of_the_grids_too(nine, tmp_path):
+    recipe = ("--rate", "1e-3", "--crop", "0.75", "--crop-bias", "0.4", "--simulated-share", "0.25")
+    recipe += ("--defect-weight", "2", "--peak-weight", "0.03", "--roles", "extra,ok_test")
+    table = ("table1", "--networks", "buttonlab", "--methods", "cutpaste")
+    figure = ("figure6", "--strategies", "B", "--real", "3", "--dst-epochs", "3", "--dst-pictures", "7")
+    for name, (kind, *which), dst in (
+        ("table1", table, {"epochs": 2, "pictures": 120}),
+        ("figure6", figure, {"epochs": 3, "pictures": 7}),
+    ):
+        # Its roles are refused before anything is trained: extra is one of those that Figure 6 trains on.
+        out, measured = tmp_path / name, () if name == "table1" else ("--roles", "test,ok_test")
+        done = run(kind, "--data", nine, "--out", out, *which, "--seeds", "1", *SMALL, *recipe, *measured)
+        assert done.returncode == 0, done.stderr
+        settings = json.loads((out / "report.json").read_text())["settings"]
+        segment = settings["segment"]
+        assert [segment[key] for key in ("rate", "crop", "crop_bias", "simulated_share")] == [1e-3, 0.75, 0.4, 0.25]
+        assert [segment[key] for key in ("defect_weight", "peak_weight")] == [2, 0.03]
+        assert dst.items() <= settings["dst"].items()
+        assert settings["roles"] == (["extra", "ok_test"] if name == "table1" else ["test", "ok_test"])
+    refused = run(*figure, "--data", nine, "--out", tmp_path / "no", "--seeds", "1", *SMALL, "--roles", "extra,ok_test")
+    assert (refused.returncode, "role 'extra' is trained on" in refused.stderr) == (2, True)
 
 
 def test_a_launched_process_works_by_itself(monkeypatch):

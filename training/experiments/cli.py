@@ -94,10 +94,6 @@ def methods(
     from .simulation import ExperimentSettings
     from .view import View
 
-    given: dict[str, Any] = {"vgg": vgg_weights, "epochs": dst_epochs, "pictures": dst_pictures}
-    dst: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    given = {"epochs": gan_epochs, "pictures": gan_pictures}
-    cyclegan: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     settings = validated(
         lambda: ExperimentSettings(
             seeds=seeds,
@@ -108,8 +104,8 @@ def methods(
                 scale=pair("--scale", scale, float),
                 elastic_px=elastic_px,
             ),
-            dst=dst,
-            cyclegan=cyclegan,
+            dst=_given(vgg=vgg_weights, epochs=dst_epochs, pictures=dst_pictures),
+            cyclegan=_given(epochs=gan_epochs, pictures=gan_pictures),
             roles=_listed(roles),
             segment=SegmentSettings(
                 network=network.value,
@@ -184,6 +180,21 @@ Steps = Annotated[int | None, typer.Option(help="Updates of a training, if not t
 Rotation = Annotated[
     float, typer.Option(help="Highest rotation of the pictures in training; small for parts that fill the picture.")
 ]
+Rate = Annotated[float | None, typer.Option(help="Adam's rate, if not the budget's.")]
+Crop = Annotated[
+    float | None, typer.Option(help="Side of the decoder's crop, as a share of the window's, if not the budget's.")
+]
+CropBias = Annotated[
+    float | None, typer.Option(help="How often window and crop are laid over a defect, if not the budget's.")
+]
+SimulatedShare = Annotated[
+    float | None, typer.Option(help="Share of a batch's defects that are simulated, if not the budget's 0.5.")
+]
+DefectWeight = Annotated[float | None, typer.Option(help="Weight of defects in the loss, as in `segment`.")]
+PeakWeight = Annotated[float | None, typer.Option(help="Weight of the windows' peaks in it, as in `segment`.")]
+DstEpochs = Annotated[int | None, typer.Option(help="Passes of the DST networks, if not the budget's.")]
+DstPictures = Annotated[int | None, typer.Option(help="Placements of a pass of the DST networks, if not the budget's.")]
+Roles = Annotated[str, typer.Option(help="Roles that are measured; extra,ok_calibration to tune something.")]
 Count = Annotated[int | None, typer.Option(help="Simulated pictures of each method, if not the budget's.")]
 BackboneOption = Annotated[Backbone | None, typer.Option(help="Of all networks, if not the budget's.")]
 Weights = Annotated[str, typer.Option(help="Start of all backbones, as in `segment`.")]
@@ -214,13 +225,22 @@ def table1(
     window: Window = None,
     batch: Batch = None,
     steps: Steps = None,
+    rate: Rate = None,
+    crop: Crop = None,
+    crop_bias: CropBias = None,
+    simulated_share: SimulatedShare = None,
+    defect_weight: DefectWeight = None,
+    peak_weight: PeakWeight = None,
     count: Count = None,
     rotation_deg: Rotation = 180.0,
     backbone: BackboneOption = None,
     weights: Weights = "none",
     precision: PrecisionOption = Precision.auto,
     vgg_weights: Vgg = None,
+    dst_epochs: DstEpochs = None,
+    dst_pictures: DstPictures = None,
     bits: Bits = 16,
+    roles: Roles = "test,ok_test",
     jobs: Jobs = 1,
     accelerator: Accelerator = "auto",
 ) -> None:
@@ -235,7 +255,20 @@ def table1(
     from .paper import settings_of
     from .paper import table1 as grid_of
 
-    changes = _changes(size, window, batch, steps, backbone)
+    changes = _given(
+        height=size,
+        width=size,
+        window=window,
+        batch=batch,
+        steps=steps,
+        rate=rate,
+        crop=crop,
+        crop_bias=crop_bias,
+        simulated_share=simulated_share,
+        defect_weight=defect_weight,
+        peak_weight=peak_weight,
+        backbone=None if backbone is None else backbone.value,
+    )
     settings = validated(
         lambda: settings_of(
             budget.value,
@@ -243,7 +276,8 @@ def table1(
             changes | {"rotation_deg": rotation_deg, "weights": weights, "precision": precision.value, "bits": bits},
             seeds=seeds,
             count=count,
-            vgg=vgg_weights,
+            dst=_given(vgg=vgg_weights, epochs=dst_epochs, pictures=dst_pictures),
+            measured=_listed(roles),
         )
     )
     rows, columns = _listed(networks), _listed(ways)
@@ -267,13 +301,22 @@ def figure6(
     window: Window = None,
     batch: Batch = None,
     steps: Steps = None,
+    rate: Rate = None,
+    crop: Crop = None,
+    crop_bias: CropBias = None,
+    simulated_share: SimulatedShare = None,
+    defect_weight: DefectWeight = None,
+    peak_weight: PeakWeight = None,
     count: Count = None,
     rotation_deg: Rotation = 180.0,
     backbone: BackboneOption = None,
     weights: Weights = "none",
     precision: PrecisionOption = Precision.auto,
     vgg_weights: Vgg = None,
+    dst_epochs: DstEpochs = None,
+    dst_pictures: DstPictures = None,
     bits: Bits = 16,
+    roles: Roles = "test,ok_test",
     jobs: Jobs = 1,
     accelerator: Accelerator = "auto",
 ) -> None:
@@ -288,7 +331,20 @@ def figure6(
     from .paper import figure6 as grid_of
     from .paper import settings_of
 
-    changes = _changes(size, window, batch, steps, backbone)
+    changes = _given(
+        height=size,
+        width=size,
+        window=window,
+        batch=batch,
+        steps=steps,
+        rate=rate,
+        crop=crop,
+        crop_bias=crop_bias,
+        simulated_share=simulated_share,
+        defect_weight=defect_weight,
+        peak_weight=peak_weight,
+        backbone=None if backbone is None else backbone.value,
+    )
     settings = validated(
         lambda: settings_of(
             budget.value,
@@ -296,7 +352,8 @@ def figure6(
             changes | {"rotation_deg": rotation_deg, "weights": weights, "precision": precision.value, "bits": bits},
             seeds=seeds,
             count=count,
-            vgg=vgg_weights,
+            dst=_given(vgg=vgg_weights, epochs=dst_epochs, pictures=dst_pictures),
+            measured=_listed(roles),
         )
     )
     rows, numbers = _listed(strategies), None if real is None else _listed(real)
@@ -307,19 +364,9 @@ def figure6(
     _reproduce(data, line, out, grid, jobs, accelerator)
 
 
-def _changes(
-    size: int | None, window: float | None, batch: int | None, steps: int | None, backbone: Backbone | None
-) -> dict[str, Any]:
-    """What was given of the settings that a budget has."""
-    given = {
-        "height": size,
-        "width": size,
-        "window": window,
-        "batch": batch,
-        "steps": steps,
-        "backbone": None if backbone is None else backbone.value,
-    }
-    return {name: value for name, value in given.items() if value is not None}
+def _given(**options: Any) -> dict[str, Any]:  # noqa: ANN401 - settings of all kinds
+    """The options that were given."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _reproduce(

@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from inspectd.dataset import Dataset
 from inspectd.errors import ConfigError, DatasetError
@@ -25,10 +25,9 @@ from .experiment import Entry
 from .simulation import ExperimentSettings
 from .variants import ONLY_REAL, Variant
 
-__all__ = ["BUDGETS", "STRATEGIES", "TABLE1", "WAYS", "Budget", "Grid", "figure6", "settings_of", "table1"]
+__all__ = ["STRATEGIES", "TABLE1", "WAYS", "Budget", "Grid", "figure6", "settings_of", "table1"]
 
 Budget = Literal["quick", "paper"]
-BUDGETS: tuple[Budget, ...] = get_args(Budget)
 
 WAYS = ("dst", "dst-paper", "histmatch", "histmatch-gauss", "cyclegan", "cutpaste", ONLY_REAL)
 """Columns of Table 1; behind them comes `only-real` with as few updates as in the paper."""
@@ -99,7 +98,8 @@ def settings_of(
     *,
     seeds: int,
     count: int | None = None,
-    vgg: str | None = None,
+    dst: Mapping[str, Any] | None = None,
+    measured: Sequence[str] = ("test", "ok_test"),
 ) -> ExperimentSettings:
     """What all trainings have in common.
 
@@ -109,18 +109,26 @@ def settings_of(
         changes: to the budget's `SegmentSettings`, for pictures that need others.
         seeds: trainings of each entry.
         count: simulated pictures of each way, if not the budget's.
-        vgg: weights of VGG-19 for DST.
+        dst: changes to the budget's settings of DST.
+        measured: roles that are measured.
 
     Raises:
         ValidationError: settings that do not go together.
     """
-    given = {} if vgg is None else {"vgg": vgg}
+    given = dict(dst or {})
     segment = SegmentSettings(**{**_SHARES, **(_QUICK if budget == "quick" else _PAPER), **changes}, roles=tuple(roles))
     if budget == "paper":
-        return ExperimentSettings(seeds=seeds, count=2167 if count is None else count, dst=given, segment=segment)
+        return ExperimentSettings(
+            seeds=seeds, count=2167 if count is None else count, dst=given, roles=tuple(measured), segment=segment
+        )
     short = {"epochs": 2, "pictures": 120}
     return ExperimentSettings(
-        seeds=seeds, count=900 if count is None else count, dst=given | short, cyclegan=short, segment=segment
+        seeds=seeds,
+        count=900 if count is None else count,
+        dst=short | given,
+        cyclegan=short,
+        roles=tuple(measured),
+        segment=segment,
     )
 
 

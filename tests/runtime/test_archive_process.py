@@ -463,7 +463,7 @@ def test_a_new_line_can_hand_over_while_the_old_one_still_does(make_site):
     for seq in range(1, 16):
         site.give()
         assert other.offer(part, message(part, seq, epoch=8))
-    other.close()
+    other.close(drain_s=60.0)
     site.settle()
     assert (site.sender.written, other.written) == (15, 15)
     site.close()

@@ -648,10 +648,12 @@ def test_a_result_that_waited_for_the_lines_thread_beyond_its_deadline_is_late(s
         assert setup.publisher.wait_for_subscriber(5.0)
         line.run()
         setup.messages = setup._received()
-    late = [message for message in setup.of(MessageType.VERDICT) if message.header.latency_us > 300_000]
-    assert len(late) > 3
-    assert {Verdict(message.header.verdict) for message in late} == {Verdict.NOT_INSPECTED}
-    assert line.overdue == len(late)
+    headers = [message.header for message in setup.of(MessageType.VERDICT)]
+    late = [header for header in headers if header.verdict == Verdict.NOT_INSPECTED]
+    assert line.overdue == len(late) > 3
+    assert all(header.latency_us >= 300_000 for header in late)
+    # One that was settled just in time is on its way for a moment more.
+    assert all(header.latency_us < 400_000 for header in headers if header not in late)
     assert line.summary().complete
 
 

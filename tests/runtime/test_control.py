@@ -343,7 +343,7 @@ def picture(number: int, seq: int) -> list[bytes]:
 
 
 def test_a_picture_that_hangs_keeps_nobody_waiting(tmp_path, shelf, monkeypatch):
-    monkeypatch.setattr(control, "_READ_S", 1.0)
+    monkeypatch.setattr(control, "_READ_S", 3.0)
     station, local = Records(), f"ipc://{tmp_path / 'ctl'}"
     with ControlServer(station, local=local, images=shelf), Requester(local) as requester:
         viewer = RawClient(tmp_path / "ctl", {"Socket-Type": b"DEALER", "Identity": b"me"})
@@ -354,7 +354,7 @@ def test_a_picture_that_hangs_keeps_nobody_waiting(tmp_path, shelf, monkeypatch)
                 viewer.tell(picture(1, seq=1))
                 viewer.tell(picture(2 + number, seq=2))
             for op in ("abort", "stop", "halt", "reset", "snapshot"):
-                assert requester.ask(op, timeout_s=2.0).ok
+                assert requester.ask(op, timeout_s=2.5).ok
             answers = {answer.request_id: answer for answer in (Answer.from_parts(viewer.answer()) for _ in range(4))}
             assert {answer.code for answer in answers.values()} == {"failed"}
             assert "get_image: the disk does not answer" in answers[1].message
@@ -362,7 +362,7 @@ def test_a_picture_that_hangs_keeps_nobody_waiting(tmp_path, shelf, monkeypatch)
             assert "the archive's disk does not answer: get_image cannot be had" in station.slow[0]
             # And whoever asks now is told so at once.
             with pytest.raises(RequestError, match="the disk does not answer"):
-                requester.ask("get_image", {"stream": 0, "seq": 2}, timeout_s=0.9)
+                requester.ask("get_image", {"stream": 0, "seq": 2}, timeout_s=2.5)
             assert shelf.asked == [1]
             shelf.let_go()
             until(lambda: station.slow[-1] == "")
@@ -379,7 +379,7 @@ def test_a_server_ends_although_the_disk_hangs(tmp_path, shelf):
         client.tell(picture(1, seq=1))
         until(lambda: shelf.asked)
         began_s = time.monotonic()
-    assert time.monotonic() - began_s < 1.5
+    assert time.monotonic() - began_s < 2.9
     client.close()
 
 
@@ -409,6 +409,6 @@ def test_a_command_waits_for_what_was_kept_of_before_only_so_long(tmp_path):
         for _ in range(3):
             began_s = time.monotonic()
             assert requester.ask("abort").ok
-            assert time.monotonic() - began_s < 1.9
+            assert time.monotonic() - began_s < 4
     assert len(station.clients) == 3
     other.close()

@@ -35,7 +35,7 @@ def fifo(tmp_path) -> Path:
 
 
 def test_what_is_read_is_given_in_order(make_worker, tmp_path):
-    worker, given = make_worker(limit_s=5.0, most=100), []
+    worker, given = make_worker(limit_s=20.0, most=100), []
     for number in range(20):
         path = tmp_path / str(number)
         path.write_text(str(number))
@@ -45,7 +45,7 @@ def test_what_is_read_is_given_in_order(make_worker, tmp_path):
 
 
 def test_what_hangs_is_given_up_and_so_is_what_waits_behind_it(make_worker, fifo, tmp_path):
-    worker, given = make_worker(limit_s=0.3, most=3), []
+    worker, given = make_worker(limit_s=3.0, most=3), []
     (tmp_path / "whole").write_bytes(b"whole")
     worker.do(fifo.read_bytes, given.append, late=b"late")
     until(lambda: worker.busy_s > 0)
@@ -56,7 +56,7 @@ def test_what_hangs_is_given_up_and_so_is_what_waits_behind_it(make_worker, fifo
     until(lambda: worker.is_hanging)
     began_s = time.monotonic()
     assert worker.do(fifo.read_bytes, given.append, late=b"at once")
-    assert time.monotonic() - began_s < 0.2
+    assert time.monotonic() - began_s < 1.5
     assert given == [b"late too", b"late", b"at once"]
     # Once the disk answers, it is read from again; what was given up is given to nobody.
     fifo.open("wb").close()
@@ -67,7 +67,7 @@ def test_what_hangs_is_given_up_and_so_is_what_waits_behind_it(make_worker, fifo
 
 
 def test_no_more_may_wait_than_so_many(make_worker, fifo):
-    worker, given = make_worker(limit_s=5.0, most=2), []
+    worker, given = make_worker(limit_s=20.0, most=2), []
     taken = [worker.do(fifo.read_bytes, given.append, late=b"late") for _ in range(3)]
     assert taken == [True, True, False]
     for number in (1, 2):
@@ -79,7 +79,7 @@ def test_no_more_may_wait_than_so_many(make_worker, fifo):
 
 
 def test_what_goes_wrong_unexpectedly_does_not_end_it(make_worker):
-    worker, given = make_worker(limit_s=5.0, most=2), []
+    worker, given = make_worker(limit_s=20.0, most=2), []
 
     def broken() -> bytes:
         raise RuntimeError("on purpose")

@@ -21,8 +21,12 @@ $(VENV)/.dev: $(VENV)/.base
 demo: $(VENV)/.base
 	$(BIN)/inspectd demo --frames 60
 
+# Each in a process of its own: two of three runs lost the worker that had these behind each other, why is not known.
+APART = tests/export/test_guard.py tests/runtime/test_judging.py tests/runtime/test_mark.py
+
 test: $(VENV)/.dev
-	$(ENV) $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
+	$(ENV) $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile $(addprefix --ignore=,$(APART))
+	set -e; for file in $(APART); do $(ENV) $(BIN)/python -m pytest $$file; done
 
 test-slow: $(VENV)/.dev
 	$(ENV) $(BIN)/python -m pytest -m slow

@@ -199,7 +199,7 @@ class Challenges:
             self._end(self._run, "the station ended")
         if not self._file.close(self._kept):
             # The next start will not know of it; whoever watches, and the journal, do.
-            self._tell_not_kept(self._file.failure or "the disk did not answer in time")
+            self._tell_not_kept(self._file.failure or "the disk did not answer in time", "the station ends")
 
     def refuse(self, model: Model) -> None:
         """Hold a model that may judge later against the set; from any thread.
@@ -285,7 +285,7 @@ class Challenges:
         if self._run is not None and self._run.state == "running" and (why := self._over(self._run)):
             self._end(self._run, why)
         self._file.keep(self._kept)
-        self._tell_not_kept(self._file.failure)
+        self._tell_not_kept(self._file.failure, "it is tried again")
         self._alarms.show("challenge.due", Severity.WARNING, self._due())
 
     @property
@@ -371,8 +371,8 @@ class Challenges:
 
         return StateFile(write, name="challenge", written=kept)
 
-    def _tell_not_kept(self, why: str) -> None:
-        told = f"{self._path}: what came of a challenge cannot be kept ({why}); it is tried again" if why else ""
+    def _tell_not_kept(self, why: str, then: str) -> None:
+        told = f"{self._path}: what came of a challenge cannot be kept ({why}); {then}" if why else ""
         self._alarms.show("challenge.not_kept", Severity.ERROR, told)
 
 

@@ -60,6 +60,8 @@ class StateFile(Generic[_State]):
         except OSError as error:
             # It may have failed with the new file in place already.
             self._written, self._error = None, error.strerror or str(error)
+        except Exception as error:  # noqa: BLE001 - else nothing would ever be written again, and the disk be blamed
+            self._written, self._error = None, f"{type(error).__name__}: {error}"
         else:
             self._written, self._error = state, ""
         self._tried, self._since_s = state, None

@@ -26,7 +26,9 @@ from inspectd.simulation.placement import PlacementSettings
 from inspectd.training.code import code_digest
 from inspectd.training.experiments.cells import METRICS, Cell
 from inspectd.training.experiments.experiment import Entry, run_experiment
-from inspectd.training.experiments.methods import compare_methods, table
+from inspectd.training.experiments.methods import methods as grid_of
+from inspectd.training.experiments.report import write_report
+from inspectd.training.experiments.runs import run_grid
 from inspectd.training.experiments.simulation import ExperimentSettings
 from inspectd.training.experiments.tasks import run_tasks, tell
 from inspectd.training.experiments.variants import Variant
@@ -43,6 +45,11 @@ SEGMENT = {
     "precision": "32-true",
     "roles": ("ref", "free", "simulated"),
 }
+
+
+def compare_methods(data, out, settings, names, **options):
+    """As the command does it."""
+    return run_grid(data, out, grid_of(settings, names), name=data.name, command="compare", **options)
 
 
 def test_names_say_what_is_compared():
@@ -83,12 +90,16 @@ def test_methods_are_compared_and_a_second_run_does_nothing_again(parts, vgg_fil
     assert re.match(r"\| only-real \| 0\.\d{3} \(1\) \|", first[0]), "the first training's, when the second ends"
     assert " (1) |" in tables[2]
     assert seen[-1] == ("training", 10, 10)
-    whole, sizes = text.split("## Mean image F1 by labelled pixels (pictures)")
-    assert [row.split("|")[1].strip() for row in sizes.splitlines() if row.startswith("| ")] == ["", *methods]
+    whole, types, sizes, times = text.split("\n## ")
+    for part, corner in ((whole, "method"), (types, "method"), (sizes, ""), (times, "")):
+        rows = [line.split(" | ") for line in part.splitlines() if line.startswith("| ")]
+        assert [row[0].removeprefix("|").strip() for row in rows] == [corner, *methods]
+        if part is whole:
+            header = ["| method", "pooled F1", "image F1", "recall at 1 %", "AUROC", "best F1 (a diagnosis) |"]
+            assert rows[0] == header
+            assert "±" in rows[1][1]
+    assert types.startswith("F1 by defect type\n")
     assert re.search(r"\d+-\d* px \(\d+\)", sizes)
-    rows = [line for line in whole.splitlines() if line.startswith("| ")]
-    assert [row.split("|")[1].strip() for row in rows] == ["method", *methods]
-    assert "±" in rows[1]
     assert "**" in text
     assert (
         "Networks that paint, one for each reference: dst, 3 of 1 updates from random weights, losses on a VGG-19 "
@@ -96,19 +107,27 @@ def test_methods_are_compared_and_a_second_run_does_nothing_again(parts, vgg_fil
     ) in whole
     assert "DST with vgg vgg19.safetensors, channels 4, blocks 1, epochs 1" in whole
     assert "placements with gain (0.9, 1.1); " in whole
-    figures = json.loads((tmp_path / "out" / "report.json").read_text())["figures"]
-    assert {len(results) for results in figures.values()} == {2}
+    entries = json.loads((tmp_path / "out" / "report.json").read_text())["entries"]
+    assert [(entry["row"], entry["column"], len(entry["seeds"])) for entry in entries] == [
+        (name, "", 2) for name in methods
+    ]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count('src="data:image/png;base64,') == 2, "the plot, and the networks at work"
     lists = {(tmp_path / "out" / "simulated" / name / "placements.jsonl").read_bytes() for name in ("cutpaste", "dst")}
     assert len(lists) == 1, "the same places for every method"
     assert sorted(path.name for path in (tmp_path / "out" / "networks").iterdir()) == ["cyclegan", "dst"]
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob(METRICS)}
-    some = {"dst": [read_evaluation(path) for path in before if path.parent.name.startswith("dst-")][:1]}
-    assert " (1) | " in table("parts", settings, some), "one of two seeds"
+    grid = grid_of(settings, methods)
+    some = {grid.entries[2]: [read_evaluation(path) for path in before if path.parent.name.startswith("dst-")][:1]}
+    half = write_report(tmp_path, "parts", grid, some, command="compare", overlays=False)
+    assert " (1) | " in half, "one of two seeds"
     assert len(before) == 10
     assert compare_methods(parts, tmp_path / "out", settings, methods) == text
     assert "| poisson |" in compare_methods(parts, tmp_path / "out", settings, ("poisson", *methods))
     with pytest.raises(DatasetError, match="an experiment with another roles"):
         compare_methods(parts, tmp_path / "out", settings.model_copy(update={"roles": ("ok_test", "test")}), methods)
+    with pytest.raises(ConfigError, match="no way to simulate defects is given"):
+        compare_methods(parts, tmp_path / "new", settings, ())
     with pytest.raises(ConfigError, match=r"method 'dst:epoch=2': epoch: .*"):
         compare_methods(parts, tmp_path / "new", settings, ("dst:epoch=2",))
     assert not (tmp_path / "new").exists(), "faults in the settings come before any work"
@@ -198,7 +217,7 @@ def test_two_processes_share_an_experiment_and_a_killed_one_leaves_its_cells(par
     first.communicate()
     table, errors = second.communicate(timeout=120)
     assert second.returncode == 0, errors
-    assert table.decode() == (out / "report.md").read_text() + "\n"
+    assert table.decode() == (out / "report.md").read_text() + f"\n\n{out / 'report.html'}\n"
     assert len(list(out.glob(f"cells/*/{METRICS}"))) == 4
     for log in out.glob("cells/*/training/log.csv"):
         steps = [int(line.partition(",")[0]) for line in log.read_text().splitlines()[1:]]
@@ -230,7 +249,8 @@ def test_damaged_files_are_made_again(parts, tmp_path):
         for path in damaged:
             path.write_bytes(b"")
         again = compare_methods(parts, out, settings, methods, accelerator="cpu")
-        assert again == text, damaged
+        # Trained again, it has another time.
+        assert again.split("## Times")[0] == text.split("## Times")[0], damaged
         after = (cell / METRICS).read_text()
         assert [line for line in after.splitlines() if not times.search(line)] == [
             line for line in before.splitlines() if not times.search(line)

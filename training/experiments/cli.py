@@ -16,7 +16,8 @@ from inspectd.training.terminal import Backbone, Network, Precision, pair, requi
 if TYPE_CHECKING:
     from inspectd.dataset import Dataset
 
-    from .paper import Grid
+    from .grid import Grid
+    from .simulation import Report as Progress
 
 __all__ = ["app"]
 
@@ -84,15 +85,11 @@ def methods(
     Example: inspectd-train experiment methods data/buttons --out out/methods --jobs 2
     """
     require_torch()
-    from rich.console import Console
-
     from inspectd.simulation.placement import PlacementSettings
-    from inspectd.training.devices import alone
     from inspectd.training.segmentation.settings import SegmentSettings
 
-    from .methods import compare_methods
+    from .methods import methods as grid_of
     from .simulation import ExperimentSettings
-    from .view import View
 
     settings = validated(
         lambda: ExperimentSettings(
@@ -131,20 +128,8 @@ def methods(
             ),
         )
     )
-    place = alone(accelerator)
-    with View(Console(stderr=True, quiet=not place.first)) as view:
-        text = compare_methods(
-            data,
-            out,
-            settings,
-            _listed(rows),
-            jobs=jobs,
-            accelerator=place.accelerator,
-            progress=view,
-            watch=view.watch,
-        )
-    if place.first:
-        print(text)
+    names = _listed(rows)
+    _run(lambda _: data, data.resolve().name, out, lambda _: grid_of(settings, names), jobs, accelerator)
 
 
 def _listed(text: str) -> tuple[str, ...]:
@@ -372,29 +357,47 @@ def _given(**options: Any) -> dict[str, Any]:  # noqa: ANN401 - settings of all 
 def _reproduce(
     data: str, line: str, out: Path, grid_of: Callable[[Dataset], Grid], jobs: int, accelerator: str
 ) -> None:
+    """Run one of the paper's experiments on what is rendered for it, or on a dataset."""
+    from inspectd.training.data.buttons import write_buttons
+    from inspectd.training.files import locked
+
+    def rendered(progress: Progress) -> Path:
+        # Beside the experiment, which claims its own folder by what it is trained on.
+        folder = out.resolve().with_name(f"{out.resolve().name}-data")
+        with locked(folder, wait=True, beside=True):
+            write_buttons(folder, lines=line, progress=lambda done, total: progress("rendering", done, total))
+        return folder
+
+    if data == "buttons":
+        _run(rendered, f"rendered {line} buttons", out, grid_of, jobs, accelerator)
+    else:
+        _run(lambda _: Path(data), Path(data).resolve().name, out, grid_of, jobs, accelerator)
+
+
+def _run(
+    data_of: Callable[[Progress], Path],
+    name: str,
+    out: Path,
+    grid_of: Callable[[Dataset], Grid],
+    jobs: int,
+    accelerator: str,
+) -> None:
+    """Run a grid on a dataset and print its report."""
     from rich.console import Console
 
     from inspectd.dataset import open_dataset
-    from inspectd.training.data.buttons import write_buttons
     from inspectd.training.devices import alone
-    from inspectd.training.files import locked
 
-    from .reproduce import reproduce
+    from .runs import run_grid
     from .view import View
 
     place, out = alone(accelerator), out.resolve()
     with View(Console(stderr=True, quiet=not place.first)) as view:
-        folder, name = Path(data), Path(data).resolve().name
-        if data == "buttons":
-            # Beside the experiment, which claims its own folder by what it is trained on.
-            folder, name = out.with_name(f"{out.name}-data"), f"rendered {line} buttons"
-            with locked(folder, wait=True, beside=True):
-                write_buttons(folder, lines=line, progress=lambda done, total: view("rendering", done, total))
-        grid = grid_of(open_dataset(folder))
-        text = reproduce(
-            folder,
+        data = data_of(view)
+        text = run_grid(
+            data,
             out,
-            grid,
+            grid_of(open_dataset(data)),
             name=name,
             command=shlex.join(["inspectd-train", *sys.argv[1:]]),
             jobs=jobs,

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from inspectd.dataset import Dataset
@@ -22,18 +21,19 @@ from inspectd.training.segmentation.networks import ARCHITECTURES, try_network
 from inspectd.training.segmentation.settings import OWN_NETWORK, SegmentSettings
 
 from .experiment import Entry
+from .grid import Grid
 from .simulation import ExperimentSettings
 from .variants import ONLY_REAL, Variant
 
-__all__ = ["STRATEGIES", "TABLE1", "WAYS", "Budget", "Grid", "figure6", "settings_of", "table1"]
+__all__ = ["STRATEGIES", "TABLE1", "WAYS", "Budget", "figure6", "settings_of", "table1"]
 
 Budget = Literal["quick", "paper"]
 
 WAYS = ("dst", "dst-paper", "histmatch", "histmatch-gauss", "cyclegan", "cutpaste", ONLY_REAL)
 """Columns of Table 1; behind them comes `only-real` with as few updates as in the paper."""
 
-STRATEGIES = ("A", "B", "C")
-"""Rows of Figure 6."""
+STRATEGIES = {"A": "A: real, in turn", "B": "B: real, with replacement", "C": "C: real and simulated"}
+"""Rows of Figure 6, and what they are."""
 
 TABLE1: Mapping[tuple[str, str], float] = {
     ("buttonlab", "dst-paper"): 0.8000,
@@ -70,25 +70,6 @@ _QUICK: dict[str, Any] = {
     "weight_decay": 0.01,
 }
 _PAPER: dict[str, Any] = {"backbone": "resnet50", "batch": _BATCH, "steps": _UPDATES}
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """An experiment with rows and columns.
-
-    Attributes:
-        title: of its report.
-        kind: table1 or figure6.
-        settings: what all trainings have in common.
-        entries: what is trained.
-        shown: entries whose networks are shown at work.
-    """
-
-    title: str
-    kind: Literal["table1", "figure6"]
-    settings: ExperimentSettings
-    entries: tuple[Entry, ...]
-    shown: tuple[Entry, ...]
 
 
 def settings_of(
@@ -150,6 +131,7 @@ def table1(settings: ExperimentSettings, dataset: Dataset, networks: Sequence[st
         )
     references = sum(sample.role == "ref" for sample in dataset.samples if sample.masks)
     entries = []
+    stated = {place: f1 for place, f1 in TABLE1.items() if place[1] != ONLY_REAL}
     for network in networks:
         common = {"network": network} | ({"weights": "none"} if ":" in network else {})
         entries += [Entry(network, way, Variant.of(way), common) for way in ways]
@@ -157,11 +139,12 @@ def table1(settings: ExperimentSettings, dataset: Dataset, networks: Sequence[st
         if ONLY_REAL in ways:
             # As in the paper; beside it is the control with as many updates as the others.
             few = _in_turn(settings.segment, references)
-            entries.append(
-                Entry(network, f"{ONLY_REAL}, {few} updates", Variant.of(ONLY_REAL), common | {"steps": few})
-            )
+            column = f"{ONLY_REAL}, {few} updates"
+            entries.append(Entry(network, column, Variant.of(ONLY_REAL), common | {"steps": few}))
+            if (network, ONLY_REAL) in TABLE1:
+                stated[network, column] = TABLE1[network, ONLY_REAL]
     shown = tuple(entry for entry in entries if entry.column == ways[0])
-    return Grid("Table 1", "table1", settings, tuple(entries), shown)
+    return Grid("Table 1", "network", settings, tuple(entries), shown, best_of="rows", stated=stated)
 
 
 def figure6(
@@ -170,7 +153,7 @@ def figure6(
     network: str,
     way: str,
     *,
-    strategies: Sequence[str] = STRATEGIES,
+    strategies: Sequence[str] = tuple(STRATEGIES),
     numbers: Sequence[str] | None = None,
 ) -> Grid:
     """Numbers of real defects against strategies: A in turn, B with replacement, C with simulated ones too.
@@ -196,7 +179,7 @@ def figure6(
     try_network(SegmentSettings(**settings.segment.model_dump() | {"network": network}))
     every = [str(real) for real in (few, *(few + more * part // 3 for part in (1, 2, 3)))]
     numbers = every if numbers is None else numbers
-    for asked, known, what in ((strategies, STRATEGIES, "strategy"), (numbers, every, "number of real defects")):
+    for asked, known, what in ((strategies, tuple(STRATEGIES), "strategy"), (numbers, every, "number of real defects")):
         if unknown := [name for name in asked if name not in known]:
             raise ConfigError(f"{what} {unknown[0]!r} is not one of {', '.join(known)}")
         if not asked:
@@ -213,7 +196,18 @@ def figure6(
     entries = [entry for entry in entries if entry.row in strategies and entry.column in numbers]
     shown = tuple(entry for entry in entries if entry.column == entries[0].column)
     entries.sort(key=lambda entry: entry.row)
-    return Grid("Figure 6", "figure6", settings, tuple(entries), shown)
+    return Grid(
+        "Figure 6",
+        "strategy",
+        settings,
+        tuple(entries),
+        shown,
+        note="Columns: real defects that are trained on. A: all of them in turn, as many pictures as the paper's 120 "
+        "passes show, but no more updates than B. B: drawn with replacement. C: as B, "
+        f"{settings.segment.simulated_share or 0.5:g} of the defects being simulated.",
+        names=STRATEGIES,
+        axis="real defects",
+    )
 
 
 def _in_turn(segment: SegmentSettings, real: int) -> int:

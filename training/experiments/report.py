@@ -18,11 +18,10 @@ from inspectd.training.segmentation.metrics import PixelScores, count_pixels
 from inspectd.training.segmentation.predict import TorchPredictor
 from inspectd.training.segmentation.results import Evaluation
 
-from .experiment import Cells, Entry, Found
-from .paper import TABLE1, Grid
+from .experiment import Cells, Found
+from .grid import Grid
 from .results import HEADLINE, by_size, common, compared, figures, machines, summary
 from .simulation import painters
-from .variants import ONLY_REAL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +32,6 @@ _PLOT, _OVERLAYS = "report.png", "figure7.png"
 _COLOURS = ("#1f4e79", "#c0392b", "#2f7f4f", "#8e6c00", "#6c3483", "#555555")
 _DIAGNOSIS = ("best F1", "Pooled F1 at each network's best threshold: a diagnosis, chosen by what is measured")
 """How much of a poor pooled F1 is a network that is too timid or too bold at its card's threshold."""
-_STRATEGIES = {"A": "A: real, in turn", "B": "B: real, with replacement", "C": "C: real and simulated"}
 
 
 def write_report(out: Path, name: str, grid: Grid, found: Found, *, command: str, overlays: bool) -> str:
@@ -54,16 +52,11 @@ def write_report(out: Path, name: str, grid: Grid, found: Found, *, command: str
         ConfigError: a file cannot be written.
     """
     measured_on = machines(result for results in found.values() for result in results)
-    networks = list(dict.fromkeys(str(entry.changes["network"]) for entry in grid.entries))
+    usual = grid.settings.segment.network
+    networks = list(dict.fromkeys(str(entry.changes.get("network", usual)) for entry in grid.entries))
     painted_by = painters(out, [entry.variant for entry in grid.entries])
     paragraphs = [f"{name}: {common(grid.settings, networks)}"]
-    paragraphs += [text for text in (painted_by, measured_on, f"`{command}`") if text]
-    if grid.kind == "figure6":
-        paragraphs.append(
-            "Columns: real defects that are trained on. A: all of them in turn, as many pictures as the paper's 120 "
-            "passes show, but no more updates than B. B: drawn with replacement. C: as B, half of the defects being "
-            "simulated."
-        )
+    paragraphs += [text for text in (painted_by, measured_on, f"`{command}`", grid.note) if text]
     pictures = [(_PLOT, "Pooled F1, mean and standard deviation (n - 1) over seeds of the training")]
     if overlays:
         pictures.append((_OVERLAYS, "First test picture of each defect type: label red, prediction green, both yellow"))
@@ -81,7 +74,7 @@ def write_report(out: Path, name: str, grid: Grid, found: Found, *, command: str
                 "row": entry.row,
                 "column": entry.column,
                 "changes": dict(entry.changes),
-                "paper": _papers(grid, entry),
+                "paper": grid.stated_of(entry),
                 "seeds": [figures(result) | _times(result) for result in results],
             }
             for entry, results in found.items()
@@ -98,13 +91,6 @@ def write_report(out: Path, name: str, grid: Grid, found: Found, *, command: str
     return text
 
 
-def _papers(grid: Grid, entry: Entry) -> float | None:
-    """The paper's own pooled F1, which it states for `only-real` with few updates."""
-    if grid.kind != "table1" or entry.column == ONLY_REAL:
-        return None
-    return TABLE1.get((entry.row, ONLY_REAL if entry.variant.base == ONLY_REAL else entry.column))
-
-
 def _times(result: Evaluation) -> dict[str, float | None]:
     """Seconds of the training, windows trained and pictures measured a second."""
     card = result.provenance.get("card", {}).get("provenance", {})
@@ -119,45 +105,55 @@ def _times(result: Evaluation) -> dict[str, float | None]:
 
 def _tables(grid: Grid, found: Found) -> list[Table]:
     seeds = grid.settings.seeds
-    corner = "network" if grid.kind == "table1" else "strategy"
     shown = {entry: [figures(result) for result in results] for entry, results in found.items()}
+    by_type: dict[str, dict[str, list[float | None]]] = {}
+    types = sorted({name for results in shown.values() for of in results for name in of if name.startswith("F1 ")})
+    for entry, results in shown.items():
+        by_type[grid.label(entry)] = {name.removeprefix("F1 "): [of.get(name) for of in results] for name in types}
+    header = (grid.corner, *(name.removeprefix("F1 ") for name in types))
+    return [
+        *(_by_place(grid, found) if grid.has_columns else [_by_row(grid, found)]),
+        Table("## F1 by defect type", header, tuple(compared(by_type, seeds, along_rows=False, brief=True))),
+        by_size({grid.label(entry): results for entry, results in found.items()}, seeds),
+        _durations(grid, found),
+    ]
+
+
+def _by_place(grid: Grid, found: Found) -> list[Table]:
+    """A table for each figure."""
     columns = tuple(dict.fromkeys(entry.column for entry in grid.entries if entry in found))
     tables = []
     for figure, caption in (*((figure, figure) for figure in HEADLINE), _DIAGNOSIS):
         values: dict[str, dict[str, list[float | None]]] = {}
-        for entry, results in shown.items():
-            values.setdefault(_row(grid, entry), {})[entry.column] = [of[figure] for of in results]
+        for entry, results in found.items():
+            values.setdefault(grid.name(entry.row), {})[entry.column] = [figures(result)[figure] for result in results]
         # In the order of the columns, whatever was done first.
         values = {row: {column: of.get(column, []) for column in columns} for row, of in values.items()}
-        rows = compared(values, seeds, along_rows=grid.kind == "table1")
+        rows = compared(values, grid.settings.seeds, along_rows=grid.best_of == "rows")
         if figure == HEADLINE[0]:
             rows += _paper_rows(grid, found, columns)
-        tables.append(Table(f"## {caption}", (corner, *columns), tuple(rows)))
-    types = sorted({name for results in shown.values() for of in results for name in of if name.startswith("F1 ")})
-    by_type = {
-        _label(grid, entry): {name.removeprefix("F1 "): [of.get(name) for of in results] for name in types}
-        for entry, results in shown.items()
-    }
-    header = (corner, *(name.removeprefix("F1 ") for name in types))
-    tables.append(Table("## F1 by defect type", header, tuple(compared(by_type, seeds, along_rows=False, brief=True))))
-    labelled = {_label(grid, entry): results for entry, results in found.items()}
-    tables.append(by_size(labelled, seeds))
-    tables.append(_durations(grid, found))
+        tables.append(Table(f"## {caption}", (grid.corner, *columns), tuple(rows)))
     return tables
 
 
-def _row(grid: Grid, entry: Entry) -> str:
-    return _STRATEGIES[entry.row] if grid.kind == "figure6" else entry.row
-
-
-def _label(grid: Grid, entry: Entry) -> str:
-    return f"{entry.row} {entry.column} real" if grid.kind == "figure6" else f"{entry.row}, {entry.column}"
+def _by_row(grid: Grid, found: Found) -> Table:
+    """All figures in one table."""
+    shown = {
+        figure: f"{figure} (a diagnosis)" if figure == _DIAGNOSIS[0] else figure
+        for figure in (*HEADLINE, _DIAGNOSIS[0])
+    }
+    values = {
+        grid.name(entry.row): {text: [figures(result)[figure] for result in results] for figure, text in shown.items()}
+        for entry, results in found.items()
+    }
+    rows = compared(values, grid.settings.seeds, along_rows=False)
+    return Table("", (grid.corner, *shown.values()), tuple(rows))
 
 
 def _paper_rows(grid: Grid, found: Found, columns: Sequence[str]) -> list[tuple[str, ...]]:
     rows = []
     for row in dict.fromkeys(entry.row for entry in found):
-        of = {entry.column: _papers(grid, entry) for entry in found if entry.row == row}
+        of = {entry.column: grid.stated_of(entry) for entry in found if entry.row == row}
         texts = ["" if (value := of.get(column)) is None else f"{value:.3f}" for column in columns]
         if any(texts):
             rows.append((f"the paper's {row}, on its photographs", *texts))
@@ -172,7 +168,7 @@ def _durations(grid: Grid, found: Found) -> Table:
             "-" if (value := summary([of[name] for of in times])[0]) is None else f"{value:.{digits}f}"
             for name, digits in (("training s", 0), ("windows/s trained", 1), ("pictures/s measured", 1))
         ]
-        rows.append((_label(grid, entry), *texts))
+        rows.append((grid.label(entry), *texts))
     # Earlier versions measured on the processor, whatever had trained.
     by = sorted({str(result.provenance.get("measured_by", "CPU")) for results in found.values() for result in results})
     caption = f"## Times: means over seeds, beside whatever else the machine did; measured in fp32 by {', '.join(by)}"
@@ -180,41 +176,42 @@ def _durations(grid: Grid, found: Found) -> Table:
 
 
 def _plot(grid: Grid, found: Found, path: Path) -> None:
-    """Pooled F1 of all entries: dots by column for Table 1, curves over real defects for Figure 6."""
-    columns = list(dict.fromkeys(entry.column for entry in grid.entries))
-    rows = list(dict.fromkeys(entry.row for entry in grid.entries))
-    figure = new_figure(1.3 * len(columns) + 2.5 if grid.kind == "table1" else 6.5, 4.2)
+    """Pooled F1 of all entries: curves over columns that are numbers, else dots by column, or by row."""
+    places = list(dict.fromkeys(entry.column or entry.row for entry in grid.entries))
+    lines = list(dict.fromkeys(entry.row if entry.column else "" for entry in grid.entries))
+    figure = new_figure(6.5 if grid.axis else 1.3 * len(places) + 2.5, 4.2)
     axis: Axes = figure.add_subplot()
-    for number, row in enumerate(rows):
-        of = [(entry, results) for entry, results in found.items() if entry.row == row]
+    for number, line in enumerate(lines):
+        of = [(entry, results) for entry, results in found.items() if line == (entry.row if entry.column else "")]
         if not of:
             continue
         values = [[f1 for result in results if (f1 := result.pooled.pixels.f1) is not None] for _, results in of]
         centre = [mean(each) if each else np.nan for each in values]
         spread = [stdev(each) if len(each) > 1 else 0.0 for each in values]
-        colour = _COLOURS[number % len(_COLOURS)]
-        if grid.kind == "figure6":
-            reals = [int(entry.column) for entry, _ in of]
-            axis.errorbar(reals, centre, spread, marker="o", capsize=3, color=colour, label=_STRATEGIES[row])
+        style: dict[str, Any] = {"capsize": 3, "color": _COLOURS[number % len(_COLOURS)], "label": grid.name(line)}
+        if grid.axis:
+            axis.errorbar([int(entry.column) for entry, _ in of], centre, spread, marker="o", **style)
             continue
-        at = np.array([columns.index(entry.column) for entry, _ in of]) + 0.16 * (number - (len(rows) - 1) / 2)
-        axis.errorbar(at, centre, spread, fmt="o", capsize=3, color=colour, label=row)
-        stated = [
-            (x, value) for x, (entry, _) in zip(at, of, strict=True) if (value := _papers(grid, entry)) is not None
-        ]
+        at = np.array([places.index(entry.column or entry.row) for entry, _ in of], float)
+        at += 0.16 * (number - (len(lines) - 1) / 2)
+        axis.errorbar(at, centre, spread, fmt="o", **style)
+        stated = [(x, f1) for x, (entry, _) in zip(at, of, strict=True) if (f1 := grid.stated_of(entry)) is not None]
         if stated:
-            axis.plot(*zip(*stated, strict=True), "D", markersize=5, fillstyle="none", color=colour)
-    if grid.kind == "figure6":
-        axis.set_xlabel("real defects")
+            axis.plot(*zip(*stated, strict=True), "D", markersize=5, fillstyle="none", color=style["color"])
+    if grid.axis:
+        axis.set_xlabel(grid.axis)
     else:
-        axis.set_xticks(range(len(columns)), [column.replace(", ", "\n") for column in columns], fontsize=8)
-        axis.plot([], [], "D", markersize=5, fillstyle="none", color="#555555", label="the paper's, on its photographs")
-        for edge in range(1, len(columns)):
+        ticks = [place.replace(", ", "\n").replace(":", ":\n").replace(";", "\n") for place in places]
+        axis.set_xticks(range(len(places)), ticks, fontsize=8)
+        for edge in range(1, len(places)):
             axis.axvline(edge - 0.5, color="#dddddd", linewidth=0.8)
+    if grid.stated:
+        axis.plot([], [], "D", markersize=5, fillstyle="none", color="#555555", label="the paper's, on its photographs")
     axis.set(ylim=(0, 1), ylabel="pooled pixel F1")
     axis.grid(axis="y", color="#e5e5e5")
     axis.set_axisbelow(True)
-    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False, fontsize=8)
+    if grid.has_columns:
+        axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False, fontsize=8)
     with written_whole(path) as draft:
         figure.savefig(draft, dpi=130, format="png")
 
@@ -251,7 +248,7 @@ def write_overlays(out: Path, data: Path, grid: Grid, cells: Cells) -> None:
             prediction = probability >= found.card.thresholds[0]
             axis.imshow(overlay(pixels, label, prediction))
             f1 = PixelScores.of(count_pixels(label, prediction)).f1
-            name = f"{_label(grid, entry)}\n" if column == 0 else "\n"
+            name = f"{grid.label(entry)}\n" if column == 0 else "\n"
             axis.set_title(f"{name}F1 {'-' if f1 is None else format(f1, '.2f')}", fontsize=8, loc="left")
     figure.legend(handles=legend_patches(), loc="outside lower left", ncols=3, frameon=False, fontsize=8)
     with written_whole(out / _OVERLAYS) as draft:

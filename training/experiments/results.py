@@ -142,7 +142,8 @@ def common(settings: ExperimentSettings, networks: Sequence[str] = ()) -> str:
         f"{segment.simulated_share or 'as they occur'}"
     )
     return (
-        f"{settings.seeds} seeds, {segment.steps} updates of {segment.batch} windows of {height}x{width} px from "
+        f"{settings.seeds} seed{'s' * (settings.seeds > 1)}, {segment.steps} updates of {segment.batch} windows of "
+        f"{height}x{width} px from "
         f"pictures of {segment.height}x{segment.width} px turned by up to {segment.rotation_deg:g} degrees, "
         f"{learns} on {segment.backbone} ({weights} weights{own}), "
         f"{settings.count} simulated pictures, {schedule}measured on {' + '.join(settings.roles)}; "

@@ -1,4 +1,4 @@
-"""One of the paper's experiments from beginning to end, with a report from the first training on."""
+"""A grid of trainings from beginning to end, with a report from the first training on."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from .experiment import Cells, Found, Watch, run_experiment
-from .paper import Grid
+from .grid import Grid
 from .report import write_overlays, write_report
 from .simulation import Report
 
-__all__ = ["reproduce"]
+__all__ = ["run_grid"]
 
 
-def reproduce(
+def run_grid(
     data: Path,
     out: Path,
     grid: Grid,

@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["by_content", "changes"]
+__all__ = ["NOTE", "STATE", "by_content", "changes"]
+
+NOTE, STATE = "settings.json", "resume.pt"
+"""In the folder of a training: what is trained, and how far it is."""
 
 _FILES = ("weights", "start", "hard", "vgg")
 """Settings that may name a file."""

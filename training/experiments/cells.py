@@ -19,7 +19,7 @@ from inspectd.training.carded import CHECKPOINT
 from inspectd.training.devices import Hardware, device_of
 from inspectd.training.files import written_whole
 from inspectd.training.log import last_step
-from inspectd.training.notes import by_content, changes
+from inspectd.training.notes import NOTE, by_content, changes
 from inspectd.training.segmentation.checkpoint import Checkpoint, load_checkpoint
 from inspectd.training.segmentation.evaluate import evaluate
 from inspectd.training.segmentation.networks import code_sha256
@@ -93,7 +93,7 @@ class Cell:
         before, now = read_object(self.folder / _NOTE), self._identity()
         if before is None:
             # Not there, or damaged: the training's own note has all but what it learnt from.
-            before = read_object(self.folder / _TRAINING / "settings.json") or {}
+            before = read_object(self.folder / _TRAINING / NOTE) or {}
             now = {name: value for name, value in now.items() if name in before}
         if changed := changes(before, now):
             raise DatasetError(f"{self.folder}: is of another training: {', '.join(changed)}; name another --out")
@@ -125,7 +125,7 @@ class Cell:
         clear_damaged(training, "seg")
         if not self.checkpoint.is_file():
             hardware = Hardware(accelerator=self.accelerator)
-            resume = (training / "settings.json").is_file()
+            resume = (training / NOTE).is_file()
             train(self.data, training, self.settings, hardware=hardware, resume=resume, console=Console(quiet=True))
         found = self.trained()
         samples = open_dataset(self.measured).select(*self.roles)

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from inspectd.training.carded import CHECKPOINT, kind_of
+from inspectd.training.notes import NOTE, STATE
 
 __all__ = ["clear_damaged", "read_object"]
-
-_SETTINGS, _STATE = "settings.json", "resume.pt"
 
 
 def read_object(path: Path) -> dict[str, Any] | None:
@@ -31,7 +30,7 @@ def clear_damaged(training: Path, kind: Literal["seg", "dst"]) -> None:
         training: folder of a training; need not be there.
         kind: of the network whose checkpoint it is to hold.
     """
-    settings, state = training / _SETTINGS, training / _STATE
+    settings, state = training / NOTE, training / STATE
     # torch writes a zip file, whose directory is at its end.
     if (settings.is_file() and read_object(settings) is None) or (state.is_file() and not zipfile.is_zipfile(state)):
         shutil.rmtree(training)

@@ -10,9 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import hashlib
-import json
 import math
-import pickle
 import platform
 import time
 from collections import Counter
@@ -35,7 +33,8 @@ from inspectd.training.code import code_digest
 from inspectd.training.devices import Hardware, agree, average, fast_precision, interruption, launch, on_first
 from inspectd.training.files import written_whole
 from inspectd.training.log import training_log
-from inspectd.training.notes import by_content, changes
+from inspectd.training.notes import NOTE, STATE
+from inspectd.training.resumed import begin, read_state
 
 from .backbones import load_weights
 from .buttonlab import Crop
@@ -49,7 +48,6 @@ from .trained import load_trained
 __all__ = ["Hardware", "normalise", "train", "training_step"]
 
 GOLDEN_SAMPLES = 8
-_RESUME = "resume.pt"
 _LOG_FIELDS = ("loss", "rate", "pictures_per_s")
 
 
@@ -114,12 +112,12 @@ def train(
 
     fabric = launch(hardware, precision)
     world, rank = fabric.world_size, fabric.global_rank
-    on_first(fabric, lambda: _prepare(out, settings, resume=resume))
+    on_first(fabric, lambda: _begin(out, settings, resume=resume))
     steps = settings.steps or max(1, math.ceil(settings.epochs * len(samples) / (settings.batch * world)))
     # What must be the same for a training to go on as if it had never been stopped.
     extent: dict[str, int | str] = {"steps": steps, "devices": world, "pictures": len(samples)}
     extent |= {"hard examples": pictures.hard_source.get("sha256", "none")}
-    state = _load_state(out / _RESUME, extent) if fabric.broadcast((out / _RESUME).exists()) else {}
+    state = _read_state(out, extent) if fabric.broadcast((out / STATE).exists()) else {}
     if state:
         network.load_state_dict(state["network"])
     module, optimiser = fabric.setup(network, optimiser)
@@ -147,7 +145,7 @@ def train(
             "trained_s": trained_s + time.monotonic() - begun,
             "smoothed": smoothed,
         }
-        with written_whole(out / _RESUME) as draft, draft.open("wb") as file:
+        with written_whole(out / STATE) as draft, draft.open("wb") as file:
             torch.save(state | extent, file)
 
     batches = loader(pictures, rank=rank, world=world, steps=range(step, steps), workers=hardware.workers)
@@ -253,29 +251,11 @@ def _start(
     return card.provenance
 
 
-def _prepare(out: Path, settings: SegmentSettings, *, resume: bool) -> None:
-    """Make the folder, or see that it is the one to go on with."""
-    note = out / "settings.json"
-    if not resume:
-        # A note that was being written when an earlier run was killed is nothing.
-        unfinished = f".{note.name}.part"
-        if out.is_file() or (out.is_dir() and any(path.name != unfinished for path in out.iterdir())):
-            raise ConfigError(f"{out}: exists and is not empty; name a new folder, or go on with it by --resume")
-        out.mkdir(parents=True, exist_ok=True)
-        with written_whole(note) as draft:
-            draft.write_text(json.dumps(by_content(settings.model_dump(mode="json")), indent=2) + "\n")
-        return
-    if not note.is_file():
-        raise DatasetError(f"{out}: nothing to resume: there is no {note.name}; start without --resume")
-    try:
-        before = dict(json.loads(note.read_text()))
-    except ValueError as error:
-        raise DatasetError(f"{note}: is damaged; start the training anew in another folder") from error
-    now = settings.model_dump(mode="json")
+def _begin(out: Path, settings: SegmentSettings, *, resume: bool) -> None:
+    if resume and not (out / NOTE).is_file():
+        raise DatasetError(f"{out}: nothing to resume: there is no {NOTE}; start without --resume")
     # What an earlier version did not know had the effect of today's default.
-    before = SegmentSettings().model_dump(mode="json") | before
-    if changed := changes(before, now):
-        raise ConfigError(f"{out}: was started with other settings: {', '.join(changed)}")
+    begin(out, settings.model_dump(mode="json"), resume=resume, defaults=SegmentSettings().model_dump(mode="json"))
 
 
 def _rate(settings: SegmentSettings, step: int, steps: int) -> float:
@@ -290,20 +270,17 @@ def _rate(settings: SegmentSettings, step: int, steps: int) -> float:
     return high + (low - high) * (1 + math.cos(math.pi * share)) / 2
 
 
-def _load_state(path: Path, extent: dict[str, int | str]) -> dict[str, Any]:
-    """What `save` wrote."""
-    try:
-        state = dict(torch.load(path, map_location="cpu", weights_only=True))
-        # States of earlier versions name the updates alone.
-        before = {name: state.get(name, number) for name, number in extent.items()}
-        state["network"], state["optimiser"], state["step"]
-    except (OSError, EOFError, LookupError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError) as error:
-        raise DatasetError(f"{path}: is damaged; start the training anew in another folder") from error
+def _read_state(out: Path, extent: dict[str, int | str]) -> dict[str, Any]:
+    """How far it is, of a training of the same extent; empty where none was saved."""
+    state = read_state(out, "network", "optimiser", "step")
+    # States of earlier versions name the updates alone.
+    before = {name: state.get(name, number) for name, number in extent.items()}
     if before != extent:
         changed = ", ".join(f"{before[name]} {name}" for name in extent if before[name] != extent[name])
         now = ", ".join(f"{extent[name]}" for name in extent if before[name] != extent[name])
         raise ConfigError(
-            f"{path}: is of a training with {changed}, this would be {now}; use the same data and number of devices"
+            f"{out / STATE}: is of a training with {changed}, this would be {now}; "
+            "use the same data and number of devices"
         )
     return state
 

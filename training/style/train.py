@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import json
-import pickle
 import platform
 import time
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -26,7 +23,7 @@ from torch import Tensor
 import inspectd
 from inspectd.bundle import ModelCard
 from inspectd.dataset_writing import write_png
-from inspectd.errors import ConfigError, DatasetError
+from inspectd.errors import DatasetError
 from inspectd.preprocess import Preprocess
 from inspectd.sheet import Tile, contact_sheet
 from inspectd.simulation.coarse import Exemplar
@@ -37,7 +34,8 @@ from inspectd.training.code import code_digest
 from inspectd.training.devices import Hardware, fast_precision, interruption, launch
 from inspectd.training.files import locked, written_whole
 from inspectd.training.log import training_log
-from inspectd.training.notes import by_content, changes
+from inspectd.training.notes import STATE
+from inspectd.training.resumed import DAMAGED, begin, read_state
 
 from .checkpoint import save_dst
 from .cyclegan import CycleGanLearner, CycleGanSettings
@@ -47,10 +45,8 @@ from .windows import Windows, WindowsBatch
 
 __all__ = ["train_dst"]
 
-_RESUME = "resume.pt"
 _SHOWN = 6
 """Windows of a preview."""
-_DAMAGED = "is damaged; start the training anew in another folder"
 
 
 def train_dst(
@@ -95,7 +91,7 @@ def train_dst(
     for part in (exemplar.image, exemplar.mask, reference.region):
         data.update(np.ascontiguousarray(part).tobytes())
     note = {"reference": exemplar.name, "data": data.hexdigest(), **settings.model_dump(mode="json")}
-    _prepare(out, note, resume=resume)
+    begin(out, note, resume=resume)
     checkpoint = out / CHECKPOINT
     if checkpoint.is_file():
         return checkpoint
@@ -106,12 +102,12 @@ def train_dst(
         if isinstance(settings, DstSettings)
         else CycleGanLearner(fabric, settings, exemplar)
     )
-    state = _load_state(out / _RESUME) if resume else {}
+    state = read_state(out, "precision", "step") if resume else {}
     if state:
         try:
             learner.load(state)
         except (LookupError, RuntimeError, TypeError, ValueError) as error:
-            raise DatasetError(f"{out / _RESUME}: {_DAMAGED}") from error
+            raise DatasetError(f"{out / STATE}: {DAMAGED}") from error
         fabric.strategy.precision.load_state_dict(state["precision"])
     step, trained_s, begun = int(state.get("step", 0)), float(state.get("trained_s", 0.0)), time.monotonic()
     steps = settings.epochs * settings.updates(len(backgrounds))
@@ -122,7 +118,7 @@ def train_dst(
             "step": step,
             "trained_s": trained_s + time.monotonic() - begun,
         }
-        with written_whole(out / _RESUME) as draft, draft.open("wb") as file:
+        with written_whole(out / STATE) as draft, draft.open("wb") as file:
             torch.save(kept, file)
 
     fields = (*learner.fields, "windows_per_s")
@@ -190,40 +186,6 @@ def _preview(exemplar: Exemplar, batch: WindowsBatch, painted: Tensor) -> NDArra
             Tile(second, "painted"),
         ]
     return contact_sheet(tiles, columns=4)
-
-
-def _prepare(out: Path, now: dict[str, Any], *, resume: bool) -> None:
-    """Make the folder, or see that it is the one to go on with.
-
-    Raises:
-        ConfigError: it is in use, or of a training with other settings.
-        DatasetError: its settings are damaged.
-    """
-    note = out / "settings.json"
-    if not resume and (out.is_file() or (out.is_dir() and any(out.iterdir()))):
-        raise ConfigError(f"{out}: exists and is not empty; name a new folder, or go on with it by --resume")
-    if not note.is_file():
-        out.mkdir(parents=True, exist_ok=True)
-        with written_whole(note) as draft:
-            draft.write_text(json.dumps(by_content(now), indent=2) + "\n")
-        return
-    try:
-        before = dict(json.loads(note.read_text()))
-    except ValueError as error:
-        raise DatasetError(f"{note}: is damaged; start the training anew in another folder") from error
-    if changed := changes(before, dict.fromkeys(before) | now):
-        raise ConfigError(f"{out}: was started with other settings: {', '.join(changed)}")
-
-
-def _load_state(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        state = dict(torch.load(path, map_location="cpu", weights_only=True))
-        state["precision"], state["step"]
-    except (OSError, EOFError, LookupError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError) as error:
-        raise DatasetError(f"{path}: {_DAMAGED}") from error
-    return state
 
 
 def _card(exemplar: Exemplar, backgrounds: Backgrounds, settings: WindowSettings, learner: Learner) -> ModelCard:

@@ -34,6 +34,7 @@ from inspectd.simulation.placement import VARIED, PlacementSettings
 from inspectd.training.carded import CHECKPOINT
 from inspectd.training.devices import Hardware
 from inspectd.training.files import locked
+from inspectd.training.notes import NOTE
 from inspectd.training.segmentation.train import train
 from inspectd.training.style.simulate import SimulateSettings, Work, simulate
 
@@ -146,7 +147,7 @@ def update(
                 net,
                 fine_tuning(bundle.card, settings, order.bundle.resolve()),
                 hardware=Hardware(accelerator=order.accelerator),
-                resume=(net / "settings.json").is_file(),
+                resume=(net / NOTE).is_file(),
             )
         new = order.out / "bundle"
         with clock("exporting"):

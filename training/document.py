@@ -56,8 +56,10 @@ class Document:
             rows = "".join(
                 "<tr>" + "".join(f"<td>{_inline(text)}</td>" for text in row) + "</tr>" for row in table.rows
             )
-            heading = f"<h2>{_inline(table.caption.removeprefix('## '))}</h2>" if table.caption else ""
-            parts.append(f"{heading}<div><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>")
+            caption = _inline(table.caption.removeprefix("## "))
+            parts.append(
+                f"<h2>{caption}</h2><div><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+            )
         return _PAGE.format(title=html.escape(self.title), body="\n".join(parts))
 
 

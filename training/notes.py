@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["NOTE", "STATE", "by_content", "changes"]
+__all__ = ["NOTE", "STATE", "by_content", "changes", "read_object"]
 
 NOTE, STATE = "settings.json", "resume.pt"
 """In the folder of a training: what is trained, and how far it is."""
@@ -29,18 +30,30 @@ def by_content(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """How settings differ from those of a note, as `name before -> now`, by the names that `now` has.
+    """How settings differ from those of a note, as `name before -> now`.
 
     Args:
-        before: the note; one of an earlier version has paths.
+        before: the note; one of an earlier version has paths. What it has and `now` has not is of a later version.
         now: the settings, with paths.
     """
     noted = by_content(now)
-    return [
+    changed = [
         f"{name} {before.get(name)!r} -> {now[name]!r}"
         for name in now
         if before.get(name) not in (noted[name], now[name])
     ]
+    return changed + [
+        f"{name} {before[name]!r}, which this version does not know" for name in before if name not in now
+    ]
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """What a JSON file holds; None where it is missing, damaged or holds something else."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 @functools.lru_cache(maxsize=16)

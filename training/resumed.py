@@ -13,7 +13,7 @@ import torch
 from inspectd.errors import ConfigError, DatasetError
 
 from .files import written_whole
-from .notes import NOTE, STATE, by_content, changes
+from .notes import NOTE, STATE, by_content, changes, read_object
 
 __all__ = ["DAMAGED", "begin", "read_state"]
 
@@ -43,27 +43,27 @@ def begin(out: Path, settings: Mapping[str, Any], *, resume: bool, defaults: Map
         with written_whole(note) as draft:
             draft.write_text(json.dumps(by_content(settings), indent=2) + "\n")
         return
-    try:
-        before = dict(json.loads(note.read_text()))
-    except ValueError as error:
-        raise DatasetError(f"{note}: {DAMAGED}") from error
-    if changed := changes({**(defaults or {}), **before}, {**dict.fromkeys(before), **settings}):
+    before = read_object(note)
+    if before is None:
+        raise DatasetError(f"{note}: {DAMAGED}")
+    if changed := changes({**(defaults or {}), **before}, settings):
         raise ConfigError(f"{out}: was started with other settings: {', '.join(changed)}")
 
 
 def read_state(out: Path, *needed: str) -> dict[str, Any]:
-    """How far a training is; empty where none was saved.
+    """How far a training is.
 
     Args:
         out: its folder.
         needed: what the state must have.
 
     Raises:
-        DatasetError: it is damaged.
+        DatasetError: it is damaged, or not there.
     """
     path = out / STATE
     if not path.is_file():
-        return {}
+        # Where one of several devices does not see it, it would go on from the beginning, and the others not.
+        raise DatasetError(f"{path}: is not there; all devices of a training need the same folder")
     try:
         state = dict(torch.load(path, map_location="cpu", weights_only=True))
     except (OSError, EOFError, LookupError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError) as error:

@@ -16,6 +16,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -48,7 +49,7 @@ SEGMENT = {
 
 
 def compare_methods(data, out, settings, names, **options):
-    """As the command does it."""
+    """As the command does it, but for what is printed."""
     return run_grid(data, out, grid_of(settings, names), name=data.name, command="compare", **options)
 
 
@@ -90,7 +91,7 @@ def test_methods_are_compared_and_a_second_run_does_nothing_again(parts, vgg_fil
     assert re.match(r"\| only-real \| 0\.\d{3} \(1\) \|", first[0]), "the first training's, when the second ends"
     assert " (1) |" in tables[2]
     assert seen[-1] == ("training", 10, 10)
-    whole, types, sizes, times = text.split("\n## ")
+    head, whole, types, sizes, times = text.split("\n## ")
     for part, corner in ((whole, "method"), (types, "method"), (sizes, ""), (times, "")):
         rows = [line.split(" | ") for line in part.splitlines() if line.startswith("| ")]
         assert [row[0].removeprefix("|").strip() for row in rows] == [corner, *methods]
@@ -104,9 +105,9 @@ def test_methods_are_compared_and_a_second_run_does_nothing_again(parts, vgg_fil
     assert (
         "Networks that paint, one for each reference: dst, 3 of 1 updates from random weights, losses on a VGG-19 "
         "whose file ends early: relu3_1 for relu4_1; cyclegan, 3 of 1 updates from random weights.\n"
-    ) in whole
-    assert "DST with vgg vgg19.safetensors, channels 4, blocks 1, epochs 1" in whole
-    assert "placements with gain (0.9, 1.1); " in whole
+    ) in head
+    assert "DST with vgg vgg19.safetensors, channels 4, blocks 1, epochs 1" in head
+    assert "placements with gain (0.9, 1.1); " in head
     entries = json.loads((tmp_path / "out" / "report.json").read_text())["entries"]
     assert [(entry["row"], entry["column"], len(entry["seeds"])) for entry in entries] == [
         (name, "", 2) for name in methods
@@ -126,7 +127,7 @@ def test_methods_are_compared_and_a_second_run_does_nothing_again(parts, vgg_fil
     assert "| poisson |" in compare_methods(parts, tmp_path / "out", settings, ("poisson", *methods))
     with pytest.raises(DatasetError, match="an experiment with another roles"):
         compare_methods(parts, tmp_path / "out", settings.model_copy(update={"roles": ("ok_test", "test")}), methods)
-    with pytest.raises(ConfigError, match="no way to simulate defects is given"):
+    with pytest.raises(ConfigError, match="Ways to simulate defects: nothing is given that could be trained"):
         compare_methods(parts, tmp_path / "new", settings, ())
     with pytest.raises(ConfigError, match=r"method 'dst:epoch=2': epoch: .*"):
         compare_methods(parts, tmp_path / "new", settings, ("dst:epoch=2",))
@@ -273,6 +274,14 @@ def test_a_network_that_cannot_paint_leaves_the_ways_that_need_none(parts, tmp_p
     assert sorted(path.parent.name for path in out.glob(f"cells/*/{METRICS}")) == ["cutpaste-0", "only-real-0"]
     assert "| cutpaste |" in (out / "report.md").read_text()
     assert not (out / "simulated" / "dst").exists()
+    # Those that are done are shown at work, also where one of them was removed since.
+    page = out / "report.html"
+    assert page.read_text().count('src="data:image/png;base64,') == 2
+    before = cv2.imread(str(out / "figure7.png")).shape[0]
+    (out / "cells" / "cutpaste-0" / "training" / "checkpoint.safetensors").unlink()
+    text = compare_methods(parts, out, settings, methods[1:], accelerator="cpu")
+    assert "| cutpaste |" in text
+    assert cv2.imread(str(out / "figure7.png")).shape[0] < before
 
 
 def test_a_report_that_cannot_be_written_stops_no_training(parts, tmp_path):

@@ -124,8 +124,9 @@ def test_figure_6_has_three_strategies_for_four_numbers_of_real_defects(nine):
         assert entry.variant.base == ("dst" if row == "C" else ONLY_REAL)
         assert entry.changes.get("replacement", False) is (row != "A")
     assert grid.note.endswith("C: as B, 0.5 of the defects being simulated.")
-    fewer = settings_of("quick", settings.segment.roles, {"simulated_share": 0.2}, seeds=1)
-    assert " 0.2 of the defects" in figure6(fewer, open_dataset(nine), "buttonlab", "dst").note
+    for share, said in ((0.2, " 0.2 of the defects being simulated."), (None, " the simulated ones as they occur.")):
+        other = settings_of("quick", settings.segment.roles, {"simulated_share": share}, seeds=1)
+        assert figure6(other, open_dataset(nine), "buttonlab", "dst").note.endswith(said)
     # 120 passes over n pictures, 8 of which are in each batch of 16.
     assert [found["A", real].changes["steps"] for real in ("3", "5", "7", "9")] == [45, 75, 105, 135]
     with pytest.raises(DatasetError, match="real defects beside the references, in the role extra; there are 0"):

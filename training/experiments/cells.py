@@ -19,7 +19,7 @@ from inspectd.training.carded import CHECKPOINT
 from inspectd.training.devices import Hardware, device_of
 from inspectd.training.files import written_whole
 from inspectd.training.log import last_step
-from inspectd.training.notes import NOTE, by_content, changes
+from inspectd.training.notes import NOTE, STATE, by_content, changes, read_object
 from inspectd.training.segmentation.checkpoint import Checkpoint, load_checkpoint
 from inspectd.training.segmentation.evaluate import evaluate
 from inspectd.training.segmentation.networks import code_sha256
@@ -28,7 +28,7 @@ from inspectd.training.segmentation.results import Evaluation, read_evaluation
 from inspectd.training.segmentation.settings import SegmentSettings
 from inspectd.training.segmentation.train import train
 
-from .leftovers import clear_damaged, read_object
+from .leftovers import clear_damaged
 from .machine import machine
 
 __all__ = ["METRICS", "Cell"]
@@ -146,7 +146,7 @@ class Cell:
         with written_whole(self.folder / METRICS) as draft:
             draft.write_text(result.to_json())
         # The state of the training is three times its weights, and no longer needed.
-        (training / "resume.pt").unlink(missing_ok=True)
+        (training / STATE).unlink(missing_ok=True)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -128,8 +128,8 @@ def methods(
             ),
         )
     )
-    names = _listed(rows)
-    _run(lambda _: data, data.resolve().name, out, lambda _: grid_of(settings, names), jobs, accelerator)
+    grid = grid_of(settings, _listed(rows))
+    _run(lambda _: data, data.resolve().name, out, lambda _: grid, jobs, accelerator)
 
 
 def _listed(text: str) -> tuple[str, ...]:

@@ -17,12 +17,11 @@ from inspectd.errors import ConfigError, DatasetError
 from inspectd.resumable import PROVENANCE, claim
 from inspectd.simulation.parts import Backgrounds
 from inspectd.training.files import locked
-from inspectd.training.notes import by_content
+from inspectd.training.notes import by_content, read_object
 from inspectd.training.segmentation.results import Evaluation
 from inspectd.training.segmentation.settings import SegmentSettings
 
 from .cells import Cell
-from .leftovers import read_object
 from .simulation import ExperimentSettings, Report, Simulation
 from .tasks import Failure, Task, run_tasks, tell
 from .variants import Variant

@@ -21,7 +21,7 @@ class Grid:
         settings: what all trainings have in common.
         entries: what is trained.
         shown: entries whose networks are shown at work.
-        best_of: whether the entries of a row compete, or those of a column.
+        along_rows: whether the entries of a row compete, or those of a column.
         note: what its report says of rows and columns.
         names: of rows, where they are more than the rows' own.
         axis: what its columns count, where they are numbers.
@@ -33,7 +33,7 @@ class Grid:
     settings: ExperimentSettings
     entries: tuple[Entry, ...]
     shown: tuple[Entry, ...]
-    best_of: str = "columns"
+    along_rows: bool = False
     note: str = ""
     names: Mapping[str, str] = field(default_factory=dict)
     axis: str = ""

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import zipfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from inspectd.training.carded import CHECKPOINT, kind_of
-from inspectd.training.notes import NOTE, STATE
+from inspectd.training.notes import NOTE, STATE, read_object
 
-__all__ = ["clear_damaged", "read_object"]
-
-
-def read_object(path: Path) -> dict[str, Any] | None:
-    """What a JSON file holds; None where it is missing, damaged or holds something else."""
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
+__all__ = ["clear_damaged"]
 
 
 def clear_damaged(training: Path, kind: Literal["seg", "dst"]) -> None:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from inspectd.errors import ConfigError
-
 from .experiment import Entry
 from .grid import Grid
 from .simulation import ExperimentSettings
@@ -27,9 +25,7 @@ def methods(settings: ExperimentSettings, names: Sequence[str]) -> Grid:
         names: rows, see `Variant`.
 
     Raises:
-        ConfigError: no method, or an unknown one.
+        ConfigError: an unknown method.
     """
-    if not names:
-        raise ConfigError("no way to simulate defects is given")
     entries = tuple(Entry(name, "", Variant.of(name)) for name in names)
     return Grid("Ways to simulate defects", "method", settings, entries, shown=entries)

@@ -144,7 +144,7 @@ def table1(settings: ExperimentSettings, dataset: Dataset, networks: Sequence[st
             if (network, ONLY_REAL) in TABLE1:
                 stated[network, column] = TABLE1[network, ONLY_REAL]
     shown = tuple(entry for entry in entries if entry.column == ways[0])
-    return Grid("Table 1", "network", settings, tuple(entries), shown, best_of="rows", stated=stated)
+    return Grid("Table 1", "network", settings, tuple(entries), shown, along_rows=True, stated=stated)
 
 
 def figure6(
@@ -196,6 +196,8 @@ def figure6(
     entries = [entry for entry in entries if entry.row in strategies and entry.column in numbers]
     shown = tuple(entry for entry in entries if entry.column == entries[0].column)
     entries.sort(key=lambda entry: entry.row)
+    share = settings.segment.simulated_share
+    simulated = "the simulated ones as they occur" if share is None else f"{share:g} of the defects being simulated"
     return Grid(
         "Figure 6",
         "strategy",
@@ -204,7 +206,7 @@ def figure6(
         shown,
         note="Columns: real defects that are trained on. A: all of them in turn, as many pictures as the paper's 120 "
         "passes show, but no more updates than B. B: drawn with replacement. C: as B, "
-        f"{settings.segment.simulated_share or 0.5:g} of the defects being simulated.",
+        f"{simulated}.",
         names=STRATEGIES,
         axis="real defects",
     )

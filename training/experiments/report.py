@@ -9,10 +9,13 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from inspectd.dataset import Sample, open_dataset, read_image, read_labels
+from inspectd.errors import DatasetError
 from inspectd.training.document import Document, Table
 from inspectd.training.files import written_whole
+from inspectd.training.segmentation.checkpoint import Checkpoint
 from inspectd.training.segmentation.figures import legend_patches, new_figure, overlay
 from inspectd.training.segmentation.metrics import PixelScores, count_pixels
 from inspectd.training.segmentation.predict import TorchPredictor
@@ -111,9 +114,11 @@ def _tables(grid: Grid, found: Found) -> list[Table]:
     for entry, results in shown.items():
         by_type[grid.label(entry)] = {name.removeprefix("F1 "): [of.get(name) for of in results] for name in types}
     header = (grid.corner, *(name.removeprefix("F1 ") for name in types))
+    # Where entries are many, their means alone.
+    by_type_rows = compared(by_type, seeds, along_rows=False, brief=grid.has_columns)
     return [
         *(_by_place(grid, found) if grid.has_columns else [_by_row(grid, found)]),
-        Table("## F1 by defect type", header, tuple(compared(by_type, seeds, along_rows=False, brief=True))),
+        Table("## F1 by defect type", header, tuple(by_type_rows)),
         by_size({grid.label(entry): results for entry, results in found.items()}, seeds),
         _durations(grid, found),
     ]
@@ -129,7 +134,7 @@ def _by_place(grid: Grid, found: Found) -> list[Table]:
             values.setdefault(grid.name(entry.row), {})[entry.column] = [figures(result)[figure] for result in results]
         # In the order of the columns, whatever was done first.
         values = {row: {column: of.get(column, []) for column in columns} for row, of in values.items()}
-        rows = compared(values, grid.settings.seeds, along_rows=grid.best_of == "rows")
+        rows = compared(values, grid.settings.seeds, along_rows=grid.along_rows)
         if figure == HEADLINE[0]:
             rows += _paper_rows(grid, found, columns)
         tables.append(Table(f"## {caption}", (grid.corner, *columns), tuple(rows)))
@@ -147,7 +152,7 @@ def _by_row(grid: Grid, found: Found) -> Table:
         for entry, results in found.items()
     }
     rows = compared(values, grid.settings.seeds, along_rows=False)
-    return Table("", (grid.corner, *shown.values()), tuple(rows))
+    return Table("## Figures", (grid.corner, *shown.values()), tuple(rows))
 
 
 def _paper_rows(grid: Grid, found: Found, columns: Sequence[str]) -> list[tuple[str, ...]]:
@@ -216,40 +221,62 @@ def _plot(grid: Grid, found: Found, path: Path) -> None:
         figure.savefig(draft, dpi=130, format="png")
 
 
-def write_overlays(out: Path, data: Path, grid: Grid, cells: Cells) -> None:
+def write_overlays(out: Path, data: Path, grid: Grid, cells: Cells) -> bool:
     """Write figure7.png: the first measured picture of each defect type, and what the networks of seed 0 find on it.
 
     Args:
         out: folder of the experiment.
         data: dataset that is measured on.
-        grid: its `shown` are the columns.
-        cells: of the grid; those shown are done.
+        grid: its `shown` are the rows; those are left out that are not done, or whose networks were removed.
+        cells: of the grid.
+
+    Returns:
+        Whether there is one; without a network there is not.
 
     Raises:
-        DatasetError: a picture or a checkpoint cannot be used.
+        DatasetError: a picture cannot be used.
     """
     first: dict[str, Sample] = {}
     for sample in open_dataset(data).select(*grid.settings.roles):
         if sample.masks:
             first.setdefault(sample.defect, sample)
-    networks = {entry: cells[entry][0].trained() for entry in grid.shown}
-    rows, columns = 1 + len(networks), len(first)
-    figure = new_figure(1.75 * columns, 1.95 * rows + 0.3)
-    for column, (defect, sample) in enumerate(first.items()):
+    shown = []
+    for defect, sample in first.items():
         pixels = read_image(sample.image, bits=grid.settings.segment.bits)
-        label = read_labels(sample, None, pixels.shape[:2]) > 0
-        axes = [figure.add_subplot(rows, columns, row * columns + column + 1) for row in range(rows)]
-        for axis in axes:
-            axis.set_axis_off()
-        axes[0].imshow(overlay(pixels, np.zeros_like(label), np.zeros_like(label)))
-        axes[0].set_title(defect, fontsize=8, loc="left")
-        for axis, (entry, found) in zip(axes[1:], networks.items(), strict=True):
-            probability = TorchPredictor(found.network, found.card)(pixels)[0]
-            prediction = probability >= found.card.thresholds[0]
-            axis.imshow(overlay(pixels, label, prediction))
-            f1 = PixelScores.of(count_pixels(label, prediction)).f1
-            name = f"{grid.label(entry)}\n" if column == 0 else "\n"
-            axis.set_title(f"{name}F1 {'-' if f1 is None else format(f1, '.2f')}", fontsize=8, loc="left")
+        shown.append((defect, pixels, read_labels(sample, None, pixels.shape[:2]) > 0))
+    rows = [[(overlay(pixels, *[np.zeros_like(label)] * 2), defect) for defect, pixels, label in shown]]
+    # One network at a time.
+    for entry in grid.shown:
+        try:
+            found = cells[entry][0].trained() if cells[entry][0].done else None
+        except DatasetError:
+            # Removed once it was measured; its figures are there.
+            found = None
+        if found is not None:
+            rows.append(_at_work(grid.label(entry), found, shown))
+    if len(rows) == 1:
+        return False
+    columns = len(shown)
+    figure = new_figure(1.75 * columns, 1.95 * len(rows) + 0.3)
+    for number, (picture, title) in enumerate(each for row in rows for each in row):
+        axis = figure.add_subplot(len(rows), columns, number + 1)
+        axis.set_axis_off()
+        axis.imshow(picture)
+        axis.set_title(title, fontsize=8, loc="left")
     figure.legend(handles=legend_patches(), loc="outside lower left", ncols=3, frameon=False, fontsize=8)
     with written_whole(out / _OVERLAYS) as draft:
         figure.savefig(draft, dpi=110, format="png")
+    return True
+
+
+def _at_work(
+    name: str, found: Checkpoint, shown: Sequence[tuple[str, NDArray[np.uint8], NDArray[np.bool_]]]
+) -> list[tuple[NDArray[np.uint8], str]]:
+    """What a network finds on pictures, and F1 on each."""
+    row: list[tuple[NDArray[np.uint8], str]] = []
+    for _, pixels, label in shown:
+        prediction = TorchPredictor(found.network, found.card)(pixels)[0] >= found.card.thresholds[0]
+        f1 = PixelScores.of(count_pixels(label, prediction)).f1
+        title = f"{'' if row else name}\nF1 {'-' if f1 is None else format(f1, '.2f')}"
+        row.append((overlay(pixels, label, prediction), title))
+    return row

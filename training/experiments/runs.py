@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
+
+from inspectd.errors import ConfigError, InspectdError
+from inspectd.training.files import locked
 
 from .experiment import Cells, Found, Watch, run_experiment
 from .grid import Grid
@@ -43,30 +47,44 @@ def run_grid(
 
     Raises:
         DatasetError: the data cannot be used, or `out` is of an experiment with other settings or data.
-        ConfigError: settings that DST does not know, or a file that cannot be written.
+        ConfigError: nothing to train, settings that DST does not know, or a file that cannot be written.
     """
+    if not grid.entries:
+        raise ConfigError(f"{grid.title}: nothing is given that could be trained")
     text, drawn = "", False
+    seen: tuple[Cells, Found] | None = None
     # What `auto` stands for on this machine is a part of what is reported.
     grid = replace(grid, settings=grid.settings.resolved(accelerator))
 
     def report(cells: Cells, found: Found) -> None:
-        nonlocal text, drawn
+        nonlocal text, seen
+        seen = cells, found
         text = write_report(out, name, grid, found, command=command, overlays=drawn)
         if not drawn and all(cells[entry][0].done for entry in grid.shown):
-            # Behind the figures, which need no network that somebody may have removed.
-            write_overlays(out, data, grid, cells)
-            drawn = True
-            text = write_report(out, name, grid, found, command=command, overlays=drawn)
+            show(cells, found)
 
-    run_experiment(
-        data,
-        out,
-        grid.settings,
-        grid.entries,
-        report=report,
-        jobs=jobs,
-        accelerator=accelerator,
-        progress=progress,
-        watch=watch,
-    )
+    def show(cells: Cells, found: Found) -> None:
+        """Behind the figures, which need no network."""
+        nonlocal text, drawn
+        drawn = write_overlays(out, data, grid, cells)
+        text = write_report(out, name, grid, found, command=command, overlays=drawn)
+
+    try:
+        run_experiment(
+            data,
+            out,
+            grid.settings,
+            grid.entries,
+            report=report,
+            jobs=jobs,
+            accelerator=accelerator,
+            progress=progress,
+            watch=watch,
+        )
+    except InspectdError:
+        # What has failed keeps the others from being seen as little as from being done.
+        if seen is not None and not drawn:
+            with contextlib.suppress(InspectdError), locked(out.resolve(), wait=True, beside=True):
+                show(*seen)
+        raise
     return text

@@ -22,13 +22,14 @@ from inspectd.simulation.planning import plan
 from inspectd.simulation.simulate import PLACEMENTS, is_complete
 from inspectd.training.carded import card_of, kind_of
 from inspectd.training.devices import Hardware, device_of, fast_precision
+from inspectd.training.notes import read_object
 from inspectd.training.segmentation.settings import SegmentSettings
 from inspectd.training.style.cyclegan import CycleGanSettings
 from inspectd.training.style.dst import DST_PRESETS, DstSettings
 from inspectd.training.style.simulate import NETWORKS, SimulateSettings, Work, simulate
 from inspectd.training.style.train import train_dst
 
-from .leftovers import clear_damaged, read_object
+from .leftovers import clear_damaged
 from .variants import Variant
 
 __all__ = ["DatasetTask", "ExperimentSettings", "NetworkTask", "Report", "Simulation", "painters"]

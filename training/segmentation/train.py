@@ -252,6 +252,7 @@ def _start(
 
 
 def _begin(out: Path, settings: SegmentSettings, *, resume: bool) -> None:
+    """Make the folder, or see that it is the one to go on with."""
     if resume and not (out / NOTE).is_file():
         raise DatasetError(f"{out}: nothing to resume: there is no {NOTE}; start without --resume")
     # What an earlier version did not know had the effect of today's default.
@@ -271,7 +272,7 @@ def _rate(settings: SegmentSettings, step: int, steps: int) -> float:
 
 
 def _read_state(out: Path, extent: dict[str, int | str]) -> dict[str, Any]:
-    """How far it is, of a training of the same extent; empty where none was saved."""
+    """How far it is, of a training of the same extent."""
     state = read_state(out, "network", "optimiser", "step")
     # States of earlier versions name the updates alone.
     before = {name: state.get(name, number) for name, number in extent.items()}

@@ -102,7 +102,7 @@ def train_dst(
         if isinstance(settings, DstSettings)
         else CycleGanLearner(fabric, settings, exemplar)
     )
-    state = read_state(out, "precision", "step") if resume else {}
+    state = read_state(out, "precision", "step") if resume and (out / STATE).is_file() else {}
     if state:
         try:
             learner.load(state)

@@ -10,16 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from inspectd.errors import InspectdError
+from inspectd.errors import ConfigError, InspectdError
 
 from .measure import Report, machine, machine_text
 
 BENCHMARKS = (
     *("render", "line", "station", "messages", "training", "dst", "matte", "engines", "painter"),
-    *("tiles", "camera", "formats", "archive", "calibration", "sight", "augment", "faults"),
+    *("tiles", "camera", "formats", "archive", "calibration", "sight", "augment", "edges", "faults"),
 )
-ON_REQUEST = ("augment", "faults")
-"""Not among `all`: they take as long as they are told to."""
+ON_REQUEST = ("augment", "edges", "faults")
+"""Not among `all`: they take as long as they are told to, or measure what they are given."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,6 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         "calibration": _calibration,
         "sight": _sight,
         "augment": _augment,
+        "edges": _edges,
         "faults": _faults,
     }
     # Asked before anything is measured: the benchmarks are a load themselves.
@@ -87,6 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     station = parser.add_argument_group("station")
     station.add_argument("--state", type=Path, metavar="DIR", help="where journal and archive are written (/tmp)")
     station.add_argument("--fps", type=float, default=5.0, metavar="N", help="parts a second, of augment (5)")
+    edges = parser.add_argument_group("edges")
+    edges.add_argument("--simulated", type=Path, metavar="DIR", help="dataset that `inspectd-train simulate` wrote")
+    edges.add_argument("--data", type=Path, metavar="DIR", help="rendered buttons that it is of")
     faults = parser.add_argument_group("faults")
     faults.add_argument("--minutes", type=float, default=10.0, metavar="M", help="how long things go wrong (10)")
     faults.add_argument("--seed", type=int, default=0, metavar="N", help="of what goes wrong when (0)")
@@ -267,6 +271,14 @@ def _sight(options: argparse.Namespace) -> Report:
 
     require("scipy", extra="augment")
     return run(bundle_path=options.bundle or demo_bundle(), rounds=options.repeats)
+
+
+def _edges(options: argparse.Namespace) -> Report:
+    from .edges import run
+
+    if options.simulated is None or options.data is None:
+        raise ConfigError("needs --simulated and --data")
+    return run(simulated=options.simulated, data=options.data)
 
 
 def _faults(options: argparse.Namespace) -> Report:

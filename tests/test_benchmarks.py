@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -161,6 +162,36 @@ def test_matte(tmp_path: Path) -> None:
         assert set(found) == set(DEFECTS)
         assert {len(each["share"]) for each in found.values()} == {2}
         assert all(0.2 < fmean(each["strength"]) < 1.5 for each in found.values())
+
+
+def test_edges(parts: Path, tmp_path: Path) -> None:
+    data, simulated = tmp_path / "data", tmp_path / "simulated"
+    shutil.copytree(parts, data)
+    shown = ("edges", "--simulated", simulated, "--data", data)
+    command = [sys.executable, "-m", "inspectd.training.cli", "simulate", str(data), "--out", str(simulated)]
+    made = subprocess.run([*command, "--method", "cutpaste", "--count", "6"], capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    refused = benchmarks(*shown)
+    assert (refused.returncode, "is not of `inspectd-train buttons`" in refused.stderr) == (2, True)
+    rendered = [
+        {"image": f"images/ref-{number}.png", "line": LINES[0], "defect": DEFECTS[number], "seed": number}
+        for number in range(3)
+    ]
+    note = {"size_px": 96, "parts": rendered}
+    (data / "provenance.json").write_text(json.dumps(note))
+    values = figures(*shown, json_file=tmp_path / "figures.json")["edges"]
+    assert {name: of["parts"] for name, of in values.items()} == {
+        f"{defect}, {what}": count for defect in DEFECTS[:3] for what, count in (("rendered", 1), ("simulated", 2))
+    }
+    for name, of in values.items():
+        _, inner, outer, *far = of["shares"]
+        assert inner > outer >= far[-1], name
+    rendered[0]["seed"] += 1
+    (data / "provenance.json").write_text(json.dumps(note))
+    refused = benchmarks(*shown)
+    assert (refused.returncode, "is not what is rendered now" in refused.stderr) == (2, True)
+    refused = benchmarks("edges")
+    assert (refused.returncode, "needs --simulated and --data" in refused.stderr) == (2, True)
 
 
 def test_a_line_without_its_bundle_is_refused(tmp_path: Path) -> None:

@@ -130,6 +130,7 @@ if heavy:
         "inspectd.training.experiments.",
         "inspectd.training.files",
         "inspectd.training.log",
+        "inspectd.training.resumed",
         "inspectd.training.update.",
         "inspectd.training.weights",
         "inspectd.export.",

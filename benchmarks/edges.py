@@ -68,14 +68,17 @@ def _simulated(folder: Path, data: Path) -> Iterator[tuple[str, Pixels, Pixels, 
     """(defect, picture, the same without it, label) of each."""
     samples = {sample.image.stem: sample for sample in open_dataset(folder).select("simulated")}
     for place in read_placements(folder / PLACEMENTS):
-        sample = samples[f"{place.sample:05d}-{place.defect}"]
-        picture = read_image(sample.image)
-        yield (
-            place.defect,
-            picture,
-            read_image(data / place.background),
-            read_labels(sample, None, picture.shape[:2]) > 0,
-        )
+        sample = samples.get(f"{place.sample:05d}-{place.defect}")
+        if sample is None:
+            raise DatasetError(
+                f"{folder}: has no sample {place.sample}, a {place.defect}; finish it by the same command"
+            )
+        picture, without = read_image(sample.image), read_image(data / place.background)
+        if picture.shape != without.shape:
+            raise DatasetError(
+                f"{sample.image}: is of another size than {data / place.background}; name its own --data"
+            )
+        yield place.defect, picture, without, read_labels(sample, None, picture.shape[:2]) > 0
 
 
 def _rendered(data: Path) -> Iterator[tuple[str, Pixels, Pixels, Label]]:

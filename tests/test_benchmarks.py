@@ -190,6 +190,10 @@ def test_edges(parts: Path, tmp_path: Path) -> None:
     (data / "provenance.json").write_text(json.dumps(note))
     refused = benchmarks(*shown)
     assert (refused.returncode, "is not what is rendered now" in refused.stderr) == (2, True)
+    split = simulated / "split.csv"
+    split.write_text("".join(line for line in split.read_text().splitlines(keepends=True) if "/00005-" not in line))
+    refused = benchmarks(*shown)
+    assert (refused.returncode, "has no sample 5, a " in refused.stderr) == (2, True)
     refused = benchmarks("edges")
     assert (refused.returncode, "needs --simulated and --data" in refused.stderr) == (2, True)
 

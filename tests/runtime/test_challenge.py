@@ -402,6 +402,7 @@ def test_what_cannot_be_kept_at_the_end_is_told(tmp_path, masters, bundle_path):
         desk.challenges.close()
     (told,) = [alarm.message for alarm in desk.alarms.active if alarm.code == "challenge.not_kept"]
     assert "challenge.json: what came of a challenge cannot be kept (Is a directory)" in told
+    assert told.endswith("; the station ends")
 
 
 @pytest.fixture

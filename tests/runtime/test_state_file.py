@@ -69,6 +69,25 @@ def test_a_disk_that_refuses_is_told_and_asked_again(disk):
     assert (file.failure, disk.path.read_text()) == ("", "1")
 
 
+def test_a_fault_of_the_writer_is_told_by_its_name_and_ends_nothing(tmp_path):
+    written = []
+
+    def write(state: str) -> None:
+        if not written:
+            written.append("")
+            raise TypeError("not JSON")
+        written.append(state)
+
+    answered = threading.Semaphore(0)
+    file = StateFile(write, name="test", written="0", answered=answered.release)
+    file.keep("1")
+    assert answered.acquire(timeout=5)
+    assert file.failure == "TypeError: not JSON"
+    file.keep("1")
+    assert answered.acquire(timeout=5)
+    assert (file.failure, written) == ("", ["", "1"])
+
+
 def test_after_a_failure_nobody_knows_what_the_file_says(disk):
     """A write may fail after the new file has taken its place."""
     disk.path.mkdir()

@@ -143,9 +143,8 @@ def common(settings: ExperimentSettings, networks: Sequence[str] = ()) -> str:
     )
     return (
         f"{settings.seeds} seed{'s' * (settings.seeds > 1)}, {segment.steps} updates of {segment.batch} windows of "
-        f"{height}x{width} px from "
-        f"pictures of {segment.height}x{segment.width} px turned by up to {segment.rotation_deg:g} degrees, "
-        f"{learns} on {segment.backbone} ({weights} weights{own}), "
+        f"{height}x{width} px from pictures of {segment.height}x{segment.width} px turned by up to "
+        f"{segment.rotation_deg:g} degrees, {learns} on {segment.backbone} ({weights} weights{own}), "
         f"{settings.count} simulated pictures, {schedule}measured on {' + '.join(settings.roles)}; "
         "mean ± standard deviation (n - 1) over seeds, which are of the training alone: placements and networks that "
         f"paint are the same for all. {decay}, rate {segment.rate:g} {segment.schedule}, augmentation "

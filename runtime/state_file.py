@@ -5,6 +5,7 @@ What comes while something is being written waits, and the latest of it alone is
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ LAST_WRITE_S = 3.0
 _SLOW_S = 2.0
 """A disk that takes longer does not answer."""
 _State = TypeVar("_State")
+_log = logging.getLogger("inspectd.disk")
 
 
 class StateFile(Generic[_State]):
@@ -61,7 +63,10 @@ class StateFile(Generic[_State]):
             # It may have failed with the new file in place already.
             self._written, self._error = None, error.strerror or str(error)
         except Exception as error:  # noqa: BLE001 - else nothing would ever be written again, and the disk be blamed
-            self._written, self._error = None, f"{type(error).__name__}: {error}"
+            fault = f"{type(error).__name__}: {error}"
+            if fault != self._error:  # else its trace would be told several times a second
+                _log.exception("%s: an unexpected failure", self._name)
+            self._written, self._error = None, fault
         else:
             self._written, self._error = state, ""
         self._tried, self._since_s = state, None

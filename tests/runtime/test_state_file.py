@@ -69,14 +69,13 @@ def test_a_disk_that_refuses_is_told_and_asked_again(disk):
     assert (file.failure, disk.path.read_text()) == ("", "1")
 
 
-def test_a_fault_of_the_writer_is_told_by_its_name_and_ends_nothing(tmp_path):
+def test_a_fault_of_the_writer_is_told_by_its_name_and_ends_nothing(caplog):
     written = []
 
     def write(state: str) -> None:
-        if not written:
-            written.append("")
-            raise TypeError("not JSON")
         written.append(state)
+        if len(written) < 3:
+            raise TypeError("not JSON")
 
     answered = threading.Semaphore(0)
     file = StateFile(write, name="test", written="0", answered=answered.release)
@@ -85,7 +84,12 @@ def test_a_fault_of_the_writer_is_told_by_its_name_and_ends_nothing(tmp_path):
     assert file.failure == "TypeError: not JSON"
     file.keep("1")
     assert answered.acquire(timeout=5)
-    assert (file.failure, written) == ("", ["", "1"])
+    assert file.failure == "TypeError: not JSON"
+    file.keep("1")
+    assert answered.acquire(timeout=5)
+    assert (file.failure, written) == ("", ["1", "1", "1"])
+    # Where it came from is told once, however often it comes again.
+    assert [record.exc_info is not None for record in caplog.records] == [True]
 
 
 def test_after_a_failure_nobody_knows_what_the_file_says(disk):

@@ -45,6 +45,8 @@ _SEND_BUFFER_BYTES = 8192
 _BATCH = 16
 _UNACKNOWLEDGED_MS = 5000
 _TICK_S = 0.25
+_LAST_S = 0.2
+"""So long it listens on at the end: what was published last comes through two threads of ZeroMQ."""
 _DRAIN_S = 0.5
 _READ_BYTES = 4096
 _CRC = struct.Struct("<I")
@@ -119,20 +121,26 @@ class HeaderPush:
 
     def end_with(self, life: int) -> None:
         """End when the other end of this pipe is closed."""
-        self._selector.register(life, selectors.EVENT_READ, self.stop)
+
+        def end() -> None:
+            self._selector.unregister(life)  # it would be readable for ever
+            self.stop()
+
+        self._selector.register(life, selectors.EVENT_READ, end)
 
     def stop(self) -> None:
         """`run` returns soon; may be called from a signal handler."""
         self._over = True
 
     def run(self) -> None:
-        """Serve until `stop`, then give clients a moment for what waits."""
+        """Serve until `stop`, then pass on what was published before it, and give clients a moment for what waits."""
         while not self._over:
             self._step(_TICK_S)
             self.each_turn()
-        self._pass_on()
-        give_up_s = self._monotonic_s() + _DRAIN_S
-        while any(client.waiting for client in self._clients) and self._monotonic_s() < give_up_s:
+        over_s = self._monotonic_s()
+        while (past_s := self._monotonic_s() - over_s) < _LAST_S or (
+            past_s < _DRAIN_S and any(client.waiting for client in self._clients)
+        ):
             self._step(0.01)
 
     def close(self) -> None:

@@ -42,6 +42,7 @@ class Site:
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="hp-", dir="/tmp"))
+        self.clients: list[socket.socket] = []
         self.endpoint = f"ipc://{self.folder}/pub"
         self.publisher = Publisher(self.endpoint, epoch=3, cameras={"cam1": CameraStream()})
         self.publisher.open()
@@ -65,6 +66,7 @@ class Site:
 
     def connect(self, *, receive_bytes: int = 0, taken: bool = True) -> socket.socket:
         client = socket.socket()
+        self.clients.append(client)
         if receive_bytes:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         client.settimeout(WAIT_S)
@@ -90,6 +92,8 @@ class Site:
             time.sleep(0.01)
 
     def close(self) -> None:
+        for client in self.clients:
+            client.close()  # also of a test that failed: else one of another file is blamed
         self.process.kill()
         self.process.wait()
         self.process.stdout.close()
@@ -237,6 +241,17 @@ def test_it_ends_when_the_line_does(site):
     while read_header(client) is not None:
         pass
     client.close()
+
+
+def test_what_was_published_just_before_the_line_ended_is_passed_on(site):
+    client = site.connect()
+    # When it runs again it sees that the line has ended before ZeroMQ's own thread has read what was published.
+    site.process.send_signal(signal.SIGSTOP)
+    site.publish(1)
+    os.close(site.life)
+    site.process.send_signal(signal.SIGCONT)
+    assert site.process.wait(WAIT_S) == 0
+    assert verdicts(client, 1) == [1]
 
 
 def test_kill_9_ends_every_connection_at_once(site):
